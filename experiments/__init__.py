@@ -1,0 +1,1 @@
+"""One package a paper, and the command line they share (`python -m experiments` lists them)."""

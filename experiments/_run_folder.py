@@ -1,0 +1,190 @@
+"""The folder of a run: who may write to it, what configuration it holds, what is left to do."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from experiments._command_line import Request
+from experiments._experiment import Experiment, InputError
+
+_CONFIG = "config.json"
+_LOCK = ".lock"
+_UNFINISHED = ".unfinished.json"
+_NEEDED_BYTES = 64 * 2**20
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+
+
+def storage_error(path: Path | str, error: OSError) -> InputError | None:
+    """The one-line form of an error that the user's disk makes, or None for any other."""
+    if error.errno in _NO_SPACE:
+        return InputError("out", f"no space left for {path}; free some or choose another --out")
+    if error.errno in _REFUSED:
+        reason = os.strerror(error.errno).lower()
+        return InputError("out", f"cannot write {path} ({reason}); choose another --out")
+    return None
+
+
+def check(experiment: Experiment, request: Request) -> None:
+    """Refuses a folder that cannot be used, before anything is written."""
+    directory = request.directory
+    existing = next(path for path in [directory, *directory.absolute().parents] if path.exists())
+    if not existing.is_dir():
+        raise InputError("out", f"{existing} is a file; give a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError("out", f"{existing} is not writable; choose another --out")
+    if shutil.disk_usage(existing).free < _NEEDED_BYTES:
+        raise InputError(
+            "out",
+            f"no space left in {existing} (less than {_NEEDED_BYTES >> 20} MiB); free some "
+            "or choose another --out",
+        )
+    _check_config(experiment, request)
+
+
+def unfinished_studies(directory: Path) -> list[str]:
+    """Studies that were asked for in this folder and have not been completed."""
+    try:
+        return json.loads((directory / _UNFINISHED).read_text())
+    except (FileNotFoundError, ValueError):
+        return []
+
+
+def mark_unfinished(directory: Path, studies: list[str]) -> None:
+    """Notes which studies are still to be done; an empty list means that the run is finished."""
+    if studies:
+        _write_atomically(directory / _UNFINISHED, json.dumps(studies))
+    else:
+        (directory / _UNFINISHED).unlink(missing_ok=True)
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """The configuration as JSON would give it back: tuples as lists, paths as strings."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+@contextlib.contextmanager
+def claim(experiment: Experiment, request: Request) -> Iterator[None]:
+    """Makes the folder ours for the time of the run, with its configuration in it."""
+    directory = request.directory
+    fresh = not directory.exists()
+    with _storage_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = _lock(directory)
+    try:
+        # Once more, under the lock: another process may have been faster.
+        _check_config(experiment, request)
+        try:
+            with _storage_errors(directory):
+                _write_config(experiment, request)
+        except InputError:
+            if fresh:
+                shutil.rmtree(directory, ignore_errors=True)
+            raise
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        known = storage_error(path, error)
+        if known is None:
+            raise
+        raise known from error
+
+
+def _write_config(experiment: Experiment, request: Request) -> None:
+    path = request.directory / _CONFIG
+    if not path.exists():
+        text = json.dumps(_description(experiment, request), indent=2)
+        _write_atomically(path, text + "\n")
+
+
+def _lock(directory: Path) -> int:
+    """A record lock on `.lock`. The kernel drops it with its process, so none is ever stale."""
+    path = directory / _LOCK
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            owner = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
+            os.close(handle)
+            raise InputError(
+                "out",
+                f"process {owner} is writing to {directory}; wait for it or choose another --out",
+            ) from None
+        # A file system without locks (some network mounts): go on without one.
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            os.close(handle)
+            raise
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+    return handle
+
+
+def _description(experiment: Experiment, request: Request) -> dict[str, Any]:
+    return {
+        "experiment": experiment.name,
+        "preset": request.preset,
+        "seed": request.seed,
+        "config": config_dict(request.config),
+    }
+
+
+def _check_config(experiment: Experiment, request: Request) -> None:
+    """Refuses a folder that holds another configuration, and names the first differences."""
+    path = request.directory / _CONFIG
+    if not path.exists():
+        return
+    try:
+        held = json.loads(path.read_text())
+        if not isinstance(held, dict):
+            raise ValueError("not an object")
+    except ValueError:
+        raise InputError(str(path), "damaged; delete that folder or choose another --out") from None
+    old, new = _flat(held), _flat(_description(experiment, request))
+    differences = [
+        f"{name.removeprefix('config.')} {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
+        for name in dict.fromkeys([*new, *old])
+        if old.get(name) != new.get(name)
+    ]
+    if differences:
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise InputError(
+            "out",
+            f"{request.directory} holds another configuration ({', '.join(differences[:3])}{more});"
+            " choose another --out",
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves = {}
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            leaves |= _flat(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".new")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

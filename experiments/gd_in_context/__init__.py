@@ -1,0 +1,1 @@
+"""Transformers learn in-context by gradient descent (von Oswald et al. 2022)."""

@@ -1,0 +1,1 @@
+"""The reproduction table over many runs: `python -m experiments.report DIR...`."""

@@ -1,0 +1,136 @@
+"""The reproduction table over many runs, and the publishing of one.
+
+    python -m experiments.report runs/*/cpu-0                            # Markdown on stdout
+    python -m experiments.report runs/*/cpu-0 --html table.html
+    python -m experiments.report runs/gd_in_context/cpu-0 --readme gd_in_context
+
+Publishing copies the run's results.json to experiments/<name>/ and rewrites the tables between
+`<!-- results:<name> -->` and `<!-- /results:<name> -->` in experiments/<name>/README.md and, if it
+has them, in README.md, where `<!-- results:summary -->` gets one row a published paper. So no
+number in a README is typed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ico import report
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def main(argv: Sequence[str], root: Path = _ROOT) -> int:
+    """Prints or writes what the command line asks for.
+
+    Args:
+      argv: without the program's name.
+      root: of the repository that is published into.
+
+    Returns:
+      Exit status: 0, or 2 for bad input, with one line an error on stderr.
+    """
+    arguments = _parser().parse_args(argv)
+    runs, errors = _read(arguments.directories)
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    try:
+        if arguments.readme:
+            if errors:
+                return 2
+            if len(runs) != 1:
+                raise ValueError(f"--readme publishes one run, not {len(runs)}")
+            for path in publish(runs[0], arguments.readme, root):
+                print(f"wrote {path}")
+        elif runs:
+            _show(runs, arguments.html, arguments.markdown)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 2 if errors else 0
+
+
+def publish(results: dict, experiment: str, root: Path) -> list[Path]:
+    """Makes a run the published one of its experiment; everything is checked before any write.
+
+    Args:
+      results: of the run, as `ico.report.read_results` gives them.
+      experiment: the name it is to be published under, which must be the run's own.
+      root: of the repository.
+
+    Returns:
+      The files written, changed or not.
+
+    Raises:
+      ValueError: another experiment's run, a smoke run, or a README without its markers.
+      OSError: a README is missing or cannot be written.
+    """
+    if results["experiment"] != experiment:
+        raise ValueError(f"--readme {experiment}: this is a run of {results['experiment']}")
+    if results["preset"] == "smoke":
+        raise ValueError("--readme: a smoke run measures nothing; publish a cpu or paper run")
+    folder = root / "experiments" / experiment
+    published = folder / "results.json"
+    marker = f"results:{experiment}"
+    others = [
+        report.read_results(path.parent)
+        for path in sorted(root.glob("experiments/*/results.json"))
+        if path != published
+    ]
+    everything = sorted([*others, results], key=lambda run: run["experiment"])
+    sections = [(folder / "README.md", marker, report.claims_markdown(results))]
+    home = root / "README.md"
+    if _has(home, marker):
+        sections.append((home, marker, report.claims_markdown(results)))
+    if _has(home, "results:summary"):
+        sections.append((home, "results:summary", report.summary_markdown(everything)))
+    for path, name, text in sections:
+        report.replace_between_markers(path, name, text, write=False)
+    text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+    report.write_atomically(published, text)
+    for path, name, text in sections:
+        report.replace_between_markers(path, name, text)
+    return list(dict.fromkeys([published, *(path for path, _, _ in sections)]))
+
+
+def _show(runs: list[dict], page: Path | None, text: Path | None) -> None:
+    table = report.reproduction_table(runs)
+    print(table, end="")
+    if text:
+        report.write_atomically(text, table)
+    if page:
+        report.write_atomically(page, report.reproduction_table(runs, format="html"))
+
+
+def _read(directories: Sequence[Path]) -> tuple[list[dict], list[str]]:
+    """The results of every run that has some, and one line for every one that has not."""
+    runs, errors = [], []
+    for directory in directories:
+        try:
+            runs.append(report.read_results(directory))
+        except ValueError as error:
+            errors.append(" ".join(str(error).split()))
+    return runs, errors
+
+
+def _has(path: Path, marker: str) -> bool:
+    return path.exists() and f"<!-- {marker} -->" in path.read_text(encoding="utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.report",
+        description="Prints the reproduction table over many runs as Markdown.",
+    )
+    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="a run folder")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page too")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write it as Markdown too")
+    parser.add_argument(
+        "--readme",
+        metavar="EXPERIMENT",
+        help="publish the run: copy its results.json and rewrite the tables in the READMEs",
+    )
+    return parser

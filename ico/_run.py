@@ -1,0 +1,106 @@
+"""A finished run, read back from its folder."""
+
+import importlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ico.train.artifacts import load_artifact
+
+PyTree = Any
+
+
+class LoadedModel(NamedTuple):
+    """A trained model: `model.apply({"params": params}, ...)`, and the spec it was trained from.
+
+    `model` is None if the spec does not say how to build one.
+    """
+
+    model: Any
+    params: PyTree
+    spec: dict[str, Any]
+
+
+class Run(NamedTuple):
+    """A run's configuration, results (None while unfinished) and trained models by name.
+
+    Two artefacts of one name appear under their full names, `<name>-<hash>`.
+    """
+
+    config: dict[str, Any]
+    results: dict[str, Any] | None
+    models: dict[str, LoadedModel]
+
+
+def load_run(directory: str | os.PathLike[str]) -> Run:
+    """Reads a run folder: configuration, results and every finished model.
+
+    Args:
+      directory: what `--out` named.
+
+    Raises:
+      FileNotFoundError: it does not exist or has no config.json.
+      ValueError: a JSON file is damaged, or a spec names no model of `ico.models`.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"no run folder {directory}; give what a run got as --out")
+    if not (directory / "config.json").is_file():
+        raise FileNotFoundError(f"{directory} is not a run folder: it has no config.json")
+    config = _read(directory / "config.json")
+    path = directory / "results.json"
+    results = _read(path) if path.exists() else None
+    folders = {}
+    for folder in sorted((directory / "checkpoints").glob("*-*")):
+        if match := re.fullmatch(r"(.+)-[0-9a-f]{12}", folder.name):
+            folders.setdefault(match[1], []).append(folder)
+    models = {}
+    for name, same in folders.items():
+        for folder in same:
+            if (model := _load_model(folder)) is not None:
+                models[name if len(same) == 1 else folder.name] = model
+    return Run(config, results, models)
+
+
+def _load_model(folder: Path) -> LoadedModel | None:
+    params = load_artifact(folder)
+    if params is None:
+        return None
+    spec = _read(folder / "spec.json")
+    return LoadedModel(_build(spec.get("model"), folder), params, spec)
+
+
+def _build(spec: Any, folder: Path) -> Any:
+    if spec is None:
+        return None
+    models = importlib.import_module("ico.models")  # dear, and not every run has models
+    # Only a listed name: a spec is a file, and must not reach any other attribute.
+    if not isinstance(spec, dict) or spec.get("class") not in models.__all__:
+        raise ValueError(f"{folder / 'spec.json'}: model {spec!r} names no class of ico.models")
+    try:
+        return getattr(models, spec["class"])(**_tuples(spec.get("arguments", {})))
+    except TypeError as error:
+        raise ValueError(f"{folder / 'spec.json'}: cannot build the model: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    """JSON turned tuples into lists; a Linen module's fields must be hashable."""
+    if isinstance(value, list):
+        return tuple(_tuples(x) for x in value)
+    if isinstance(value, dict):
+        return {key: _tuples(x) for key, x in value.items()}
+    return value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing") from None
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raise ValueError(f"{path} is damaged ({error}); restore it or run again") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged (no object); restore it or run again")
+    return value

@@ -1,0 +1,51 @@
+"""Tuning a learner's parameters by search, on tasks of its own."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from ico.tasks import half_squared_error
+from ico.types import Learner, PyTree, Sampler
+
+
+def line_search(
+    apply: Learner, candidates: PyTree, sampler: Sampler, key: Key[Array, ""]
+) -> tuple[PyTree, Float[Array, "G"]]:
+    """The candidate parameters with the least mean loss on the tasks `sampler(key)`.
+
+    Give a key of its own: the tasks a rate is chosen on must not be those it is judged on.
+
+    Args:
+      apply: a learner (or one that returns [S, B, Q, K]: its last step counts).
+      candidates: parameters whose every leaf has a leading axis G, one entry a candidate.
+      sampler: key -> Episode.
+      key: which tasks.
+
+    Returns:
+      (parameters without the leading axis, the loss of every candidate [G]).
+
+    Raises:
+      ValueError: no candidate has a finite loss.
+    """
+    return _pick(candidates, _losses(apply, candidates, sampler(key)))
+
+
+def _losses(apply, candidates, episode):
+    @jax.jit
+    def losses(candidates, episode):
+        def one(params):
+            prediction = apply(params, episode.prompt)
+            per_task = half_squared_error(prediction, episode.y_query)
+            return jnp.mean(per_task, axis=-1).reshape(-1)[-1]
+
+        return jax.lax.map(one, candidates)
+
+    return losses(candidates, episode)
+
+
+def _pick(candidates, losses):
+    losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)
+    best = int(jnp.argmin(losses))
+    if not jnp.isfinite(losses[best]):
+        raise ValueError("no candidate has a finite loss: search smaller rates")
+    return jax.tree.map(lambda leaf: leaf[best], candidates), losses

@@ -1,0 +1,88 @@
+"""Hand-written weights with which a transformer performs an explicit algorithm.
+
+Source: 2212.07677, Proposition 1, appendices A.1 and A.10. Each function returns parameters for
+`ico.models.LinearTransformer` with one head of token width E = D + K and no other parts.
+Parameters act on rows: W_K = key^T, W_Q = query^T, W_V = value^T, P = out^T.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ico.types import PyTree
+
+
+def gd(
+    rate: Float[Array, "*L"] | float,
+    *,
+    num_context: int,
+    num_inputs: int,
+    num_outputs: int = 1,
+    num_layers: int = 1,
+    tied: bool = False,
+    w0: Float[Array, "K D"] | None = None,
+) -> PyTree:
+    """One gradient step a layer, equal to `ico.algorithms.gd` at the same rate.
+
+    `W_K = W_Q = [[I, 0], [0, 0]]`, `W_V = [[0, 0], [W_0, -I]]`, `P = rate/N I`.
+
+    Args:
+      rate: scalar, or [L] one a layer (then not tied).
+      num_context: N, the number of pairs the step averages over.
+      num_inputs, num_outputs, num_layers: D, K, L.
+      tied: one block for all layers, as `LinearTransformer(tied=True)` has.
+      w0: start [K, D]; the model then needs `initial_weights=True`.
+    """
+    return _layers(rate, 0.0, num_context, num_inputs, num_outputs, num_layers, tied, w0)
+
+
+def gd_plus_plus(
+    rate: Float[Array, "*L"] | float,
+    gamma: Float[Array, "*L"] | float,
+    *,
+    num_context: int,
+    num_inputs: int,
+    num_outputs: int = 1,
+    num_layers: int = 1,
+    tied: bool = False,
+) -> PyTree:
+    """One GD++ step a layer, equal to `ico.algorithms.gd_plus_plus`.
+
+    As `gd`, with `W_V = [[I, 0], [0, -I]]` and `P = diag(-gamma I, rate/N I)`.
+    """
+    return _layers(rate, gamma, num_context, num_inputs, num_outputs, num_layers, tied, None)
+
+
+def _layers(rate, gamma, num_context, num_inputs, num_outputs, num_layers, tied, w0) -> PyTree:
+    rate, gamma = jnp.asarray(rate), jnp.asarray(gamma)
+    if tied and (rate.ndim or gamma.ndim):
+        raise ValueError("tied layers share one rate and one gamma")
+    for name, value in (("rate", rate), ("gamma", gamma)):
+        if value.ndim and value.shape != (num_layers,):
+            raise ValueError(f"{name} must be a scalar or [{num_layers}], not {value.shape}")
+    count = 1 if tied else num_layers
+    rates, gammas = (jnp.broadcast_to(a, (count,)) for a in (rate, gamma))
+    params = {
+        f"block_{layer}": {
+            "attention": _attention(
+                rates[layer] / num_context, gammas[layer], num_inputs, num_outputs, w0
+            )
+        }
+        for layer in range(count)
+    }
+    return params if w0 is None else {**params, "start": w0}
+
+
+def _attention(step, gamma, num_inputs, num_outputs, w0) -> PyTree:
+    dtype = jnp.result_type(step, gamma) if w0 is None else w0.dtype
+    x_part = jnp.concatenate([jnp.ones(num_inputs, dtype), jnp.zeros(num_outputs, dtype)])
+    y_part = 1 - x_part
+    # With a start, V e = W_0 x - y in every layer: labels only ever lose what the step adds to W.
+    value = jnp.diag(x_part - y_part)
+    if w0 is not None:
+        value = jnp.diag(-y_part).at[:num_inputs, num_inputs:].set(w0.T)
+    return {
+        "key": jnp.diag(x_part)[None],
+        "query": jnp.diag(x_part)[None],
+        "value": value[None],
+        "out": jnp.diag(step * y_part - gamma * x_part)[None],
+    }

@@ -1,0 +1,14 @@
+"""Thin Flax Linen modules over `ico.layers`: they name parameters and nothing else."""
+
+from ico.models._alternating import AlternatingTransformer
+from ico.models._interpolation import interpolate, normalise
+from ico.models._learner import learner
+from ico.models._linear_transformer import LinearTransformer
+
+__all__ = [
+    "AlternatingTransformer",
+    "LinearTransformer",
+    "interpolate",
+    "learner",
+    "normalise",
+]

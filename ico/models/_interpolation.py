@@ -1,0 +1,83 @@
+"""Between a trained and a constructed linear transformer.
+
+Dimension key: H heads, E token width, A head width.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ico.types import PyTree
+
+
+def products(block: PyTree) -> tuple[Float[Array, "H E E"], Float[Array, "H E E"]]:
+    """W_KQ = W_K^T W_Q and W_PV = P W_V of one block's attention, as acting on columns.
+
+    Returns:
+      ([H, E, E], [H, E, E]); a token e_j receives `sum_h W_PV,h sum_i e_i (e_i^T W_KQ,h e_j)`.
+    """
+    attention = block["attention"]
+    # Parameters act on rows: W_K = key^T, W_Q = query^T, W_V = value^T, P = out^T.
+    w_kq = jnp.einsum("hea,hfa->hef", attention["key"], attention["query"])
+    w_pv = jnp.einsum("hae,hfa->hef", attention["out"], attention["value"])
+    return w_kq, w_pv
+
+
+def _from_products(w_kq, w_pv) -> PyTree:
+    eye = jnp.broadcast_to(jnp.eye(w_kq.shape[-1], dtype=w_kq.dtype), w_kq.shape)
+    return {
+        "attention": {
+            "key": w_kq,
+            "query": eye,
+            "value": jnp.swapaxes(w_pv, -1, -2),
+            "out": eye,
+        }
+    }
+
+
+def normalise(params: PyTree, num_outputs: int = 1) -> PyTree:
+    """The same function with W_KQ / beta and W_PV beta, beta the mean diagonal of W_KQ's x part.
+
+    Only the product of the two is determined by what a layer does; this fixes the scale between
+    them (authors' code, `analyse`), so that two models can be compared weight by weight.
+
+    Args:
+      params: parameters of a one-headed `LinearTransformer` of attention-only blocks.
+      num_outputs: K, the last coordinates, which stay out of the mean.
+
+    Returns:
+      Parameters of the same structure with head width E.
+    """
+    result = {}
+    for name, block in params.items():
+        w_kq, w_pv = products(block)
+        diagonal = jnp.diagonal(w_kq, axis1=-2, axis2=-1)[..., :-num_outputs]
+        beta = jnp.mean(diagonal, axis=-1)[..., None, None]
+        result[name] = _from_products(w_kq / beta, w_pv * beta)
+    return result
+
+
+def interpolate(a: PyTree, b: PyTree, weight: float = 0.5, num_outputs: int = 1) -> PyTree:
+    """The model between two: products of `normalise`d weights, `(1 - weight) a + weight b`.
+
+    The products are averaged, not the factors: W_K and W_Q apart have no meaning of their own
+    (2212.07677, section 3).
+
+    Args:
+      a, b: parameters of one-headed attention-only `LinearTransformer`s of equal depth.
+      weight: 0 is `a`, 1 is `b`.
+      num_outputs: K.
+
+    Raises:
+      ValueError: blocks that do not match.
+    """
+    if a.keys() != b.keys():
+        raise ValueError(f"cannot interpolate blocks {sorted(a)} with {sorted(b)}")
+    a, b = normalise(a, num_outputs), normalise(b, num_outputs)
+    result = {}
+    for name in a:
+        w_kq, w_pv = (
+            (1 - weight) * one + weight * other
+            for one, other in zip(products(a[name]), products(b[name]), strict=True)
+        )
+        result[name] = _from_products(w_kq, w_pv)
+    return result

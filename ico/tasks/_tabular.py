@@ -1,0 +1,63 @@
+"""Regression between the columns of a real table.
+
+Dimension key: R rows, C columns, B tasks, N context pairs, Q queries, D inputs (C - 1).
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from ico.types import Episode, Prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class Tabular:
+    """A random column is the target, the others are the inputs, random rows the pairs.
+
+    Fields:
+      batch_size, num_context, num_queries: B, N, Q. Rows of a task do not repeat.
+      input_std: standard deviation that inputs are scaled to. 1/sqrt(12) is that of the training
+        distribution U(-1/2, 1/2); the update of a linear transformer is cubic in its inputs' scale.
+    """
+
+    batch_size: int = 1024
+    num_context: int = 20
+    num_queries: int = 1
+    input_std: float = 1 / math.sqrt(12)
+
+
+def tabular(
+    key: Key[Array, ""], table: Float[Array, "R C"], config: Tabular = Tabular()
+) -> Episode:
+    """Tasks from a table [R, C]; prompt.x [B, N, C - 1], prompt.y [B, N, 1].
+
+    Every task is standardised, inputs and target, by means and deviations of the rows **outside**
+    it, so that nothing of the queries leaks into the prompt.
+
+    Raises:
+      ValueError: fewer than N + Q + 2 rows, or fewer than two columns.
+    """
+    c = config
+    rows, columns = table.shape
+    taken = c.num_context + c.num_queries
+    if rows < taken + 2:
+        raise ValueError(f"a task of {taken} rows needs a table of {taken + 2}, not {rows}")
+    if columns < 2:
+        raise ValueError(f"a table needs an input and a target column, got {columns}")
+
+    def task(key):
+        row_key, target_key = jax.random.split(key)
+        order_R = jax.random.permutation(row_key, rows)
+        inside, outside = table[order_R[:taken]], table[order_R[taken:]]
+        standard = (inside - outside.mean(0, keepdims=True)) / outside.std(0, keepdims=True)
+        target = jax.random.randint(target_key, (), 0, columns)
+        # The C - 1 columns after the target, round the corner.
+        others = (target + 1 + jnp.arange(columns - 1)) % columns
+        x, y = c.input_std * standard[:, others], standard[:, target][:, None]
+        n = c.num_context
+        return Episode(Prompt(x[:n], y[:n], x[n:]), y[n:])
+
+    return jax.vmap(task)(jax.random.split(key, c.batch_size))

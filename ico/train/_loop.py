@@ -1,0 +1,246 @@
+"""The loop: many steps a compiled call, metrics one call late, and a run that survives a kill."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ico.train._compiled import compiled_chunk, compiled_evaluation
+from ico.train._data import Sampler, Stream, take
+from ico.train._errors import CheckpointError, Interrupted, NonFiniteLoss
+from ico.train._log import MetricLog, Progress
+from ico.train._signals import StopSignal
+from ico.train._state import TrainState
+from ico.train._step import NORMS, Step
+from ico.train.checkpoint import Checkpoints
+from ico.train.mesh import make_mesh, replicated
+
+PyTree = Any
+Evaluate = Callable[[PyTree], dict[str, jax.Array]]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long to train, and how often to do everything else. All counts are in steps.
+
+    Attributes:
+      num_steps: in all, those before a resume included.
+      steps_per_call: steps in one compiled call. Calls end at its multiples, and at num_steps.
+      checkpoint_every: rounded up to a multiple of steps_per_call; 0: only at the end.
+      keep: checkpoints kept. With 1 there is none to fall back to if it is damaged.
+      evaluate_every: a multiple of steps_per_call; 0: only at the end.
+      precision: of matrix products, as `jax.default_matmul_precision`; "default" changes nothing.
+    """
+
+    num_steps: int
+    steps_per_call: int = 100
+    checkpoint_every: int = 0
+    keep: int = 2
+    evaluate_every: int = 0
+    precision: str = "default"
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_steps", 0), ("steps_per_call", 1), ("checkpoint_every", 0),
+                            ("keep", 1), ("evaluate_every", 0)):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if self.evaluate_every % self.steps_per_call:
+            raise ValueError(
+                f"evaluate_every ({self.evaluate_every}) must be a multiple of steps_per_call "
+                f"({self.steps_per_call})"
+            )
+
+    def next_boundary(self, step: int) -> int:
+        """Where the call that starts at `step` ends. The same for a run resumed anywhere."""
+        return min((step // self.steps_per_call + 1) * self.steps_per_call, self.num_steps)
+
+    def is_due(self, every: int, step: int) -> bool:
+        """Whether something done `every` so many steps, and at the end, is due after `step`."""
+        every = -(-every // self.steps_per_call) * self.steps_per_call
+        return step == self.num_steps or (every > 0 and step % every == 0)
+
+
+class FitResult(NamedTuple):
+    """The trained state, and its metrics.
+
+    `history` maps a metric to float64 [rows, *S], one row a compiled call: the norms are those of
+    the call's last step, every other metric is the mean over its steps. "step" [rows] is the
+    number of steps done; "eval/<name>" and "eval/step" have a row an evaluation.
+    """
+
+    state: TrainState
+    history: dict[str, np.ndarray]
+
+
+class _Call(NamedTuple):
+    """A dispatched call whose metrics have not been fetched."""
+
+    start: int
+    end: int
+    metrics: dict[str, jax.Array]
+    evaluated: dict[str, jax.Array]
+
+
+def fit(
+    step: Step,
+    state: TrainState,
+    data: Sampler | Stream,
+    config: LoopConfig,
+    *,
+    directory: str | Path | None = None,
+    evaluate: Evaluate | None = None,
+    label: str = "",
+    progress: bool = True,
+    mesh: Mesh | None = None,
+) -> FitResult:
+    """Trains until `config.num_steps`, going on from the newest good checkpoint in `directory`.
+
+    Same inputs, machine and devices: the same numbers to the last bit, however often the run was
+    killed and called again. The caller's `state` stays usable.
+
+    Args:
+      step: for one seed, from `make_step`. Keep the function: a new one compiles anew.
+      state: from `init_state`, with or without a seed axis.
+      data: a pure sampler, key -> batch, run on the device with each seed's own key; or a Stream,
+        whose batches all seeds share. Leaves of a batch are [B, ...].
+      config: the counts.
+      directory: where metrics.jsonl, tensorboard/ and checkpoints/ go; None writes nothing.
+      evaluate: params of one seed -> dict of scalars, every `config.evaluate_every` steps.
+      label: stands before the progress bar.
+      progress: whether to show the bar, if stderr is a terminal.
+      mesh: from `make_mesh`, by default all local devices; batches are split over its "data"
+        axis, parameters are on every device.
+
+    Returns:
+      FitResult(state, history); of a complete run, at once.
+
+    Raises:
+      NonFiniteLoss: loss, update or parameters became infinite or NaN. They are never saved.
+      Interrupted: SIGTERM or Ctrl-C came; the call under way was finished and saved.
+      CheckpointError: the directory cannot be written, or holds a checkpoint of another model,
+        seed or length.
+      ValueError: a batch cannot be split over the devices, or a Stream ended early.
+    """
+    mesh = make_mesh() if mesh is None else mesh
+    state = jax.tree.map(lambda leaf: _own(leaf, mesh), state)
+    directory = None if directory is None else Path(directory).absolute()
+    with contextlib.ExitStack() as stack:
+        saved, resumed = None, False
+        if directory is not None:
+            saved = Checkpoints(directory / "checkpoints", config.keep)
+            stack.callback(saved.close)
+            if (restored := saved.restore(state)) is not None:
+                resumed, (state, position) = True, restored
+                if isinstance(data, Stream):
+                    data.restore(position)
+        start = int(np.max(state.step))
+        if start > config.num_steps:
+            raise CheckpointError(
+                f"{directory or 'the state'} is at step {start}, beyond num_steps "
+                f"{config.num_steps}; raise num_steps or use another folder"
+            )
+        log = MetricLog(directory, start, resumed=resumed)
+        stack.callback(log.close)
+        bar = Progress(label, start, config.num_steps, progress)
+        stack.callback(bar.close)
+        if config.precision != "default":
+            stack.enter_context(jax.default_matmul_precision(config.precision))
+        stop = stack.enter_context(StopSignal())
+        run = _Run(step, data, config, evaluate, mesh, saved, log, bar)
+        return FitResult(run.train(state, start, stop), log.history())
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same from call to call."""
+
+    step: Step
+    data: Sampler | Stream
+    config: LoopConfig
+    evaluate: Evaluate | None
+    mesh: Mesh
+    saved: Checkpoints | None
+    log: MetricLog
+    bar: Progress
+
+    def train(self, state: TrainState, start: int, stop: StopSignal) -> TrainState:
+        done, waiting = start, None
+        while done < self.config.num_steps:
+            end = self.config.next_boundary(done)
+            state, metrics = self.dispatch(state, end - done)
+            if waiting is not None:
+                self.settle(waiting)  # while the device works on the next call
+            evaluated = {}
+            if self.evaluate is not None and self.config.is_due(self.config.evaluate_every, end):
+                compiled = compiled_evaluation(self.evaluate, state.step.ndim > 0)
+                evaluated = compiled(state.params)
+            waiting = _Call(done, end, metrics, evaluated)
+            done, stopping = end, stop.name
+            if stopping or self.config.is_due(self.config.checkpoint_every, done):
+                self.settle(waiting)
+                waiting = None
+                self.save(done, state)
+            if stopping:
+                break
+        if self.saved is not None:
+            self.saved.wait()
+        if stop.name:
+            raise Interrupted(stop.name, done, self.log.directory)
+        return state
+
+    def dispatch(self, state: TrainState, length: int) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Starts one compiled call; does not wait for it."""
+        batches, sampler = None, self.data
+        if isinstance(self.data, Stream):
+            batches, sampler = take(self.data, length), None
+        chunk = compiled_chunk(self.step, sampler, length, state.step.ndim > 0, self.mesh)
+        return chunk(state, batches)
+
+    def settle(self, call: _Call) -> None:
+        """Fetches, checks and logs the metrics [steps, *S] of a call."""
+        metrics = {name: np.asarray(x) for name, x in jax.device_get(call.metrics).items()}
+        self.check_finite(call.start, metrics)
+        row = {
+            name: x[-1] if name in NORMS else np.mean(x, axis=0, dtype=np.float64)
+            for name, x in metrics.items()
+        }
+        self.bar.update(call.end - call.start, float(np.mean(row["loss"])))
+        evaluated = jax.device_get(call.evaluated)
+        self.log.add(call.end, row | {f"eval/{name}": x for name, x in evaluated.items()})
+
+    def check_finite(self, start: int, metrics: dict[str, np.ndarray]) -> None:
+        # Not the gradient: an optimizer may be made to skip an infinite one.
+        watched = [metrics[name] for name in ("loss", "update_norm", "param_norm")]
+        if np.isfinite(np.sum(watched)):
+            return
+        bad = ~np.isfinite(np.stack(watched)).all(axis=0)  # [steps, *S]
+        if not bad.any():
+            return  # the sum overflowed, no term of it did
+        where = tuple(int(i) for i in np.argwhere(bad)[0])  # the first step, then the first seed
+        norms = {name: float(metrics[name][where]) for name in ("loss", *NORMS)}
+        last = self.saved.newest() if self.saved is not None else None
+        seed = where[1] if len(where) > 1 else None
+        raise NonFiniteLoss(start + where[0], seed, norms, last)
+
+    def save(self, done: int, state: TrainState) -> None:
+        if self.saved is not None:
+            self.log.sync()
+            position = self.data.position() if isinstance(self.data, Stream) else None
+            self.saved.save(done, state, position)
+
+
+def _own(leaf: Any, mesh: Mesh) -> jax.Array:
+    """A copy on every device of the mesh: the loop donates it, the caller keeps the original.
+
+    Weak types are made strong, or the second call, fed by the first, would compile again.
+    """
+    if not (isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)):
+        leaf = jnp.asarray(leaf)
+        leaf = jax.lax.convert_element_type(leaf, leaf.dtype)
+    return jax.device_put(leaf, replicated(mesh), may_alias=False)

@@ -1,0 +1,52 @@
+"""One training step, pure."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jaxtyping import Array, Float
+
+from ico.train._state import TrainState
+
+PyTree = Any
+Metrics = dict[str, Float[Array, ""]]
+Step = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+
+NORMS = ("grad_norm", "update_norm", "param_norm")
+
+
+def make_step(
+    loss_fn: Callable[[PyTree, PyTree], tuple[Float[Array, ""], Metrics]],
+    optimizer: optax.GradientTransformation,
+) -> Step:
+    """Makes a pure `step(state, batch) -> (state, metrics)` for one seed; `fit` adds the axis.
+
+    Args:
+      loss_fn: (params, batch) -> (loss [], dict of scalar metrics).
+      optimizer: gets `value=loss` as an extra argument, if it takes extra arguments.
+
+    Returns:
+      The step. Its metrics are `loss`, `grad_norm`, `update_norm`, `param_norm` (Euclidean, the
+      last after the update) and those of `loss_fn`.
+
+    Raises:
+      ValueError: (when traced) a metric of `loss_fn` has one of those four names.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
+        params = optax.apply_updates(state.params, updates)
+        ours = {
+            "loss": loss,
+            "grad_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
+            "param_norm": optax.tree.norm(params),
+        }
+        if taken := sorted(ours.keys() & metrics.keys()):
+            raise ValueError(f"loss_fn's metrics must not be named {taken}: the step sets these")
+        return TrainState(state.step + 1, params, opt_state, state.key), ours | metrics
+
+    return step

@@ -1,0 +1,50 @@
+"""The persistent compilation cache."""
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import jax
+
+
+def enable_compilation_cache(path: str | os.PathLike[str] | None = None) -> Path | None:
+    """Keeps compiled programs on disk, so that a second run starts without compiling.
+
+    Called by entry points, never at import.
+
+    Args:
+      path: the folder; by default $JAX_COMPILATION_CACHE_DIR, else $ICO_CACHE_DIR/xla, else
+        ~/.cache/ico/xla.
+
+    Returns:
+      The folder in use, or None if it cannot be written: that only warns.
+    """
+    folder = Path(path) if path is not None else _default_folder()
+    folder = folder.expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        warnings.warn(
+            f"compilation cache is off: cannot write {folder} ({error.strerror}); "
+            "set JAX_COMPILATION_CACHE_DIR to a writable folder",
+            stacklevel=2,
+        )
+        return None
+    from jax.experimental.compilation_cache import compilation_cache
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # Jax looks at the folder once, at its first compilation; something may have compiled before.
+    compilation_cache.reset_cache()
+    return folder
+
+
+def _default_folder() -> Path:
+    if folder := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(folder)
+    if folder := os.environ.get("ICO_CACHE_DIR"):
+        return Path(folder) / "xla"
+    return Path.home() / ".cache" / "ico" / "xla"

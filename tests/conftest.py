@@ -1,0 +1,49 @@
+"""What all tests share: strict promotion of ranks, 64-bit floats on request, short examples.
+
+Warnings are errors (pyproject.toml), and ico's jaxtyping annotations are enforced.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import hypothesis
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compilation makes the first example slow, so a deadline would fail at random.
+hypothesis.settings.register_profile("ico", deadline=None, max_examples=20, derandomize=True)
+hypothesis.settings.load_profile("ico")
+
+
+@pytest.fixture
+def x64():
+    """64-bit floats for this test: `def test_exact(x64): ...`."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def environment():
+    """Environment variables for a subprocess that runs this repository's code."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla"))
+    own = {"PYTHONPATH": os.pathsep.join(paths), "JAX_COMPILATION_CACHE_DIR": cache}
+    return {**os.environ, **own, "COLUMNS": "100"}
+
+
+@pytest.fixture
+def python(environment):
+    """Runs `python ARGS` in the repository's root: `python("-m", "experiments")`."""
+    import subprocess
+
+    def run(*arguments, **options):
+        options = {"cwd": ROOT, "env": environment, "timeout": 300} | options
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, **options)
+
+    return run

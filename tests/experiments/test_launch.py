@@ -1,0 +1,365 @@
+"""The command line of an experiment, on a tiny paper of two studies."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+CONFIG = '''
+import dataclasses
+from experiments.launch import Experiment
+from ico.report import Claim
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A paper that needs no training."""
+
+    batch_size: int = 8
+    """Tasks a step."""
+    sizes: tuple[int, ...] = (1, 2)
+
+    def validate(self):
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {self.batch_size}")
+
+EXPERIMENT = Experiment(
+    name="tiny", title="On tiny papers", authors="A. Uthor", year=2022, arxiv="0000.00000",
+    shows="that one is one",
+    presets={"smoke": Config(batch_size=2), "cpu": Config(), "paper": Config(batch_size=99)},
+    studies={"first": "the first study", "second": "the second study"},
+    claims=(Claim("first.one", "One is one.", "Eq. 1", "", (1.0, 1.0)),
+            Claim("second.two", "Two is large.", "Eq. 2", "ratio", (3.0, None))),
+    cost={"smoke": "a second", "cpu": "two seconds", "paper": "three seconds"},
+    package="tiny_paper",
+)
+'''
+
+RUN = """
+import os, signal, time
+from ico.report import Measurement, StudyResult
+
+def first(context):
+    _log("first")
+    return StudyResult(claims=[Measurement("first.one", 1.0, None, 0, 0)])
+
+def second(context):
+    _log("second")
+    mode = os.environ.get("TINY", "")
+    if mode == "crash":
+        raise RuntimeError("something is broken")
+    if mode == "full":
+        raise OSError(28, "No space left on device", str(context.directory))
+    if mode == "data":
+        from experiments.launch import InputError
+        raise InputError("data", "no such folder; download it first")
+    if mode == "file":
+        open(context.directory / "absent")
+    if mode in ("term", "int", "kill"):
+        os.kill(os.getpid(), getattr(signal, "SIG" + mode.upper()))
+        time.sleep(30)
+    if mode == "train":
+        from ico.train import Interrupted
+        raise Interrupted("SIGTERM", 7, context.directory)
+    if mode == "nan":
+        from ico.train import NonFiniteLoss
+        raise NonFiniteLoss(7, None, {"loss": float("nan")}, None)
+    if mode == "wait":
+        time.sleep(300)
+    return StudyResult(claims=[Measurement("second.two", 2.0, (1.5, 2.5), 3, 10)])
+
+def _log(name):
+    with open(os.environ["TINY_LOG"], "a") as log:
+        log.write(name + "\\n")
+
+STUDIES = {"first": first, "second": second}
+"""
+
+MAIN = """
+from experiments.launch import launch
+from tiny_paper.config import EXPERIMENT
+raise SystemExit(launch(EXPERIMENT))
+"""
+
+
+class Paper:
+    """Runs the tiny paper, in this process or in one of its own."""
+
+    def __init__(self, folder, environment, monkeypatch, capsys):
+        package = folder / "tiny_paper"
+        package.mkdir()
+        for name, text in {
+            "__init__": "",
+            "config": CONFIG,
+            "run": RUN,
+            "figures": "def draw(directory):\n    return []\n",
+            "__main__": MAIN,
+        }.items():
+            (package / f"{name}.py").write_text(text)
+        self.log, self.out, self.folder = folder / "log", folder / "out", folder
+        self.environment = environment | {"TINY_LOG": str(self.log)}
+        self.environment["PYTHONPATH"] += os.pathsep + str(folder)
+        self.capsys, self.monkeypatch = capsys, monkeypatch
+        monkeypatch.setenv("TINY_LOG", str(self.log))
+        monkeypatch.syspath_prepend(folder)
+        # The cache belongs to a process; the tests have their own.
+        monkeypatch.setattr("ico.train.enable_compilation_cache", lambda: None)
+        for name in [name for name in sys.modules if name.startswith("tiny_paper")]:
+            monkeypatch.delitem(sys.modules, name)
+
+    def __call__(self, *arguments, mode="", out=True):
+        import tiny_paper.config
+
+        from experiments.launch import launch
+
+        self.monkeypatch.setenv("TINY", mode)
+        words = [*arguments, *(["--out", str(self.out)] if out else [])]
+        status = launch(tiny_paper.config.EXPERIMENT, words)
+        captured = self.capsys.readouterr()
+        return status, captured.out, captured.err
+
+    def start(self, *arguments, mode=""):
+        command = [sys.executable, "-m", "tiny_paper", *arguments, "--out", str(self.out)]
+        return subprocess.Popen(
+            command,
+            env=self.environment | {"TINY": mode},
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def ran(self):
+        return self.log.read_text().split() if self.log.exists() else []
+
+    @property
+    def verdicts(self):
+        claims = json.loads((self.out / "results.json").read_text())["claims"]
+        return {claim["id"]: claim["verdict"] for claim in claims}
+
+
+@pytest.fixture
+def paper(tmp_path, environment, monkeypatch, capsys):
+    return Paper(tmp_path, environment, monkeypatch, capsys)
+
+
+def assert_refused(result, *words):
+    status, out, err = result
+    assert status == 2
+    assert err.startswith("error: ") and err.count("\n") == 1 and not out
+    for word in words:
+        assert word in err
+
+
+def test_a_run_from_first_line_to_last(paper):
+    status, out, _ = paper("--preset", "smoke", "--seed", "3")
+    lines = out.splitlines()
+    assert status == 0
+    assert "2 of 2 studies" in lines[0] and "a second" in lines[0] and str(paper.out) in lines[0]
+    assert re.search(r"\[1/2\] first: \d", out) and re.search(r"\[2/2\] second: \d", out)
+    assert "✓ first.one: 1, band 1 to 1: reproduced" in out
+    assert "✗ second.two: 2 ratio [1.5, 2.5], band at least 3: not reproduced" in out
+    assert lines[-1] == f"report: {paper.out / 'report.html'}"
+    assert (paper.out / "report.html").exists()
+    config = json.loads((paper.out / "config.json").read_text())
+    assert config["config"] == {"batch_size": 2, "sizes": [1, 2]} and config["seed"] == 3
+
+
+def test_a_finished_run_says_so_and_runs_nothing(paper):
+    paper()
+    for arguments in [(), ("--resume",), ("--studies", "first")]:
+        status, out, _ = paper(*arguments)
+        assert status == 0 and "finished" in out and "first.one" in out and "report:" in out
+    assert paper.ran == ["first", "second"]
+
+
+def test_default_folder_and_flags(paper, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    status, _, _ = paper("--sizes", "4", "5", "--batch-size", "7", "--seed", "1", out=False)
+    assert status == 0
+    config = json.loads((tmp_path / "runs/tiny/cpu-1/config.json").read_text())
+    assert config["config"] == {"batch_size": 7, "sizes": [4, 5]}
+
+
+def test_other_studies_are_added(paper):
+    paper("--studies", "second")
+    assert paper.verdicts == {"first.one": "not run", "second.two": "not reproduced"}
+    status, out, _ = paper()
+    assert status == 0 and "second: already done" in out
+    assert paper.verdicts == {"first.one": "reproduced", "second.two": "not reproduced"}
+    assert paper.ran == ["second", "first"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--preset", "smok"], ["preset", "smoke, cpu, paper", "did you mean"]),
+        (["--preset"], ["preset"]),
+        (["--studies", "first,sekond"], ["studies", "did you mean 'second'"]),
+        (["--batch-size", "-1"], ["batch_size", "positive"]),
+        (["--batch-size", "many"], ["batch_size", "many"]),
+        (["--batch_sise", "4"], ["--batch_sise", "did you mean --batch-size"]),
+        (["--seed", "-1"], ["seed"]),
+        (["stray"], ["stray"]),
+    ],
+)
+def test_bad_flags_are_one_line_and_write_nothing(paper, arguments, words):
+    assert_refused(paper(*arguments), *words)
+    assert not paper.out.exists()
+
+
+def test_another_configuration_is_refused(paper):
+    paper()
+    assert_refused(paper("--batch-size", "9"), "batch_size 8 -> 9", "--out")
+    assert_refused(paper("--seed", "1"), "seed 0 -> 1")
+    assert_refused(paper("--preset", "smoke", "--resume"), "preset cpu -> smoke")
+    (paper.out / "config.json").write_text("{")
+    assert_refused(paper(), "config.json", "damaged")
+
+
+def test_a_file_in_the_way(paper):
+    paper.out.write_text("precious")
+    assert_refused(paper(), "is a file")
+    assert paper.out.read_text() == "precious"
+
+
+def test_no_permission_and_no_space(paper, monkeypatch):
+    import shutil
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda path, mode: False)
+        assert_refused(paper(), "not writable", "--out")
+    with monkeypatch.context() as patch:
+        usage = shutil.disk_usage(paper.folder)
+        patch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
+        assert_refused(paper(), "no space left", "--out")
+    assert not paper.out.exists()
+
+
+def test_space_that_runs_out_on_the_way(paper):
+    status, _, err = paper(mode="full")
+    assert status == 2 and "no space left" in err and err.count("\n") == 1
+    assert paper("--resume")[0] == 0
+
+
+@pytest.mark.parametrize(("mode", "code"), [("train", 143), ("term", 143), ("int", 130)])
+def test_interrupted_and_resumed(paper, mode, code):
+    status, _, err = paper("--seed", "1", mode=mode)
+    assert status == code
+    assert f"python -m tiny_paper --seed 1 --out {paper.out} --resume" in err
+    assert paper.verdicts == {"first.one": "reproduced", "second.two": "not run"}
+    assert (paper.out / "report.html").exists()
+    assert_refused(paper("--seed", "1"), "unfinished", "--resume")
+    status, out, _ = paper("--seed", "1", "--resume")
+    assert status == 0 and "first: already done" in out
+    assert paper.ran == ["first", "second", "second"]
+
+
+def test_killed_and_resumed(paper):
+    process = paper.start(mode="kill")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == -signal.SIGKILL, err
+    assert paper.verdicts["first.one"] == "reproduced"
+    assert_refused(paper(), "unfinished", "--resume")
+    # The lock file names a process that is dead, which stops nobody.
+    assert paper("--resume")[0] == 0
+    assert paper.ran == ["first", "second", "second"]
+
+
+def test_a_crash_keeps_the_finished_studies(paper):
+    with pytest.raises(RuntimeError, match="broken"):
+        paper(mode="crash")
+    assert "--resume" in paper.capsys.readouterr().err
+    assert paper.verdicts == {"first.one": "reproduced", "second.two": "not run"}
+    assert paper("--resume")[0] == 0
+
+
+def test_training_errors_are_one_line(paper):
+    status, _, err = paper(mode="nan")
+    assert status == 2 and "error: NonFiniteLoss: " in err and err.count("\n") == 1
+
+
+def test_what_the_user_can_mend_is_one_line(paper):
+    status, _, err = paper(mode="data")
+    assert status == 2 and err == "error: data: no such folder; download it first\n"
+    assert (paper.out / "report.html").exists()
+
+
+def test_other_file_errors_are_crashes(paper):
+    with pytest.raises(FileNotFoundError, match="absent"):
+        paper(mode="file")
+    assert "--resume" in paper.capsys.readouterr().err
+
+
+def test_two_processes_do_not_share_a_folder(paper):
+    process = paper.start(mode="wait")
+    try:
+        deadline = time.monotonic() + 200
+        while "second" not in paper.ran and time.monotonic() < deadline:
+            time.sleep(0.05)
+        status, _, err = paper("--resume")
+        assert status == 2 and f"process {process.pid} is writing" in err
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 143 and "--resume" in err
+    finally:
+        process.kill()
+        process.communicate()
+    assert paper("--resume")[0] == 0
+
+
+def test_help_shows_the_defaults_of_the_preset(paper, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        paper("--preset", "paper", "--help", out=False)
+    shown = capsys.readouterr().out
+    assert "(default: 99)" in shown and "Tasks a step." in shown
+    assert "the second study" in shown and "three seconds" in shown
+
+
+def test_context_keys_are_stable_and_differ():
+    import jax
+    import numpy as np
+
+    from experiments.launch import Context
+
+    def bits(seed, name):
+        context = Context(config=None, directory=None, seed=seed, preset="cpu", progress=False)
+        return tuple(np.asarray(jax.random.key_data(context.key(name))).tolist())
+
+    assert bits(0, "train") == bits(0, "train")
+    assert len({bits(0, "train"), bits(0, "test"), bits(1, "train")}) == 3
+
+
+def test_listing_and_status(tmp_path, python):
+    from experiments._discovery import status
+
+    assert status("tiny", tmp_path) == "not published"
+    (tmp_path / "tiny").mkdir()
+    verdicts = ["reproduced"] * 12 + ["not reproduced", "inconclusive"]
+    results = {"claims": [{"verdict": verdict} for verdict in verdicts]}
+    (tmp_path / "tiny" / "results.json").write_text(json.dumps(results))
+    assert status("tiny", tmp_path) == "12 of 14 reproduced, 1 inconclusive, 1 not"
+    (tmp_path / "tiny" / "results.json").write_text("{")
+    assert "damaged" in status("tiny", tmp_path)
+
+
+def test_one_broken_experiment_hides_no_other(monkeypatch, tmp_path):
+    import experiments
+    from experiments import _discovery
+
+    for name, text in {"good": CONFIG, "bad": "1 / 0"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+        (tmp_path / name / "config.py").write_text(text)
+    monkeypatch.setattr(_discovery, "FOLDER", tmp_path)
+    monkeypatch.setattr(experiments, "__path__", [str(tmp_path)])
+    found, broken = _discovery.discover()
+    for name in [name for name in sys.modules if re.match(r"experiments\.(good|bad)", name)]:
+        monkeypatch.delitem(sys.modules, name)
+    assert list(found) == ["good"]
+    assert broken == {"bad": "ZeroDivisionError: division by zero"}

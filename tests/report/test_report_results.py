@@ -1,0 +1,168 @@
+"""Studies survive the disk, damage is seen, and results.json is what DESIGN says."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+
+from ico import report
+from ico.report import Claim, Measurement, StudyResult, load_study, save_study
+
+
+def _strict(text):
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_studies_round_trip(tmp_path, studies):
+    for name, study in studies.items():
+        save_study(tmp_path, name, study)
+        back = load_study(tmp_path, name)
+        assert str(back.claims) == str(study.claims)  # as text: NaN is not equal to itself
+        assert str(back.tables) == str(study.tables)
+        assert (back.notes, back.seconds) == (study.notes, study.seconds)
+        assert back.arrays.keys() == study.arrays.keys()
+        for key, array in study.arrays.items():
+            np.testing.assert_array_equal(back.arrays[key], array)
+
+
+def test_numpy_values_become_plain(tmp_path):
+    value, end = np.float32(0.5), np.float64(0.25)
+    study = StudyResult(
+        [Measurement("a.b", value, (end, value), np.int64(3), np.int32(4))],
+        {"t": [{"x": np.arange(2), "y": np.bool_(True), 3: tmp_path}]},
+    )
+    save_study(tmp_path, "a", study)
+    back = load_study(tmp_path, "a")
+    assert back.claims == [Measurement("a.b", 0.5, (0.25, 0.5), 3, 4)]
+    assert back.tables == {"t": [{"x": [0, 1], "y": True, "3": str(tmp_path)}]}
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path, studies):
+    for folder in ("a", "b"):
+        save_study(tmp_path / folder, "one_layer", studies["one_layer"])
+    for name in ("one_layer.json", "one_layer.npz"):
+        a, b = ((tmp_path / folder / "studies" / name).read_bytes() for folder in ("a", "b"))
+        assert a == b
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("s.json", _cut),
+        ("s.npz", _cut),
+        ("s.npz", os.unlink),
+        ("s.json", lambda path: path.write_text("[]")),
+        ("s.json", lambda path: path.write_bytes(b"\xff\xfe")),
+    ],
+)
+def test_damage_is_a_warning_and_none(tmp_path, capsys, studies, name, damage):
+    save_study(tmp_path, "s", studies["one_layer"])
+    damage(tmp_path / "studies" / name)
+    assert load_study(tmp_path, "s") is None
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "s.json is damaged" in error
+
+
+def test_a_pair_from_two_saves_is_damage(tmp_path, studies):
+    """Killed between the two files, the new arrays must not pass as the old study's."""
+    save_study(tmp_path, "s", studies["one_layer"])
+    save_study(tmp_path, "t", StudyResult(arrays={"loss": np.zeros(3)}))
+    folder = tmp_path / "studies"
+    os.replace(folder / "t.npz", folder / "s.npz")
+    assert load_study(tmp_path, "s") is None
+
+
+def test_a_missing_study_is_none_without_a_word(tmp_path, capsys):
+    assert load_study(tmp_path, "s") is None
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["../s", "a/b", "", "a.b"])
+def test_study_names_stay_in_their_folder(tmp_path, name):
+    with pytest.raises(ValueError, match="study name"):
+        save_study(tmp_path, name, StudyResult())
+
+
+def test_objects_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="'bad' holds objects"):
+        save_study(tmp_path, "s", StudyResult(arrays={"bad": np.array([{}], dtype=object)}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    report.write_atomically(path, "old")
+
+    def fail(*_):
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        report.write_atomically(path, "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"
+
+
+def test_results_have_the_schema_of_the_design(tmp_path, write):
+    returned = write(tmp_path)
+    text = (tmp_path / "results.json").read_text()
+    results = _strict(text)
+    assert results == returned == report.read_results(tmp_path)
+    design = {"experiment", "preset", "seed", "git", "versions", "seconds", "claims", "tables"}
+    assert design | {"studies", "machine", "config"} == results.keys()
+    for claim in results["claims"]:
+        assert {"id", "statement", "source", "measured", "unit", "band", "n_seeds"} <= claim.keys()
+        assert {"ci95", "verdict"} <= claim.keys()
+    assert {"jax", "jaxlib", "flax", "optax", "numpy", "python"} == results["versions"].keys()
+    assert results["seconds"] == 112.5
+    assert results["studies"]["deep"] == {"seconds": 100.0, "notes": []}
+    verdicts = {claim["id"]: claim["verdict"] for claim in results["claims"]}
+    assert verdicts == {
+        "one_layer.loss": "reproduced",
+        "one_layer.identity": "reproduced",
+        "deep.gain": "inconclusive",
+        "deep.late": "not reproduced",
+        "sine.loss": "inconclusive",
+        "real.loss": "not run",
+    }
+    sine = results["claims"][4]
+    assert (sine["measured"], sine["ci95"]) == (None, [None, None])
+    assert os.uname().nodename not in text or len(os.uname().nodename) < 6
+
+
+def test_results_from_names_are_those_from_studies(tmp_path, write, studies):
+    for name, study in studies.items():
+        save_study(tmp_path, name, study)
+    assert write(tmp_path, studies=[*studies, "absent"]) == write(tmp_path)
+
+
+def test_results_need_declared_single_claims(tmp_path, write, studies):
+    twice = dict(studies, again=studies["deep"])
+    with pytest.raises(ValueError, match=r"twice: deep\.gain, deep\.late"):
+        write(tmp_path, studies=twice)
+    with pytest.raises(ValueError, match=r"never claimed: deep\.gain"):
+        write(tmp_path, claims=[Claim("one_layer.loss", "", "", "", (0, 1))])
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"experiment": "x"}', None])
+def test_bad_results_are_one_line_that_names_the_file(tmp_path, text):
+    if text is not None:
+        (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ValueError, match=r"results\.json: ") as error:
+        report.read_results(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_result_is_replaceable_field_by_field(studies):
+    assert dataclasses.replace(studies["deep"], seconds=1.0).seconds == 1.0

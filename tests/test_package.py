@@ -1,0 +1,106 @@
+"""What a user meets first: the import, the listing, the README, the pinned requirements."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = {"jax", "flax", "optax", "orbax", "matplotlib", "tensorflow", "sklearn", "tensorboardX"}
+
+
+def test_import_is_lazy(python):
+    done = python("-c", f"import ico, sys; print(*sorted({HEAVY} & sys.modules.keys()))")
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout.split()
+
+
+def test_report_is_imported_without_what_it_draws_with(python):
+    code = f"import ico.report, sys; print(*sorted(({HEAVY} | {{'numpy'}}) & sys.modules.keys()))"
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout.split()
+
+
+def test_every_public_name_is_there():
+    import ico
+
+    for name in dir(ico):
+        assert getattr(ico, name) is not None, name
+    with pytest.raises(AttributeError, match="nonsense"):
+        ico.nonsense  # noqa: B018
+
+
+def test_every_name_that_a_package_promises_is_there():
+    import importlib
+
+    import ico
+
+    for package in ico._PACKAGES:
+        if not ico._exists(package):
+            continue
+        module = importlib.import_module(f"ico.{package}")
+        for name in getattr(module, "__all__", ()):
+            assert hasattr(module, name), f"ico.{package}.{name}"
+
+
+def test_listing_is_fast_and_free_of_jax(python):
+    done = python("-X", "importtime", "-m", "experiments")
+    assert done.returncode == 0, done.stderr
+    assert "python -m experiments" in done.stdout
+    assert not re.search(r"\| +jax(lib)?$", done.stderr, re.MULTILINE)
+
+
+def readme_blocks():
+    """Python blocks of the README that are marked with `<!-- test -->`."""
+    readme = (ROOT / "README.md").read_text()
+    return re.findall(r"<!-- test -->\s*```python\n(.*?)```", readme, re.DOTALL)
+
+
+@pytest.mark.parametrize("code", readme_blocks())
+def test_readme_runs(code, python, tmp_path):
+    done = python("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_requirements_are_pinned():
+    """For every Python we support: a package that differs among them has a line for each."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pinned = [line for line in lines if line and not line.startswith("#")]
+    for line in pinned:
+        assert re.fullmatch(r"[a-z0-9._-]+(\[[a-z,]+\])?==[\w.!+]+( ; .+)?", line), line
+    jax = [line for line in pinned if line.startswith("jax==")]
+    assert len(jax) == 2 and all("python_full_version" in line for line in jax)
+
+
+def tracked_files():
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git repository")
+    return [ROOT / line for line in done.stdout.splitlines()]
+
+
+def test_no_machine_is_named():
+    """Neither a path of somebody's machine nor the host of a package registry."""
+    folders = "|".join(["home", "root", "work", "Users", "opt", "mnt"])
+    hosts = "|".join(["pypi", "pythonhosted", "npmjs", "debian"])
+    pattern = re.compile(rf"(?<![\w.)}}\]])/(?:{folders})/[\w.]|(?:{hosts})\.(?:org|com)")
+    for path in tracked_files():
+        if not path.is_file():
+            continue
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue  # arrays and pictures
+        found = pattern.search(text)
+        assert not found, f"{path.relative_to(ROOT)}: {found.group()}"
+
+
+def test_versions_agree():
+    import ico
+
+    assert f"version = {ico.__version__}\n" in (ROOT / "setup.cfg").read_text()
+    assert f"version: {ico.__version__}\n" in (ROOT / "CITATION.cff").read_text()
