@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ico._compare import Comparison as Comparison
     from ico._compare import compare as compare
+    from ico._compare import sensitivity as sensitivity
     from ico._run import load_run as load_run
     from ico.types import Episode as Episode
     from ico.types import Prompt as Prompt
@@ -38,6 +39,7 @@ _NAMES = {
     "Sequence": "ico.types",
     "compare": "ico._compare",
     "load_run": "ico._run",
+    "sensitivity": "ico._compare",
 }
 
 

@@ -17,7 +17,9 @@ def _per_step(value, num_steps):
         raise ValueError(f"a rate is a scalar or one a step, not of shape {value.shape}")
     if value.ndim == 1 and num_steps not in (None, value.shape[0]):
         raise ValueError(f"num_steps is {num_steps}, but there are {value.shape[0]} rates")
-    return jnp.broadcast_to(value, (num_steps or 1,)) if value.ndim == 0 else value
+    if value.ndim == 1:
+        return value
+    return jnp.broadcast_to(value, (1 if num_steps is None else num_steps,))
 
 
 def gd(

@@ -27,12 +27,11 @@ def line_search(
     Raises:
       ValueError: no candidate has a finite loss.
     """
-    return _pick(candidates, _losses(apply, candidates, sampler(key)))
 
-
-def _losses(apply, candidates, episode):
     @jax.jit
-    def losses(candidates, episode):
+    def losses(candidates, key):
+        episode = sampler(key)
+
         def one(params):
             prediction = apply(params, episode.prompt)
             per_task = half_squared_error(prediction, episode.y_query)
@@ -40,12 +39,9 @@ def _losses(apply, candidates, episode):
 
         return jax.lax.map(one, candidates)
 
-    return losses(candidates, episode)
-
-
-def _pick(candidates, losses):
-    losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)
-    best = int(jnp.argmin(losses))
-    if not jnp.isfinite(losses[best]):
+    losses_G = losses(candidates, key)
+    losses_G = jnp.where(jnp.isfinite(losses_G), losses_G, jnp.inf)
+    best = int(jnp.argmin(losses_G))
+    if not jnp.isfinite(losses_G[best]):
         raise ValueError("no candidate has a finite loss: search smaller rates")
-    return jax.tree.map(lambda leaf: leaf[best], candidates), losses
+    return jax.tree.map(lambda leaf: leaf[best], candidates), losses_G

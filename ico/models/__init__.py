@@ -1,7 +1,7 @@
 """Thin Flax Linen modules over `ico.layers`: they name parameters and nothing else."""
 
 from ico.models._alternating import AlternatingTransformer
-from ico.models._interpolation import interpolate, normalise
+from ico.models._interpolation import interpolate, normalise, products, scale_updates
 from ico.models._learner import learner
 from ico.models._linear_transformer import LinearTransformer
 
@@ -11,4 +11,6 @@ __all__ = [
     "interpolate",
     "learner",
     "normalise",
+    "products",
+    "scale_updates",
 ]

@@ -4,9 +4,9 @@ Dimension key: B tasks, N context pairs, Q queries, D inputs, K outputs, E token
 the position code, S context tokens (2 N).
 """
 
-import numpy as np
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 

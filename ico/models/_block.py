@@ -81,7 +81,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and, if `mlp_dim` > 0, an MLP; each with a residual, LayerNorm before if asked.
+    """Attention and, if `mlp_dim` > 0, an MLP; each with a residual, and a LayerNorm if asked.
 
     `damping` multiplies both updates. `update="targets"` lets attention write only into the last
     `num_outputs` coordinates, as a gradient step does. `token_clip` > 0 clips every coordinate
@@ -93,18 +93,19 @@ class Block(nn.Module):
     num_heads: int = 1
     kind: Kind = "linear"
     mlp_dim: int = 0
-    layer_norm: bool = False
+    norm_attention: bool = False
+    norm_mlp: bool = False
     token_clip: float = 0.0
     damping: float = 1.0
     update: Literal["all", "targets"] = "all"
     init_scale: float = 0.002
 
     def setup(self):
-        if self.layer_norm:
+        if self.norm_attention:
             self.attention_norm = nn.LayerNorm(epsilon=1e-5)
-            if self.mlp_dim:
-                self.mlp_norm = nn.LayerNorm(epsilon=1e-5)
         if self.mlp_dim:
+            if self.norm_mlp:
+                self.mlp_norm = nn.LayerNorm(epsilon=1e-5)
             self.mlp = Mlp(self.mlp_dim, init_scale=self.init_scale)
         self.attention = Attention(
             self.num_heads, self.head_dim, self.kind, self.init_scale
@@ -118,7 +119,7 @@ class Block(nn.Module):
         Keys and values come from the context alone: the queries are read by nobody. With
         `only_queries` the updated queries alone are returned, which is all a last layer needs.
         """
-        normed_BTE = self.attention_norm(tokens_BTE) if self.layer_norm else tokens_BTE
+        normed_BTE = self.attention_norm(tokens_BTE) if self.norm_attention else tokens_BTE
         first = num_context if only_queries else 0
         tokens_BTE = tokens_BTE[:, first:]
         delta_BTE = self.attention(normed_BTE[:, first:], normed_BTE[:, :num_context])
@@ -128,7 +129,7 @@ class Block(nn.Module):
             delta_BTE = jnp.where(is_target_E[None, None], delta_BTE, 0)
         tokens_BTE = self._clip(tokens_BTE + self.damping * delta_BTE)
         if self.mlp_dim:
-            normed_BTE = self.mlp_norm(tokens_BTE) if self.layer_norm else tokens_BTE
+            normed_BTE = self.mlp_norm(tokens_BTE) if self.norm_mlp else tokens_BTE
             tokens_BTE = self._clip(tokens_BTE + self.damping * self.mlp(normed_BTE))
         return tokens_BTE
 

@@ -1,8 +1,9 @@
-"""Between a trained and a constructed linear transformer.
+"""Weights of linear transformers: their products, what lies between two models, their scale.
 
 Dimension key: H heads, E token width, A head width.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -81,3 +82,16 @@ def interpolate(a: PyTree, b: PyTree, weight: float = 0.5, num_outputs: int = 1)
         )
         result[name] = _from_products(w_kq, w_pv)
     return result
+
+
+def scale_updates(params: PyTree, factor: float) -> PyTree:
+    """The same model with every attention update multiplied by a factor.
+
+    A linear layer adds up its context where gradient descent averages over it: trained with 10
+    pairs and given N, its update wants the factor 10 / N.
+    """
+
+    def scale(path, leaf):
+        return leaf * factor if jax.tree_util.keystr(path[-1:], simple=True) == "out" else leaf
+
+    return jax.tree_util.tree_map_with_path(scale, params)

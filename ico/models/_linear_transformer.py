@@ -5,6 +5,7 @@ Dimension key: B tasks, N context pairs, Q queries, D inputs, K outputs, E token
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -57,9 +58,12 @@ class LinearTransformer(nn.Module):
     def token_dim(self) -> int:
         return self.embed_dim or self.num_inputs + self.num_outputs
 
-    def setup(self):
+    def _kinds(self) -> tuple[Kind, ...]:
         kinds = self.attention
-        kinds = (kinds,) * self.num_layers if isinstance(kinds, str) else tuple(kinds)
+        return (kinds,) * self.num_layers if isinstance(kinds, str) else tuple(kinds)
+
+    def setup(self):
+        kinds = self._kinds()
         if len(kinds) != self.num_layers:
             raise ValueError(f"attention names {len(kinds)} layers, num_layers is {self.num_layers}")
         if self.tied and len(set(kinds)) > 1:
@@ -72,7 +76,8 @@ class LinearTransformer(nn.Module):
                 head_dim=self.head_dim or self.token_dim,
                 kind=kinds[layer],
                 mlp_dim=self.mlp_dim,
-                layer_norm=self.layer_norm and (self.tied or layer > 0),
+                norm_attention=self.layer_norm and (self.tied or layer > 0),
+                norm_mlp=self.layer_norm,
                 token_clip=self.token_clip,
                 damping=self.damping,
                 update=self.update,
@@ -111,11 +116,41 @@ class LinearTransformer(nn.Module):
     ) -> Float[Array, "B Q K"] | Float[Array, "L B Q K"]:
         """Predictions for the queries: of the last layer, or of every layer in turn."""
         tokens, num_context = self.tokens(prompt), prompt.x.shape[1]
-        num_queries, predictions = prompt.x_query.shape[1], []
-        for layer in range(self.num_layers):
-            # Nobody reads the context after the last layer.
-            tokens = self.blocks[0 if self.tied else layer](
-                tokens, num_context, only_queries=layer + 1 == self.num_layers
+        num_queries = prompt.x_query.shape[1]
+
+        def read(tokens):
+            return -tokens[:, -num_queries:, -self.num_outputs :]
+
+        tokens, below_LBQK = self._lower_layers(tokens, num_context, read)
+        # Nobody reads the context after the last layer.
+        last = read(self.blocks[-1](tokens, num_context, only_queries=True))
+        return jnp.concatenate([below_LBQK, last[None]]) if all_layers else last
+
+    def _lower_layers(self, tokens, num_context, read):
+        """Tokens after all layers but the last, and what `read` makes of each, [L - 1, ...]."""
+        lower = [self.blocks[0 if self.tied else layer] for layer in range(self.num_layers - 1)]
+        alike = self.tied or (len(set(self._kinds())) == 1 and not self.layer_norm)
+        if self.is_initializing() or not alike or len(lower) < 2:
+            outputs = []
+            for block in lower:
+                tokens = block(tokens, num_context)
+                outputs.append(read(tokens))
+            return tokens, jnp.stack(outputs) if outputs else read(tokens)[None][:0]
+
+        # Blocks that differ in their parameters alone are scanned: a deep model compiles as fast
+        # as a shallow one. Parameters keep their names, a block each, and are stacked here.
+        pure = lower[0].clone(parent=None, name=None)
+
+        def advance(tokens, params):
+            tokens = pure.apply({"params": params}, tokens, num_context)
+            return tokens, read(tokens)
+
+        if self.tied:
+            params = lower[0].variables["params"]
+            return jax.lax.scan(
+                lambda tokens, _: advance(tokens, params), tokens, length=len(lower)
             )
-            predictions.append(-tokens[:, -num_queries:, -self.num_outputs :])
-        return jnp.stack(predictions) if all_layers else predictions[-1]
+        stacked = jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *(block.variables["params"] for block in lower)
+        )
+        return jax.lax.scan(advance, tokens, stacked)

@@ -4,7 +4,7 @@ Dimension key: B tasks, N context pairs, Q queries, D inputs, K outputs.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,10 @@ class LinearRegression:
             raise ValueError(
                 f"num_distractors must lie in 0..{self.num_context}, not {self.num_distractors}"
             )
+
+
+# Its floats may be traced (see below): the annotations are for readers and command lines only.
+no_type_check(LinearRegression.__init__)
 
 
 def linear_regression(

@@ -8,6 +8,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ico.types import Episode, Prompt
@@ -28,9 +29,14 @@ class Tabular:
     num_queries: int = 1
     input_std: float = 1 / math.sqrt(12)
 
+    def __post_init__(self):
+        for name in ("batch_size", "num_context", "num_queries"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
 
 def tabular(
-    key: Key[Array, ""], table: Float[Array, "R C"], config: Tabular = Tabular()
+    key: Key[Array, ""], table: Float[Array | np.ndarray, "R C"], config: Tabular = Tabular()
 ) -> Episode:
     """Tasks from a table [R, C]; prompt.x [B, N, C - 1], prompt.y [B, N, 1].
 
@@ -41,6 +47,7 @@ def tabular(
       ValueError: fewer than N + Q + 2 rows, or fewer than two columns.
     """
     c = config
+    table = jnp.asarray(table)
     rows, columns = table.shape
     taken = c.num_context + c.num_queries
     if rows < taken + 2:

@@ -59,4 +59,5 @@ def init_state(
         params = init_params(jax.random.fold_in(key, _INIT))
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
 
-    return jax.vmap(init)(key) if key.ndim else init(key)
+    # Compiled whole: op by op, an initialisation is dozens of small compilations.
+    return jax.jit(jax.vmap(init) if key.ndim else init)(key)

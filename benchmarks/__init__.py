@@ -1,0 +1,1 @@
+"""Speed, as medians and ratios of one run: `python -m benchmarks [NAME ...] [--json FILE]`."""

@@ -1,0 +1,188 @@
+"""Studies of deep models: 2, 5 and 10 linear layers, and twelve full blocks.
+
+Dimension key: S seeds, T tasks, L layers.
+"""
+
+import functools
+
+import numpy as np
+
+from experiments.gd_in_context import baselines
+from experiments.gd_in_context import evaluation as ev
+from experiments.gd_in_context.single_layer import task_of, train_one_layer
+from experiments.gd_in_context.training import Recipe, train_model
+from ico import algorithms
+from ico.models import LinearTransformer, learner, products
+from ico.report import StudyResult
+
+
+def _recipe(context, depth: int, tied: bool) -> Recipe:
+    """The authors' rates and clips by depth."""
+    return Recipe(
+        context.config.tied_steps if tied else context.config.untied_steps,
+        learning_rate=1e-3 if depth <= 3 else 5e-4,
+        clip=1e-3 if depth <= 2 else 10.0,
+    )
+
+
+def _train(context, depth: int, tied: bool):
+    task = task_of(context)
+    model = LinearTransformer(
+        num_layers=depth,
+        tied=tied,
+        token_clip=10.0 if depth > 3 else 0.0,
+        init_scale=0.002 / depth,
+    )
+    name = f"{depth}-{'tied' if tied else 'untied'}"
+    batch = context.config.deep_batch_size if depth > 2 else context.config.batch_size
+    task = task_of(context, batch_size=batch)
+    return model, train_model(context, name, model, task, _recipe(context, depth, tied))
+
+
+def _baseline_losses(context, depth: int, tied: bool, episode):
+    """Losses [L, T] of gradient descent at its best fixed rate and of GD++, and the fits."""
+    task = task_of(context)
+    gd = baselines.fit(context, f"gd-{depth}", task, depth, tied=True, plain=True)
+    name = f"gd_plus_plus-{depth}-{'tied' if tied else 'untied'}"
+    plus = baselines.fit(context, name, task, depth, tied=tied)
+    stepwise = functools.partial(algorithms.gd, num_steps=depth, all_steps=True)
+    plus_stepwise = functools.partial(algorithms.gd_plus_plus, num_steps=depth, all_steps=True)
+    return (
+        ev.losses(stepwise, {"rate": gd["rate"]}, episode),
+        ev.losses(plus_stepwise, plus, episode),
+        gd,
+        plus,
+    )
+
+
+def deep(context) -> StudyResult:
+    """Linear transformers of several depths beside gradient descent and GD++ of equal depth."""
+    one, task, _ = train_one_layer(context)
+    episode = ev.draw(context, "deep/test", task)
+    finals = {(1, True): ev.seed_losses(one.apply, one.params, episode)}
+    finals[1, False] = finals[1, True]
+    table, arrays, claims, baseline = [], {}, [], {}
+    wanted = [(d, True) for d in context.config.tied_depths]
+    wanted += [(d, False) for d in context.config.untied_depths]
+    for depth, tied in wanted:
+        model, trained = _train(context, depth, tied)
+        layers = ev.seed_losses(learner(model, all_layers=True), trained.params, episode)
+        finals[depth, tied] = layers[:, -1]
+        gd_loss, plus_loss, gd, plus = _baseline_losses(context, depth, tied, episode)
+        baseline[depth, tied] = gd_loss[-1], plus_loss[-1]
+        kind = "tied" if tied else "untied"
+        table.append(
+            {"layers": depth, "weights": kind}
+            | ev.row("transformer", layers[:, -1], plus_loss[-1])
+            | {"GD++": float(plus_loss[-1].mean()), "GD": float(gd_loss[-1].mean())}
+        )
+        arrays |= {
+            f"{depth}-{kind}/model": layers.mean(-1),
+            f"{depth}-{kind}/gd": gd_loss.mean(-1),
+            f"{depth}-{kind}/gd_plus_plus": plus_loss.mean(-1),
+            f"{depth}-{kind}/curve/step": trained.history["step"],
+            f"{depth}-{kind}/curve/loss": trained.history["loss"],
+        }
+        if (depth, tied) == (2, True):
+            more, curve = _two_tied(trained, finals[2, True], gd_loss[-1], gd, plus, episode)
+            claims += more
+            arrays |= curve
+    for depth, tied, name in ((5, False, "five_untied"), (10, True, "ten_tied")):
+        if (depth, tied) in finals and depth > 1:
+            gd_loss, plus_loss = baseline[depth, tied]
+            loss = finals[depth, tied]
+            claims += [
+                ev.measured(f"deep.{name}_ratio", loss, plus_loss, statistic=ev.ratio),
+                ev.measured(f"deep.{name}_beats_gd", gd_loss, loss, statistic=ev.difference),
+            ]
+    claims += _falls_with_depth(finals)
+    return StudyResult(
+        claims,
+        {"losses": table},
+        arrays,
+        [
+            "GD and GD++ are fitted to their best rates by the exact expected loss, over several "
+            "starts; the ratio is the transformer's loss over GD++'s."
+        ],
+    )
+
+
+def _two_tied(trained, loss, gd_loss, gd, plus, episode):
+    """Claims on two tied layers, and the cosines that they rest on."""
+    gd_apply = functools.partial(algorithms.gd, num_steps=2)
+    plus_apply = functools.partial(algorithms.gd_plus_plus, num_steps=2)
+    rates = {"rate": gd["rate"]}
+    to_gd = ev.likeness(trained.apply, trained.params, gd_apply, rates, episode)["cosine"]
+    to_plus = ev.likeness(trained.apply, trained.params, plus_apply, plus, episode)["cosine"]
+    gammas = _gamma(trained.params["block_0"])
+    fitted = float(plus["gamma"])
+    claims = [
+        ev.measured("deep.two_tied_loss", loss),
+        ev.measured("deep.two_tied_beats_gd", gd_loss, loss, statistic=ev.difference),
+        ev.measured(
+            "deep.two_tied_closer_to_gd_plus_plus", to_plus, to_gd, statistic=ev.difference
+        ),
+        ev.measured(
+            "deep.two_tied_gamma",
+            gammas[:, None] / fitted,
+            note=f"fitted gamma {fitted:.4f}, read from weights {gammas.mean():.4f}",
+        ),
+    ]
+    return claims, {"two_tied/cosine_gd": to_gd.mean(-1), "two_tied/cosine_plus": to_plus.mean(-1)}
+
+
+def _gamma(block, num_outputs: int = 1) -> np.ndarray:
+    """Gamma [S]: minus the mean diagonal of P W_V's x block times that of W_K^T W_Q's."""
+
+    def mean_diagonal(w_HEE):
+        diagonal = np.diagonal(np.asarray(w_HEE).sum(0))
+        return diagonal[:-num_outputs].mean()
+
+    gammas = []
+    for index in range(len(block["attention"]["key"])):
+        w_kq, w_pv = products(ev.seed(block, index))
+        gammas.append(-mean_diagonal(w_kq) * mean_diagonal(w_pv))
+    return np.array(gammas)
+
+
+def _falls_with_depth(finals):
+    """The smallest fall from one depth to the next, tied (1, 2, 5, 10) and untied (1, 2, 5)."""
+    chains = ([(d, True) for d in (1, 2, 5, 10)], [(d, False) for d in (1, 2, 5)])
+    pairs = [
+        pair
+        for chain in chains
+        for pair in zip(chain[:-1], chain[1:], strict=True)
+        if pair[0] in finals and pair[1] in finals
+    ]
+    if not pairs:
+        return []
+    losses = [finals[key] for pair in pairs for key in pair]
+    return [ev.measured("deep.falls_with_depth", *losses, statistic=ev.smallest_pair_fall)]
+
+
+def full_block(context) -> StudyResult:
+    """Twelve blocks with four heads and MLPs beside GD++ of twelve steps."""
+    depth = 12
+    task = task_of(context, batch_size=context.config.deep_batch_size)
+    model = LinearTransformer(
+        num_layers=depth, num_heads=4, mlp_dim=44, token_clip=10.0, init_scale=0.02 / depth
+    )
+    recipe = Recipe(context.config.full_block_steps, learning_rate=5e-4, clip=10.0)
+    trained = train_model(context, "full_block", model, task, recipe)
+    episode = ev.draw(context, "full_block/test", task)
+    layers = ev.seed_losses(learner(model, all_layers=True), trained.params, episode)
+    gd_loss, plus_loss, _, _ = _baseline_losses(context, depth, False, episode)
+    claim = ev.measured("full_block.ratio", layers[:, -1], plus_loss[-1], statistic=ev.ratio)
+    table = [
+        ev.row("12 blocks, 4 heads, MLP", layers[:, -1], plus_loss[-1]),
+        ev.row("GD++, 12 steps", plus_loss[-1]),
+        ev.row("gradient descent, 12 steps", gd_loss[-1]),
+    ]
+    arrays = {
+        "model": layers.mean(-1),
+        "gd": gd_loss.mean(-1),
+        "gd_plus_plus": plus_loss.mean(-1),
+        "curve/step": trained.history["step"],
+        "curve/loss": trained.history["loss"],
+    }
+    return StudyResult([claim], {"losses": table}, arrays)

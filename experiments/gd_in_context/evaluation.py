@@ -1,0 +1,146 @@
+"""Measuring trained models, seed by seed, against explicit algorithms on the same tasks.
+
+Dimension key: S seeds, T tasks, L layers or steps.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.gd_in_context.training import sampler_of
+from ico import sensitivity, tasks
+from ico.report import Measurement, interval
+
+RATES = np.arange(0.001, 25, 0.1, dtype=np.float32)  # the authors' grid; the rate is divided by N
+
+
+def draw(context, name: str, task, count: int | None = None):
+    """Evaluation tasks: never those trained or tuned on, for their key has another name."""
+    count = context.config.eval_tasks if count is None else count
+    return jax.jit(sampler_of(dataclasses.replace(task, batch_size=count)))(context.key(name))
+
+
+def losses(apply, params, episode) -> np.ndarray:
+    """Losses of each task, [T] or [L, T], for parameters without a seed axis."""
+
+    @jax.jit
+    def measure(params, episode):
+        with jax.default_matmul_precision("highest"):
+            prediction = apply(params, episode.prompt)
+        return tasks.half_squared_error(prediction, episode.y_query)
+
+    return np.asarray(measure(params, episode))
+
+
+def seed_losses(apply, params, episode) -> np.ndarray:
+    """Losses [S, T], or [S, L, T] of a learner with all its layers, for params [S, ...]."""
+
+    @jax.jit
+    def measure(params, episode):
+        def one(params):
+            with jax.default_matmul_precision("highest"):
+                prediction = apply(params, episode.prompt)
+            return tasks.half_squared_error(prediction, episode.y_query)
+
+        return jax.lax.map(one, params)  # one seed after the other: memory of one
+
+    return np.asarray(measure(params, episode))
+
+
+def zero(params, prompt):
+    """The predictor that answers zero, a learner without parameters."""
+    return jnp.zeros((*prompt.x_query.shape[:2], prompt.y.shape[-1]), prompt.x.dtype)
+
+
+def slope(apply, params, prompt):
+    """The sensitivity of the one output to the one query's input, [T, D]."""
+    return sensitivity(apply, params, prompt)[:, 0, 0]
+
+
+def likeness(apply, params, reference, reference_params, episode) -> dict[str, np.ndarray]:
+    """`cosine`, `model_difference` and `prediction_difference` [S, T] to a reference algorithm.
+
+    Sensitivities are derivatives of the prediction by the query input (2212.07677, section 3).
+    """
+
+    @jax.jit
+    def measure(params, reference_params, episode):
+        prompt = episode.prompt
+        with jax.default_matmul_precision("highest"):
+            wanted = reference(reference_params, prompt)
+            wanted_slope = slope(reference, reference_params, prompt)
+
+            def one(params):
+                return likeness_of(
+                    slope(apply, params, prompt),
+                    wanted_slope,
+                    (apply(params, prompt) - wanted)[:, 0, 0],
+                )
+
+            return jax.lax.map(one, params)
+
+    return jax.tree.map(np.asarray, measure(params, reference_params, episode))
+
+
+def likeness_of(slope_TD, wanted_TD, error_T):
+    """The three measures [T], from two learners' slopes and the difference of predictions."""
+    norms = jnp.linalg.norm(slope_TD, axis=-1) * jnp.linalg.norm(wanted_TD, axis=-1)
+    return {
+        "cosine": jnp.sum(slope_TD * wanted_TD, axis=-1) / jnp.maximum(norms, 1e-30),
+        "model_difference": jnp.linalg.norm(slope_TD - wanted_TD, axis=-1),
+        "prediction_difference": jnp.abs(error_T),
+    }
+
+
+def seed(params, index: int):
+    """The parameters of one seed."""
+    return jax.tree.map(lambda leaf: leaf[index], params)
+
+
+def measured(claim: str, *samples, statistic=None, note: str = "") -> Measurement:
+    """A claim's measurement: statistic of grand means of [S, T] or [T] arrays, with interval."""
+    value, ci95 = interval(*samples, statistic=statistic)
+    num_seeds = max((a.shape[0] for a in map(np.asarray, samples) if a.ndim == 2), default=1)
+    return Measurement(claim, value, ci95, num_seeds, int(np.shape(samples[0])[-1]), note)
+
+
+def ratio(a: float, b: float) -> float:
+    """The ratio of two mean losses."""
+    return a / b
+
+
+def difference(a: float, b: float) -> float:
+    """How much more the first mean is."""
+    return a - b
+
+
+def furthest_ratio(*means: float) -> float:
+    """Of the ratios a_1/b_1, a_2/b_2 ... of means (a_1, b_1, a_2, b_2 ...) the furthest from 1."""
+    ratios = [a / b for a, b in zip(means[::2], means[1::2], strict=True)]
+    return max(ratios, key=lambda r: abs(np.log(r)))
+
+
+def largest_ratio(*means: float) -> float:
+    """The largest of the ratios a_1/b_1, a_2/b_2 ..."""
+    return max(a / b for a, b in zip(means[::2], means[1::2], strict=True))
+
+
+def smallest_fall(*means: float) -> float:
+    """The smallest difference between a mean and the next."""
+    return min(a - b for a, b in zip(means[:-1], means[1:], strict=True))
+
+
+def row(name: str, loss: np.ndarray, reference: np.ndarray | None = None) -> dict:
+    """A table row: mean loss with its interval, and the ratio to a reference if there is one."""
+    value, (low, high) = interval(loss)
+    entry = {"learner": name, "loss": value, "95% low": low, "95% high": high}
+    if reference is not None:
+        entry["ratio"] = interval(loss, reference, statistic=ratio)[0]
+    return entry
+
+
+def smallest_pair_fall(*means: float) -> float:
+    """The smallest of the differences a_1 - b_1, a_2 - b_2 ..."""
+    return min(a - b for a, b in zip(means[::2], means[1::2], strict=True))

@@ -1,0 +1,128 @@
+"""Tasks from a table: what of it a task sees, found by changing the table and looking again."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ico.tasks import Tabular, tabular
+
+KEY = jax.random.key(0)
+ROWS, COLUMNS = 30, 4
+CONFIG = Tabular(batch_size=40, num_context=7, num_queries=2)
+sample = jax.jit(tabular, static_argnums=2)
+
+
+def random_table(seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((ROWS, COLUMNS)) * [1, 5, 0.2, 3] + [0, 7, -2, 1]).astype("float32")
+
+
+def pairs(episode):
+    """All rows of all tasks, context first: x [B, N + Q, D] and y [B, N + Q]."""
+    prompt, y_query = jax.device_get(episode)
+    x = np.concatenate([prompt.x, prompt.x_query], axis=1)
+    return x, np.concatenate([prompt.y, y_query], axis=1)[..., 0]
+
+
+def seen_rows():
+    """[B, N + Q, R]: whether a place of a task changes when a row of the table does.
+
+    A row outside a task changes every place of it (the standardisation), one inside only its own.
+    """
+    table = random_table()
+    y = pairs(sample(KEY, table, CONFIG))[1]
+    return np.stack(
+        [pairs(sample(KEY, table + 9 * (np.arange(ROWS) == r)[:, None], CONFIG))[1] != y
+         for r in range(ROWS)], axis=-1,
+    )  # fmt: skip
+
+
+def target_columns(table, config=CONFIG):
+    """[B]: the column a task predicts, which alone, when it is bent, bends the labels."""
+    y = pairs(sample(KEY, table, config))[1]
+    bent = [
+        pairs(sample(KEY, np.where(np.arange(COLUMNS) == c, table**3, table), config))[1]
+        for c in range(COLUMNS)
+    ]
+    changed_CB = np.stack([(b != y).any(1) for b in bent])
+    assert (changed_CB.sum(0) == 1).all()
+    return changed_CB.argmax(0)
+
+
+def test_shapes():
+    episode = sample(KEY, random_table(), CONFIG)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(episode)]
+    assert shapes == [(40, 7, 3), (40, 7, 1), (40, 2, 3), (40, 2, 1)]
+
+
+def test_a_row_inside_changes_no_other_row_and_rows_do_not_repeat():
+    changed_BPR = seen_rows()
+    places = changed_BPR.sum(1)
+    # Each of the 9 rows inside changes one place, each of the 21 outside all nine.
+    assert ((places == 1).sum(1) == 9).all()
+    assert ((places == 9).sum(1) == ROWS - 9).all()
+    inside_BPR = changed_BPR & (places == 1)[:, None]
+    assert (inside_BPR.sum(2) == 1).all(), "two places of a task show the same row"
+
+
+def test_values_are_those_of_the_table_standardised_by_the_rows_outside():
+    changed_BPR = seen_rows()
+    table = random_table().astype(np.float64)
+    x, y = pairs(sample(KEY, table.astype(np.float32), CONFIG))
+    targets = target_columns(random_table())
+    for b, target in enumerate(targets):
+        outside = changed_BPR[b].all(0)
+        rows = (changed_BPR[b] & ~outside).argmax(1)
+        standard = (table[rows] - table[outside].mean(0)) / table[outside].std(0)
+        np.testing.assert_allclose(y[b], standard[:, target], atol=1e-4)
+        others = np.delete(standard, target, axis=1) / np.sqrt(12)
+        # Which column stands where is the sampler's choice, but it is the same for all rows.
+        np.testing.assert_allclose(np.sort(x[b].sum(1)), np.sort(others.sum(1)), atol=1e-4)
+        match = np.abs(x[b][:, :, None] - others[:, None]).max(0) < 1e-4
+        assert (match.sum(0) == 1).all() and (match.sum(1) == 1).all()
+
+
+def test_every_row_is_as_likely():
+    inside = (seen_rows().sum(1) == 1).mean(0)
+    assert np.abs(inside - 9 / ROWS).max() < 4.5 * np.sqrt(0.3 * 0.7 / 40)
+
+
+def test_every_column_is_as_likely_the_target():
+    targets = target_columns(random_table(), Tabular(3000, 5, 1))
+    share = np.bincount(targets, minlength=COLUMNS) / targets.size
+    assert np.abs(share - 1 / COLUMNS).max() < 4 * np.sqrt(3 / 16 / targets.size)
+
+
+def test_input_std_scales_inputs_only():
+    table = random_table()
+    x, y = pairs(sample(KEY, table, Tabular(30, 5, 1, input_std=1.0)))
+    x_half, y_half = pairs(sample(KEY, table, Tabular(30, 5, 1, input_std=0.5)))
+    np.testing.assert_allclose(x_half, x / 2, rtol=1e-6)
+    np.testing.assert_array_equal(y_half, y)
+
+
+def test_same_key_same_batch_of_jax_or_numpy_tables():
+    table = random_table()
+    one, again = tabular(KEY, table, CONFIG), sample(KEY, jnp.asarray(table), CONFIG)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), one, again)
+    jax.tree.map(np.testing.assert_array_equal, again, sample(KEY, table, CONFIG))
+    other = sample(jax.random.key(1), table, CONFIG)
+    assert (other.y_query != one.y_query).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((10, 4), "task of 9 rows needs a table of 11, not 10"), ((30, 1), "target column, got 1")],
+)
+def test_tables_too_small(shape, message):
+    with pytest.raises(ValueError, match=message):
+        tabular(KEY, jnp.ones(shape), CONFIG)
+
+
+@pytest.mark.parametrize("field", ["batch_size", "num_context", "num_queries"])
+def test_config_names_the_field_that_is_wrong(field):
+    with pytest.raises(ValueError, match=f"{field} must be at least 1, not 0"):
+        Tabular(**{field: 0})
