@@ -15,9 +15,7 @@ from ico.tasks import half_squared_error
 from ico.types import Learner, Prompt, PyTree, Sampler
 
 
-def sensitivity(
-    apply: Learner, params: PyTree, prompt: Prompt
-) -> Float[Array, "B Q K D"]:
+def sensitivity(apply: Learner, params: PyTree, prompt: Prompt) -> Float[Array, "B Q K D"]:
     """`d y_hat / d x_query` of every query, with the context held fixed.
 
     For a learner that fits a linear model in context this is that model's weights. A query's

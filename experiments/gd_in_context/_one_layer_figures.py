@@ -61,7 +61,7 @@ def weights(result):
         # Around the construction, so that a seed far from it cannot hide the others.
         limit = 1.5 * max(np.abs(target).max(), 1e-12)
         for ax, matrix, name in zip(axes[row], matrices, names, strict=True):
-            image = ax.imshow(matrix, cmap="PuOr", vmin=-limit, vmax=limit)
+            ax.imshow(matrix, cmap="PuOr", vmin=-limit, vmax=limit)
             ax.set_xticks([])
             ax.set_yticks([])
             ax.grid(False)
@@ -69,7 +69,7 @@ def weights(result):
             if row == 0:
                 ax.set_title(name, fontsize=11)
         axes[row, 0].set_ylabel(word, fontsize=13)
-        fig.colorbar(image, ax=axes[row], shrink=0.8, extend="both")
+        fig.colorbar(axes[row, 0].images[0], ax=axes[row], shrink=0.8, extend="both")
     return fig
 
 
@@ -142,7 +142,7 @@ def distributions(result):
     """Fig. 6: inputs of other distributions."""
     fig, axes = canvas(3, height=3.6)
     for ax, name in zip(axes[0], ("normal", "exponential", "laplace"), strict=True):
-        _pair(ax, result.arrays, name, "norm of the inputs", name.capitalize())
+        _pair(ax, result.arrays, name, "norm of the context inputs", name.capitalize())
     for ax in axes[0, 1:]:
         ax.set_ylabel("")
     legend_below(fig, axes)

@@ -58,9 +58,9 @@ def single(ax, x, values_X, look: str, label: str, **changed) -> None:
 
 def level(ax, value, look: str, label: str) -> None:
     """A loss that does not change along the axis."""
-    look = {key: LOOKS[look][key] for key in ("color", "linestyle")}
+    style = {key: LOOKS[look][key] for key in ("color", "linestyle")}
     if np.isfinite(value):
-        ax.axhline(float(value), label=label, **look)
+        ax.axhline(float(value), label=label, **style)
 
 
 def dots(ax, place: float, values_S, look: str, **changed) -> None:
@@ -81,7 +81,7 @@ def name_places(ax, names) -> None:
 
 
 def log_y(ax) -> None:
-    """A logarithmic y axis whose numbers are written out, with 2 and 5 between powers of ten.
+    """A logarithmic y axis whose numbers are written out, some between powers of ten too.
 
     Left linear where nothing positive is drawn.
     """
@@ -93,7 +93,7 @@ def log_y(ax) -> None:
     ax.set_yscale("log")
     decades = np.log10(positive.max() / positive.min())
     plain = ticker.FuncFormatter(lambda value, _: f"{value:g}" if value < 1e5 else f"{value:.0e}")
-    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if decades < 1 else (1.0, 2.0, 5.0)
+    subs = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0) if decades < 1 else (1.0, 2.0, 5.0)
     if decades < 4:
         ax.yaxis.set_major_locator(ticker.LogLocator(subs=subs, numticks=15))
         ax.yaxis.set_minor_locator(ticker.NullLocator())

@@ -77,8 +77,10 @@ def fit(context, name: str, task, num_steps: int, *, tied: bool, plain: bool = F
         rate_key, gamma_key = jax.random.split(key)
         # Around one step's rate and the paper's gamma (A.10: 0.18 for N = 10), over a factor 3.
         rate = 5.0 * jnp.exp(jax.random.uniform(rate_key, shape, minval=-0.5, maxval=0.5))
-        gamma = 1.5 / task.num_context * jnp.exp(
-            jax.random.uniform(gamma_key, shape, minval=-1.0, maxval=0.0)
+        gamma = (
+            1.5
+            / task.num_context
+            * jnp.exp(jax.random.uniform(gamma_key, shape, minval=-1.0, maxval=0.0))
         )
         return {"rate": jnp.log(rate), "gamma": jnp.log(gamma)}
 
@@ -103,5 +105,3 @@ def fit(context, name: str, task, num_steps: int, *, tied: bool, plain: bool = F
     best = int(jnp.argmin(jnp.where(jnp.isfinite(loss_R), loss_R, jnp.inf)))
     rate, gamma = unpack(jax.tree.map(lambda leaf: leaf[best], fitted_R))
     return {"rate": rate, "gamma": gamma}
-
-

@@ -37,6 +37,8 @@ class Config:
       eval_tasks: tasks that losses are compared on; curve_tasks: those of learning curves.
       closed_form_tasks: tasks for the loss of one gradient step.
       batch_size, deep_batch_size: tasks a training step, for one layer and for more.
+      learning_rate_factor: multiplies the authors' rates; decay: cosine decay to zero, where theirs
+        are constant. Both make a short training go further.
       one_layer_steps: one layer, also with softmax, LayerNorm, and for each of sweep_dims.
       tied_steps, untied_steps: models of 2, 5 and 10 layers.
       untied_depths, tied_depths: which depths.
@@ -51,21 +53,23 @@ class Config:
     eval_tasks: int = 10_000
     curve_tasks: int = 1_000
     closed_form_tasks: int = 1_000_000
-    batch_size: int = 2048
-    deep_batch_size: int = 512
-    one_layer_steps: int = 5_000
+    batch_size: int = 1024
+    deep_batch_size: int = 256
+    learning_rate_factor: float = 3.0
+    decay: bool = True
+    one_layer_steps: int = 2_000
     sweep_dims: tuple[int, ...] = (2, 5, 15, 20)
     tied_depths: tuple[int, ...] = (2, 5, 10)
     untied_depths: tuple[int, ...] = (2, 5, 10)
-    tied_steps: int = 5_000
-    untied_steps: int = 5_000
+    tied_steps: int = 4_000
+    untied_steps: int = 6_000
     fit_steps: int = 2_000
     full_block_steps: int = 4_000
-    sine_steps: int = 10_000
-    copy_steps: int = 8_000
+    sine_steps: int = 6_000
+    copy_steps: int = 6_000
     roll_out_steps: int = 50
     task_set_sizes: tuple[int, ...] = (128, 512, 2048, 8192)
-    task_set_steps: int = 5_000
+    task_set_steps: int = 3_000
     real_tasks: int = 4_000
 
     def validate(self) -> None:
@@ -75,7 +79,10 @@ class Config:
             values = value if isinstance(value, tuple) else (value,)
             if not values:
                 raise ValueError(f"{field.name} must name at least one")
-            if any(v < 1 for v in values):
+            if field.name == "learning_rate_factor":
+                if not 0 < value < float("inf"):
+                    raise ValueError(f"learning_rate_factor must be positive, not {value}")
+            elif field.name != "decay" and any(v < 1 for v in values):
                 raise ValueError(f"{field.name} must be at least 1, not {value}")
         if self.eval_tasks < 2 or self.real_tasks < 2:
             raise ValueError("eval_tasks and real_tasks must be at least 2, for intervals")
@@ -107,7 +114,11 @@ SMOKE = Config(
 # The authors' notebook: batch 2048 everywhere, 5,000 steps tied, 50,000 untied, 20,000 sine.
 PAPER = Config(
     num_seeds=5,
+    batch_size=2048,
     deep_batch_size=2048,
+    learning_rate_factor=1.0,
+    decay=False,
+    one_layer_steps=5_000,
     sweep_dims=(2, 5, 15, 20, 25, 30),
     untied_depths=(2, 5, 10),
     tied_steps=5_000,

@@ -10,7 +10,7 @@ import numpy as np
 from experiments.gd_in_context import baselines
 from experiments.gd_in_context import evaluation as ev
 from experiments.gd_in_context.single_layer import task_of, train_one_layer
-from experiments.gd_in_context.training import Recipe, train_model
+from experiments.gd_in_context.training import Recipe, recipe_for, train_model
 from ico import algorithms
 from ico.models import LinearTransformer, learner, products
 from ico.report import StudyResult
@@ -18,7 +18,8 @@ from ico.report import StudyResult
 
 def _recipe(context, depth: int, tied: bool) -> Recipe:
     """The authors' rates and clips by depth."""
-    return Recipe(
+    return recipe_for(
+        context.config,
         context.config.tied_steps if tied else context.config.untied_steps,
         learning_rate=1e-3 if depth <= 3 else 5e-4,
         clip=1e-3 if depth <= 2 else 10.0,
@@ -26,7 +27,7 @@ def _recipe(context, depth: int, tied: bool) -> Recipe:
 
 
 def _train(context, depth: int, tied: bool):
-    task = task_of(context)
+    task = task_of(context, batch_size=context.config.deep_batch_size)
     model = LinearTransformer(
         num_layers=depth,
         tied=tied,
@@ -34,8 +35,6 @@ def _train(context, depth: int, tied: bool):
         init_scale=0.002 / depth,
     )
     name = f"{depth}-{'tied' if tied else 'untied'}"
-    batch = context.config.deep_batch_size if depth > 2 else context.config.batch_size
-    task = task_of(context, batch_size=batch)
     return model, train_model(context, name, model, task, _recipe(context, depth, tied))
 
 
@@ -167,7 +166,9 @@ def full_block(context) -> StudyResult:
     model = LinearTransformer(
         num_layers=depth, num_heads=4, mlp_dim=44, token_clip=10.0, init_scale=0.02 / depth
     )
-    recipe = Recipe(context.config.full_block_steps, learning_rate=5e-4, clip=10.0)
+    recipe = recipe_for(
+        context.config, context.config.full_block_steps, learning_rate=5e-4, clip=10.0
+    )
     trained = train_model(context, "full_block", model, task, recipe)
     episode = ev.draw(context, "full_block/test", task)
     layers = ev.seed_losses(learner(model, all_layers=True), trained.params, episode)

@@ -12,7 +12,12 @@ import numpy as np
 
 from experiments.gd_in_context import evaluation as ev
 from experiments.gd_in_context.single_layer import searched_rate, task_of
-from experiments.gd_in_context.training import Recipe, sampler_of, train_learner, train_model
+from experiments.gd_in_context.training import (
+    recipe_for,
+    sampler_of,
+    train_learner,
+    train_model,
+)
 from ico import algorithms, tasks
 from ico.algorithms import constructions
 from ico.models import AlternatingTransformer, LinearTransformer, learner
@@ -24,10 +29,10 @@ EMBED, HIDDEN = 40, 160
 def sine_mlp(context) -> StudyResult:
     """MLP and trained attention beside MLP and one gradient step of learned rate."""
     task = tasks.Sine(batch_size=context.config.batch_size)
-    recipe = Recipe(context.config.sine_steps, learning_rate=3e-4, clip=100.0, b2=0.999)
-    model = LinearTransformer(
-        num_inputs=1, embed_dim=EMBED, input_mlp_dim=HIDDEN, init_scale=0.002
+    recipe = recipe_for(
+        context.config, context.config.sine_steps, learning_rate=3e-4, clip=100.0, b2=0.999
     )
+    model = LinearTransformer(num_inputs=1, embed_dim=EMBED, input_mlp_dim=HIDDEN, init_scale=0.002)
     attention = train_model(context, "sine_attention", model, task, recipe)
     descent = train_learner(
         context,
@@ -71,9 +76,7 @@ def _descent_init(model, task, key):
 def _descent_apply(model, params, prompt):
     """The model with its attention replaced by the construction, at a learned rate."""
     features = {name: value for name, value in params.items() if name != "rate"}
-    built = constructions.gd(
-        params["rate"], num_context=prompt.x.shape[1], num_inputs=EMBED - 1
-    )
+    built = constructions.gd(params["rate"], num_context=prompt.x.shape[1], num_inputs=EMBED - 1)
     return learner(model)({**features, **built}, prompt)
 
 
@@ -86,14 +89,24 @@ def _sine_curves(context, task, attention, descent):
     for name, trained in (("attention", attention), ("descent", descent)):
         predict = jax.jit(trained.apply)
         arrays[f"prediction/{name}"] = predict(ev.seed(trained.params, 0), prompt)[..., 0]
-    return jax.tree.map(np.asarray, arrays)
+    arrays = jax.tree.map(np.asarray, arrays)
+    # a sin(x + phase) is linear in sin x and cos x: ten points determine the curve.
+    waves = [
+        np.linalg.lstsq(_waves(x), y, rcond=None)[0]
+        for x, y in zip(arrays["context/x"], arrays["context/y"], strict=True)
+    ]
+    return {**arrays, "target": np.stack(waves) @ _waves(arrays["x"]).T}
+
+
+def _waves(x_T: np.ndarray) -> np.ndarray:
+    return np.stack([np.sin(x_T), np.cos(x_T)], axis=-1)
 
 
 def token_copy(context) -> StudyResult:
     """Alternating tokens: a softmax layer that copies, then a linear layer that descends."""
     task = task_of(context, batch_size=context.config.deep_batch_size)
     rate = searched_rate(context, "gd-10", task)
-    recipe = Recipe(context.config.copy_steps, clip=10.0)
+    recipe = recipe_for(context.config, context.config.copy_steps, clip=10.0)
     episode = ev.draw(context, "token_copy/test", task)
     gd_loss = ev.losses(algorithms.gd, rate, episode)
     loss, history, trained = {}, {}, {}
@@ -127,7 +140,7 @@ def token_copy(context) -> StudyResult:
         ev.row("linear, then linear", loss["linear"], gd_loss),
         ev.row("gradient descent, 1 step", gd_loss),
     ]  # fmt: skip
-    arrays = {"gd_loss": gd_loss.mean(), "weights": weights, **_gradient_norms(
+    arrays = {"gd_loss": np.asarray(gd_loss.mean()), "weights": weights, **_gradient_norms(
         context, model, params, task)}  # fmt: skip
     for first, h in history.items():
         arrays |= {f"curve/{first}/step": h["step"], f"curve/{first}/loss": h["loss"]}

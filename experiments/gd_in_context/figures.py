@@ -26,8 +26,8 @@ FIGURES = {
             "tasks of its own distribution, that of the model halfway between its weights and the "
             "construction, and the loss of one gradient step; the axis ends just above the trained "
             "layer's highest loss. Middle: cosine between the derivatives of layer and gradient "
-            "descent by the query input. Right: norm of the difference of these derivatives, and "
-            f"absolute difference of the predictions. {_SEEDS}",
+            "descent by the query input, mean over tasks. Right: norm of the difference of "
+            f"these derivatives, and absolute difference of the predictions. {_SEEDS}",
         ),
         (
             "one_layer_weights",
@@ -110,8 +110,9 @@ FIGURES = {
         (
             "out_of_distribution_inputs",
             one.distributions,
-            "Paper, Fig. 6. The same two on inputs of other distributions, rescaled to the norm on "
-            f"the horizontal axis. Logarithmic loss axes. {_SEEDS}",
+            "Paper, Fig. 6. The same two on inputs of other distributions, each task "
+            "rescaled so that its context inputs have the Frobenius norm on the horizontal axis. "
+            f"Logarithmic loss axes. {_SEEDS}",
         ),
     ),
     "softmax_heads": (
@@ -226,9 +227,6 @@ def draw(directory: str | os.PathLike) -> list[tuple[str, str, str]]:
             with style():
                 fig = function(result)
                 if fig is not None:
-                    # One layout serves both files; matplotlib would make it anew for each.
-                    fig.draw_without_rendering()
-                    fig.set_layout_engine("none")
                     save_figure(fig, directory, name)
                     drawn.append((study, name, caption))
     return drawn

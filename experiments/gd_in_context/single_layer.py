@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.gd_in_context import evaluation as ev
-from experiments.gd_in_context.training import Recipe, sampler_of, train_model
+from experiments.gd_in_context.training import recipe_for, sampler_of, train_model
 from ico import algorithms, models, tasks
 from ico.algorithms import constructions
 from ico.models import LinearTransformer, interpolate, learner, normalise, products
@@ -42,7 +42,7 @@ def train_one_layer(context, dim: int = 10):
     name = f"one_layer-{dim}"
     evaluate = _curves(context, task, rate) if dim == 10 else None
     model = LinearTransformer(num_inputs=dim)
-    recipe = Recipe(context.config.one_layer_steps)
+    recipe = recipe_for(context.config, context.config.one_layer_steps)
     return train_model(context, name, model, task, recipe, evaluate=evaluate), task, rate
 
 
@@ -50,9 +50,7 @@ def _curves(context, task, rate):
     episode = ev.draw(context, "one_layer/curve", task, context.config.curve_tasks)
     model = LinearTransformer(num_inputs=task.num_inputs)
     apply = learner(model)
-    built = constructions.gd(
-        rate["rate"], num_context=task.num_context, num_inputs=task.num_inputs
-    )
+    built = constructions.gd(rate["rate"], num_context=task.num_context, num_inputs=task.num_inputs)
     gd_prediction = jax.jit(algorithms.gd)(rate, episode.prompt)
     gd_slope = jax.jit(ev.slope, static_argnums=0)(algorithms.gd, rate, episode.prompt)
 
@@ -109,7 +107,9 @@ def one_layer(context) -> StudyResult:
         for name in ("step", "loss", "interpolated", "cosine", "model_difference",
                      "prediction_difference")
     }  # fmt: skip
-    arrays |= {"gd_loss": gd_loss.mean(), "likeness/cosine": like["cosine"], **weights}
+    arrays |= {"gd_loss": np.asarray(gd_loss.mean()), "likeness/cosine": like["cosine"], **weights}
+    curve_episode = ev.draw(context, "one_layer/curve", task, context.config.curve_tasks)
+    arrays["curve/gd_loss"] = np.asarray(ev.losses(algorithms.gd, rate, curve_episode).mean())
     return StudyResult(claims, {"losses": table}, arrays)
 
 
@@ -133,13 +133,12 @@ def _closed_form_losses(context, task, rate) -> np.ndarray:
 
 def _weights(params, rate, task):
     """W_KQ / beta and W_PV beta of every seed [S, E, E], and their distance to construction."""
+
     def normalised(params):
         return products(normalise(params)["block_0"])
 
     w_kq, w_pv = (np.asarray(w)[:, 0] for w in jax.jit(jax.vmap(normalised))(params))
-    built = constructions.gd(
-        rate["rate"], num_context=task.num_context, num_inputs=task.num_inputs
-    )
+    built = constructions.gd(rate["rate"], num_context=task.num_context, num_inputs=task.num_inputs)
     target_kq, target_pv = (np.asarray(w)[0] for w in products(built["block_0"]))
 
     def error(w, target):
@@ -266,7 +265,7 @@ def softmax_heads(context) -> StudyResult:
     """Softmax attention with one head and with two, beside the linear layer."""
     linear, task, rate = train_one_layer(context)
     episode = ev.draw(context, "softmax_heads/test", task)
-    recipe = Recipe(context.config.one_layer_steps, clip=10.0)
+    recipe = recipe_for(context.config, context.config.one_layer_steps, clip=10.0)
     loss = {"linear, 1 head": ev.seed_losses(linear.apply, linear.params, episode)}
     like = {"linear, 1 head": ev.likeness(
         linear.apply, linear.params, algorithms.gd, rate, episode)["cosine"]}  # fmt: skip
@@ -294,7 +293,7 @@ def softmax_heads(context) -> StudyResult:
     table.append(ev.row("gradient descent, 1 step", gd_loss))
     arrays = {f"curve/{n}/step": h["step"] for n, h in curves.items()}
     arrays |= {f"curve/{n}/loss": h["loss"] for n, h in curves.items()}
-    arrays["gd_loss"] = gd_loss.mean()
+    arrays["gd_loss"] = np.asarray(gd_loss.mean())
     return StudyResult(claims, {"losses": table}, arrays)
 
 
@@ -304,7 +303,7 @@ def layer_norm(context) -> StudyResult:
     rate = searched_rate(context, "gd-10", task)
     # Tied, so that the norm stands before the only layer too (untied, the first has none).
     model = LinearTransformer(layer_norm=True, tied=True, init_scale=0.02)
-    recipe = Recipe(context.config.one_layer_steps, clip=10.0)
+    recipe = recipe_for(context.config, context.config.one_layer_steps, clip=10.0)
     trained = train_model(context, "layer_norm", model, task, recipe)
     episode = ev.draw(context, "layer_norm/test", task)
     gd_loss = ev.losses(algorithms.gd, rate, episode)
@@ -318,7 +317,7 @@ def layer_norm(context) -> StudyResult:
     arrays = {
         "curve/step": trained.history["step"],
         "curve/loss": trained.history["loss"],
-        "gd_loss": gd_loss.mean(),
+        "gd_loss": np.asarray(gd_loss.mean()),
         "cosine": like["cosine"].mean(-1),
     }
     return StudyResult([], {"losses": table}, arrays)
@@ -348,7 +347,12 @@ def fixed_task_set(context) -> StudyResult:
     test = ev.draw(context, "fixed_task_set/test", task)
     gd_loss = ev.losses(algorithms.gd, rate, test)
     curve_test = ev.draw(context, "fixed_task_set/curve", task, context.config.curve_tasks)
-    table, losses, arrays = [], [], {"sizes": np.array(sizes), "gd_loss": gd_loss.mean()}
+    table, losses = [], []
+    arrays = {
+        "sizes": np.array(sizes),
+        "gd_loss": np.asarray(gd_loss.mean()),
+        "curve/gd_loss": np.asarray(ev.losses(algorithms.gd, rate, curve_test).mean()),
+    }
     # One function object for all sizes: the loop compiles its evaluation once.
     apply = models.learner(LinearTransformer())
 
@@ -360,7 +364,7 @@ def fixed_task_set(context) -> StudyResult:
         episodes = ev.draw(context, f"fixed_task_set/{size}", task, size)
         trained = train_model(
             context, f"fixed_task_set-{size}", LinearTransformer(), task,
-            Recipe(context.config.task_set_steps),
+            recipe_for(context.config, context.config.task_set_steps),
             sampler=tasks.fixed_task_set(episodes, min(size, task.batch_size)),
             evaluate=evaluate, spec={"tasks": size},
         )  # fmt: skip

@@ -23,19 +23,28 @@ class Recipe:
     """The authors' notebook: Adam(0.9, 0.98), gradients clipped by global norm.
 
     Their rate is 1e-3 up to three layers and 5e-4 beyond, their clip 0.001 up to two layers and
-    10 beyond (10 everywhere in the paper's text).
+    10 beyond (10 everywhere in the paper's text). `decay` adds a cosine decay to zero.
     """
 
     num_steps: int
     learning_rate: float = 1e-3
     clip: float = 1e-3
     b2: float = 0.98
+    decay: bool = False
 
     def optimizer(self) -> optax.GradientTransformation:
+        rate = self.learning_rate
+        if self.decay:
+            rate = optax.cosine_decay_schedule(rate, self.num_steps)
         return optax.chain(
-            optax.clip_by_global_norm(self.clip),
-            optax.adam(self.learning_rate, b1=0.9, b2=self.b2),
+            optax.clip_by_global_norm(self.clip), optax.adam(rate, b1=0.9, b2=self.b2)
         )
+
+
+def recipe_for(config, num_steps: int, learning_rate: float = 1e-3, **changes) -> Recipe:
+    """The authors' recipe with the preset's changes to their learning rate."""
+    rate = learning_rate * config.learning_rate_factor
+    return Recipe(num_steps, rate, decay=config.decay, **changes)
 
 
 class Trained(NamedTuple):

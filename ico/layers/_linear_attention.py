@@ -112,7 +112,9 @@ def _chunked_causal(q, k, v, *, chunk_size):
     C = chunk_size
     N = -(-T // C)
 
-    def chunk(a):  # [B, T, H, E] -> [B, H, N, C, E], so that every product below is one batched gemm
+    def chunk(
+        a,
+    ):  # [B, T, H, E] -> [B, H, N, C, E], so that every product below is one batched gemm
         a = jnp.pad(a, ((0, 0), (0, N * C - T), (0, 0), (0, 0)))
         return jnp.moveaxis(a.reshape(a.shape[0], N, C, *a.shape[2:]), 3, 1)
 

@@ -107,9 +107,7 @@ class Block(nn.Module):
             if self.norm_mlp:
                 self.mlp_norm = nn.LayerNorm(epsilon=1e-5)
             self.mlp = Mlp(self.mlp_dim, init_scale=self.init_scale)
-        self.attention = Attention(
-            self.num_heads, self.head_dim, self.kind, self.init_scale
-        )
+        self.attention = Attention(self.num_heads, self.head_dim, self.kind, self.init_scale)
 
     def __call__(
         self, tokens_BTE: Float[Array, "B T E"], num_context: int, only_queries: bool = False

@@ -65,7 +65,7 @@ class LinearTransformer(nn.Module):
     def setup(self):
         kinds = self._kinds()
         if len(kinds) != self.num_layers:
-            raise ValueError(f"attention names {len(kinds)} layers, num_layers is {self.num_layers}")
+            raise ValueError(f"attention names {len(kinds)} layers, not {self.num_layers}")
         if self.tied and len(set(kinds)) > 1:
             raise ValueError("tied layers cannot differ in their attention")
 

@@ -88,7 +88,9 @@ def _inputs(key, c):
         u = uniform(key, shape, -1.0, 1.0)
         x = -jnp.sign(u) * jnp.log1p(-jnp.abs(u))
     else:
-        raise ValueError(f"inputs must be uniform, normal, exponential or laplace, not {c.inputs!r}")
+        raise ValueError(
+            f"inputs must be uniform, normal, exponential or laplace, not {c.inputs!r}"
+        )
     norm_B11 = jnp.linalg.norm(x[:, : c.num_context], axis=(1, 2), keepdims=True)
     return c.input_range * x / norm_B11
 

@@ -23,7 +23,9 @@ def _one_layer(rng):
     names = ("loss", "interpolated", "cosine", "model_difference", "prediction_difference")
     shapes = {"kq": (S, 11, 11), "pv": (S, 11, 11), "built_kq": (11, 11), "built_pv": (11, 11)}
     weights = {f"weights/{name}": rng.normal(size=shape) for name, shape in shapes.items()}
-    return StudyResult(arrays={**_history(rng, "curve", *names), "gd_loss": np.array(0.2), **weights})
+    return StudyResult(
+        arrays={**_history(rng, "curve", *names), "gd_loss": np.array(0.2), **weights}
+    )
 
 
 def _dimensions(rng):
