@@ -1,6 +1,7 @@
 """Any learners on the same tasks: losses a step, how alike predictions and sensitivities are.
 
-Dimension key: B tasks in a batch, Q queries, D inputs, K outputs, S steps or layers, T tasks in all.
+Dimension key: B tasks in a batch, Q queries, D inputs, K outputs, S steps or layers,
+T tasks in all.
 """
 
 import dataclasses

@@ -14,7 +14,7 @@ ALLOWED = {
     "types": set(),
     "layers": set(),
     "tasks": set(),
-    "algorithms": set(),
+    "algorithms": {"tasks"},  # the loss that rates are searched by stands once
     "optim": set(),
     "data": set(),
     "report": set(),

@@ -1,4 +1,4 @@
-"""`python -m experiments.gd_in_context`: see config.py for the paper, the presets and the claims."""
+"""`python -m experiments.gd_in_context`: see config.py for the paper, presets and claims."""
 
 from experiments.gd_in_context.config import EXPERIMENT
 from experiments.launch import launch

@@ -34,11 +34,12 @@ class Config:
 
     Fields:
       num_seeds: models trained under one vmap, wherever a model is trained.
+      search_tasks: tasks that a rate is line-searched on.
       eval_tasks: tasks that losses are compared on; curve_tasks: those of learning curves.
       closed_form_tasks: tasks for the loss of one gradient step.
       batch_size, deep_batch_size: tasks a training step, for one layer and for more.
-      learning_rate_factor: multiplies the authors' rates; decay: cosine decay to zero, where theirs
-        are constant. Both make a short training go further.
+      learning_rate_factor: multiplies the authors' rates; decay: a linear decay to zero at the
+        end, where theirs stay constant. Both make a short training go further.
       one_layer_steps: one layer, also with softmax, LayerNorm, and for each of sweep_dims.
       tied_steps, untied_steps: models of 2, 5 and 10 layers.
       untied_depths, tied_depths: which depths.
@@ -50,6 +51,7 @@ class Config:
     """
 
     num_seeds: int = 3
+    search_tasks: int = 100_000
     eval_tasks: int = 10_000
     curve_tasks: int = 1_000
     closed_form_tasks: int = 1_000_000
@@ -57,14 +59,14 @@ class Config:
     deep_batch_size: int = 256
     learning_rate_factor: float = 3.0
     decay: bool = True
-    one_layer_steps: int = 2_000
+    one_layer_steps: int = 2_500
     sweep_dims: tuple[int, ...] = (2, 5, 15, 20)
     tied_depths: tuple[int, ...] = (2, 5, 10)
     untied_depths: tuple[int, ...] = (2, 5, 10)
     tied_steps: int = 4_000
-    untied_steps: int = 6_000
+    untied_steps: int = 5_000
     fit_steps: int = 2_000
-    full_block_steps: int = 4_000
+    full_block_steps: int = 3_000
     sine_steps: int = 6_000
     copy_steps: int = 6_000
     roll_out_steps: int = 50
@@ -90,6 +92,7 @@ class Config:
 
 SMOKE = Config(
     num_seeds=2,
+    search_tasks=64,
     eval_tasks=64,
     curve_tasks=16,
     closed_form_tasks=256,

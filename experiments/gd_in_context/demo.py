@@ -1,4 +1,4 @@
-"""`python -m experiments.gd_in_context.demo`, also `make demo`: the paper's main result in a minute.
+"""`python -m experiments.gd_in_context.demo`, or `make demo`: the paper's main result in a minute.
 
 The studies one_layer and real_data, made smaller, through the ordinary command line; then what
 they found, in words.
@@ -13,7 +13,7 @@ from ico import report
 
 STUDIES = ("one_layer", "real_data")
 OUT = Path("runs/gd_in_context/demo-0")
-SMALLER = ["--num-seeds", "3", "--one-layer-steps", "2000", "--batch-size", "1024",
+SMALLER = ["--one-layer-steps", "1500", "--batch-size", "512",
            "--closed-form-tasks", "400000", "--real-tasks", "1000"]  # fmt: skip
 # Only what is run here, so that no verdict line is about what is not.
 DEMO = dataclasses.replace(

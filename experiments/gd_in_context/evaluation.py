@@ -133,9 +133,12 @@ def smallest_fall(*means: float) -> float:
 
 
 def row(name: str, loss: np.ndarray, reference: np.ndarray | None = None) -> dict:
-    """A table row: mean loss with its interval, and the ratio to a reference if there is one."""
+    """A table row: mean loss with its interval, the best and the worst seed's, and the ratio."""
     value, (low, high) = interval(loss)
     entry = {"learner": name, "loss": value, "95% low": low, "95% high": high}
+    if loss.ndim == 2 and len(loss) > 1:
+        by_seed = loss.mean(axis=1)
+        entry |= {"best seed": float(by_seed.min()), "worst seed": float(by_seed.max())}
     if reference is not None:
         entry["ratio"] = interval(loss, reference, statistic=ratio)[0]
     return entry

@@ -5,6 +5,7 @@ Dimension key: S seeds, T tasks, L steps, E token width.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def task_of(context, dim: int = 10, batch_size: int | None = None) -> tasks.Line
 
 def searched_rate(context, name: str, task, num_steps: int = 1):
     """Gradient descent's rate, line-searched on the authors' grid and other tasks: {"rate"}."""
-    tuning = dataclasses.replace(task, batch_size=context.config.eval_tasks)
+    tuning = dataclasses.replace(task, batch_size=context.config.search_tasks)
     gd = functools.partial(algorithms.gd, num_steps=num_steps)
     params, _ = algorithms.line_search(
         gd, {"rate": jnp.asarray(ev.RATES)}, sampler_of(tuning), context.key(f"search/{name}")
@@ -186,8 +187,9 @@ def dimensions(context) -> StudyResult:
         episode = ev.draw(context, f"dimensions/{dim}", task)
         gd_loss = ev.losses(algorithms.gd, rate, episode)
         model_loss = ev.seed_losses(trained.apply, trained.params, episode)
-        table.append({"N = d": dim, "rate": float(rate["rate"])} | ev.row("trained layer",
-                     model_loss, gd_loss) | {"gradient descent": float(gd_loss.mean())})  # fmt: skip
+        row = {"N = d": dim, "rate": float(rate["rate"])}
+        row |= ev.row("trained layer", model_loss, gd_loss)
+        table.append(row | {"gradient descent": float(gd_loss.mean())})
         pairs += [model_loss, gd_loss]
         arrays |= {f"model/{dim}": model_loss, f"gd/{dim}": gd_loss}
     claim = ev.measured("dimensions.loss_ratio", *pairs, statistic=ev.furthest_ratio)
@@ -226,7 +228,8 @@ def out_of_distribution(context) -> StudyResult:
     other = {name: (0.5, 1.0, 2.0, 3.0, 4.0, 5.0) for name in ("normal", "exponential", "laplace")}
     claims, table, arrays = [], [], {}
 
-    def both(name, value, changed):
+    def both(name, value, changes: dict[str, Any]):
+        changed = dataclasses.replace(task, **changes)
         episode = ev.draw(context, f"out_of_distribution/{name}/{value}", changed)
         model_loss = ev.seed_losses(trained.apply, trained.params, episode)
         gd_loss = ev.losses(algorithms.gd, rate, episode)
@@ -235,7 +238,7 @@ def out_of_distribution(context) -> StudyResult:
         return model_loss, gd_loss
 
     for name, values in grid.items():
-        results = [both(name, v, dataclasses.replace(task, **{name: v})) for v in values]
+        results = [both(name, v, {name: v}) for v in values]
         low, high = inside[name]
         pairs = [a for v, pair in zip(values, results, strict=True) if low <= v <= high
                  for a in pair]  # fmt: skip
@@ -245,8 +248,7 @@ def out_of_distribution(context) -> StudyResult:
         arrays |= _curve_arrays(name, values, results)
     for name, values in other.items():
         results = [
-            both(f"{name} inputs, norm", v, dataclasses.replace(task, inputs=name, input_range=v))
-            for v in values
+            both(f"{name} inputs, norm", v, {"inputs": name, "input_range": v}) for v in values
         ]
         arrays |= _curve_arrays(name, values, results)
     return StudyResult(claims, {"losses": table}, arrays)

@@ -10,9 +10,10 @@ from jaxtyping import Array, Float
 from ico.types import Prompt, PyTree
 
 
-def _per_step(value, num_steps):
+def _per_step(value, num_steps, dtype):
     """One value a step: a scalar is repeated, [S] stays."""
-    value = jnp.asarray(value)
+    # In the prompt's type, or a float64 rate would change the type of the weights under way.
+    value = jnp.asarray(value, dtype)
     if value.ndim > 1:
         raise ValueError(f"a rate is a scalar or one a step, not of shape {value.shape}")
     if value.ndim == 1 and num_steps not in (None, value.shape[0]):
@@ -50,8 +51,11 @@ def gd(
         w_BKD = w_BKD - rate * gradient_BKD
         return w_BKD, jnp.einsum("bqd,bkd->bqk", query_BQD, w_BKD) if all_steps else None
 
-    w_BKD, predictions = jax.lax.scan(step, w_BKD, _per_step(params["rate"], num_steps))
-    return predictions if all_steps else jnp.einsum("bqd,bkd->bqk", query_BQD, w_BKD)
+    rate_S = _per_step(params["rate"], num_steps, x_BND.dtype)
+    w_BKD, predictions = jax.lax.scan(step, w_BKD, rate_S)
+    if all_steps:
+        return jnp.asarray(predictions)
+    return jnp.einsum("bqd,bkd->bqk", query_BQD, w_BKD)
 
 
 def gd_plus_plus(
@@ -90,6 +94,6 @@ def gd_plus_plus(
         return carry, prediction_BQK if all_steps else None
 
     start = jnp.zeros((B, query_BQD.shape[1], y_BNK.shape[-1]), x_BND.dtype)
-    schedule = (_per_step(rate_S, num_steps), _per_step(gamma_S, num_steps))
+    schedule = tuple(_per_step(a, num_steps, x_BND.dtype) for a in (rate_S, gamma_S))
     carry, predictions = jax.lax.scan(step, (x_BND, y_BNK, query_BQD, start), schedule)
-    return predictions if all_steps else carry[-1]
+    return jnp.asarray(predictions) if all_steps else carry[-1]

@@ -3,6 +3,7 @@
 Dimension key: B tasks, N context pairs, Q queries, D inputs, K outputs, S steps.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -30,14 +31,17 @@ def newton(
     x_BND, y_BNK, query_BQD = prompt
     B, N, D = x_BND.shape
     K = y_BNK.shape[-1]
+    rate, damping = (jnp.asarray(params[name], x_BND.dtype) for name in ("rate", "damping"))
     eye_DD = jnp.eye(D, dtype=x_BND.dtype)
-    hessian_BDD = jnp.einsum("bnd,bne->bde", x_BND, x_BND) / N + params["damping"] * eye_DD[None]
+    hessian_BDD = jnp.einsum("bnd,bne->bde", x_BND, x_BND) / N + damping * eye_DD[None]
     w0 = params.get("w0", jnp.zeros((K, D), x_BND.dtype))
     w_BDK = jnp.broadcast_to(w0.T, (B, D, K))
-    predictions = []
-    for _ in range(num_steps):
+
+    def step(w_BDK, _):
         error_BNK = jnp.einsum("bnd,bdk->bnk", x_BND, w_BDK) - y_BNK
         gradient_BDK = jnp.einsum("bnd,bnk->bdk", x_BND, error_BNK) / N
-        w_BDK = w_BDK - params["rate"] * solve_positive_definite(hessian_BDD, gradient_BDK)
-        predictions.append(jnp.einsum("bqd,bdk->bqk", query_BQD, w_BDK))
-    return jnp.stack(predictions) if all_steps else predictions[-1]
+        w_BDK = w_BDK - rate * solve_positive_definite(hessian_BDD, gradient_BDK)
+        return w_BDK, jnp.einsum("bqd,bdk->bqk", query_BQD, w_BDK)
+
+    _, predictions = jax.lax.scan(step, w_BDK, length=num_steps)
+    return predictions if all_steps else predictions[-1]

@@ -12,5 +12,5 @@ def diabetes() -> Float[np.ndarray, "442 11"]:
     """
     from sklearn.datasets import load_diabetes  # dear to import
 
-    data = load_diabetes(scaled=False)
-    return np.column_stack([data.data, data.target]).astype(np.float32)
+    inputs, labels = load_diabetes(return_X_y=True, scaled=False)
+    return np.column_stack([inputs, labels]).astype(np.float32)

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ico.layers._shapes import check_shapes
+
 Form = Literal["parallel", "chunked", "recurrent"]
 
 
@@ -46,7 +48,9 @@ def linear_attention(
     Raises:
       ValueError: a shape that does not fit, an unknown form, chunk_size < 1.
     """
-    _check(q, k, v, causal=causal, chunk_size=chunk_size)
+    check_shapes(q, k, v, causal=causal)
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
     if form == "parallel":
         return _parallel(q, k, v, causal=causal)
     if form == "recurrent":
@@ -57,21 +61,6 @@ def linear_attention(
         # Without a mask the sum over keys factors: one D x V state serves every query.
         return jnp.einsum("bthd,bhdv->bthv", q, jnp.einsum("bshd,bshv->bhdv", k, v))
     raise ValueError(f"form must be 'parallel', 'chunked' or 'recurrent', not {form!r}")
-
-
-def _check(q, k, v, *, causal, chunk_size):
-    if not q.ndim == k.ndim == v.ndim == 4:
-        raise ValueError(f"q, k, v must be [B, T, H, D]; got {q.shape}, {k.shape}, {v.shape}")
-    if k.shape[:3] != v.shape[:3]:
-        raise ValueError(f"k and v must agree in batch, length and heads: {k.shape}, {v.shape}")
-    if (q.shape[0], *q.shape[2:]) != (k.shape[0], *k.shape[2:]):
-        raise ValueError(f"q and k must agree in batch, heads and width: {q.shape}, {k.shape}")
-    if causal and q.shape[1] != k.shape[1]:
-        raise ValueError(
-            f"causal attention needs as many queries as keys, got {q.shape[1]} and {k.shape[1]}"
-        )
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
 
 
 def _parallel(q, k, v, *, causal):

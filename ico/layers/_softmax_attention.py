@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ico.layers._shapes import check_shapes
+
 
 def softmax_attention(
     q: Float[Array, "B T H D"],
@@ -27,12 +29,11 @@ def softmax_attention(
       [B, T, H, V].
 
     Raises:
-      ValueError: causal with S != T, or no key to attend to.
+      ValueError: a shape that does not fit, causal with S != T, or no key to attend to.
     """
-    T, S = q.shape[1], k.shape[1]
-    if causal and T != S:
-        raise ValueError(f"causal attention needs as many queries as keys, got {T} and {S}")
-    if S == 0:
+    check_shapes(q, k, v, causal=causal)
+    T = q.shape[1]
+    if k.shape[1] == 0:
         raise ValueError("softmax attention needs at least one key")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     scores_BHTS = jnp.einsum("bthd,bshd->bhts", q * scale, k)

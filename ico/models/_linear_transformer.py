@@ -3,7 +3,7 @@
 Dimension key: B tasks, N context pairs, Q queries, D inputs, K outputs, E token width, L layers.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -142,7 +142,7 @@ class LinearTransformer(nn.Module):
         pure = lower[0].clone(parent=None, name=None)
 
         def advance(tokens, params):
-            tokens = pure.apply({"params": params}, tokens, num_context)
+            tokens = cast(Array, pure.apply({"params": params}, tokens, num_context))
             return tokens, read(tokens)
 
         if self.tied:

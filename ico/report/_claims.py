@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import SupportsFloat, SupportsInt
+from typing import Any, SupportsFloat, SupportsInt
 
 Band = tuple[float | int | None, float | int | None]
 
@@ -75,8 +75,8 @@ class Measurement:
     note: str = ""
 
     def __post_init__(self):
-        plain = {"value": float(self.value), "n_seeds": int(self.n_seeds)}
-        plain |= {"n_tasks": int(self.n_tasks)}
+        plain: dict[str, Any] = {"value": float(self.value)}
+        plain |= {"n_seeds": int(self.n_seeds), "n_tasks": int(self.n_tasks)}
         if self.ci95 is not None:
             low, high = self.ci95
             plain["ci95"] = (float(low), float(high))
@@ -95,11 +95,11 @@ def verdict(claim: Claim, measurement: Measurement) -> str:
         raise ValueError(f"measurement of {measurement.claim} judged by claim {claim.id}")
     low = -math.inf if claim.band[0] is None else claim.band[0]
     high = math.inf if claim.band[1] is None else claim.band[1]
-    value = measurement.value
+    value = float(measurement.value)
     if measurement.ci95 is None:
         inside = math.isfinite(value) and low <= value <= high
         return "reproduced" if inside else "not reproduced"
-    bottom, top = measurement.ci95
+    bottom, top = map(float, measurement.ci95)
     if bottom > top:
         raise ValueError(f"measurement of {claim.id}: interval {measurement.ci95} is reversed")
     if all(map(math.isfinite, (value, bottom, top))) and low <= bottom and top <= high:

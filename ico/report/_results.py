@@ -59,7 +59,9 @@ def save_study(directory: str | os.PathLike, name: str, result: StudyResult) -> 
       OSError: no space, no permission.
     """
     path = _study_path(directory, name)
-    arrays = {key: _storable(key, array) for key, array in result.arrays.items()}
+    arrays: dict[str, Any] = {}  # not of np.ndarray: savez has options beside the arrays
+    for key, array in result.arrays.items():
+        arrays[key] = _storable(key, array)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     content = {
@@ -86,10 +88,11 @@ def load_study(directory: str | os.PathLike, name: str) -> StudyResult | None:
             raise ValueError("the .npz is not the one saved with the .json")
         with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-        claims = [
-            Measurement(**{**row, "ci95": None if row["ci95"] is None else tuple(row["ci95"])})
-            for row in content["claims"]
-        ]
+        claims = []
+        for row in content["claims"]:
+            fields: dict[str, Any] = dict(row)
+            fields["ci95"] = None if row["ci95"] is None else tuple(row["ci95"])
+            claims.append(Measurement(**fields))
         return StudyResult(
             claims, content["tables"], arrays, content["notes"], float(content["seconds"])
         )

@@ -43,20 +43,20 @@ def reproduction_table(runs: Sequence[dict | str | os.PathLike], format: str = "
     Raises:
       ValueError: a folder without results, or an unknown format.
     """
-    runs = [run if isinstance(run, dict) else read_results(run) for run in runs]
+    loaded = [run if isinstance(run, dict) else read_results(run) for run in runs]
     if format == "markdown":
-        sections = [f"### {_escape(_name(run))}\n\n{claims_markdown(run)}" for run in runs]
-        return "\n\n".join([summary_markdown(runs), *sections]) + "\n"
+        sections = [f"### {_escape(_name(run))}\n\n{claims_markdown(run)}" for run in loaded]
+        return "\n\n".join([summary_markdown(loaded), *sections]) + "\n"
     if format != "html":
         raise ValueError(f"format {format!r}: choose markdown or html")
     from ico.report import _html
 
-    header, rows = _summary(runs)
+    header, rows = _summary(loaded)
     cells = [dict(zip(header, row, strict=True)) for row in rows]
     sections = [
         f"<section><h2>{html.escape(_name(run))}</h2>{_html.claims_table(run)}"
         f'<p class="muted">{html.escape(_cost_line(run))}</p></section>'
-        for run in runs
+        for run in loaded
     ]
     body = f"<header><h1>Reproduction table</h1></header>{_html.data_table(cells)}"
     return _html.page("Reproduction table", body + "".join(sections))
