@@ -4,6 +4,7 @@ Dimension key: S seeds, T tasks, L layers or steps.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,34 +20,41 @@ RATES = np.arange(0.001, 25, 0.1, dtype=np.float32)  # the authors' grid; the ra
 def draw(context, name: str, task, count: int | None = None):
     """Evaluation tasks: never those trained or tuned on, for their key has another name."""
     count = context.config.eval_tasks if count is None else count
-    return jax.jit(sampler_of(dataclasses.replace(task, batch_size=count)))(context.key(name))
+    task, scales = dataclasses.replace(task, batch_size=count), {}
+    if isinstance(task, tasks.LinearRegression):
+        # Traced, so that a sweep over scales compiles once.
+        scales = {"input_range": task.input_range, "weight_scale": task.weight_scale}
+        task = dataclasses.replace(task, input_range=1.0, weight_scale=1.0)
+    return _sample(task, context.key(name), scales)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sample(task, key, scales):
+    return sampler_of(dataclasses.replace(task, **scales))(key)
 
 
 def losses(apply, params, episode) -> np.ndarray:
     """Losses of each task, [T] or [L, T], for parameters without a seed axis."""
-
-    @jax.jit
-    def measure(params, episode):
-        with jax.default_matmul_precision("highest"):
-            prediction = apply(params, episode.prompt)
-        return tasks.half_squared_error(prediction, episode.y_query)
-
-    return np.asarray(measure(params, episode))
+    return np.asarray(_losses(apply, params, episode))
 
 
 def seed_losses(apply, params, episode) -> np.ndarray:
     """Losses [S, T], or [S, L, T] of a learner with all its layers, for params [S, ...]."""
+    return np.asarray(_seed_losses(apply, params, episode))
 
-    @jax.jit
-    def measure(params, episode):
-        def one(params):
-            with jax.default_matmul_precision("highest"):
-                prediction = apply(params, episode.prompt)
-            return tasks.half_squared_error(prediction, episode.y_query)
 
-        return jax.lax.map(one, params)  # one seed after the other: memory of one
+# One compilation for each learner and shape, as long as `apply` is the same function.
+@functools.partial(jax.jit, static_argnums=0)
+def _losses(apply, params, episode):
+    with jax.default_matmul_precision("highest"):
+        prediction = apply(params, episode.prompt)
+    return tasks.half_squared_error(prediction, episode.y_query)
 
-    return np.asarray(measure(params, episode))
+
+@functools.partial(jax.jit, static_argnums=0)
+def _seed_losses(apply, params, episode):
+    # One seed after the other: the memory of one.
+    return jax.lax.map(lambda one: _losses(apply, one, episode), params)
 
 
 def zero(params, prompt):
@@ -64,24 +72,22 @@ def likeness(apply, params, reference, reference_params, episode) -> dict[str, n
 
     Sensitivities are derivatives of the prediction by the query input (2212.07677, section 3).
     """
+    like = _likeness(apply, params, reference, reference_params, episode)
+    return {name: np.asarray(value) for name, value in like.items()}
 
-    @jax.jit
-    def measure(params, reference_params, episode):
-        prompt = episode.prompt
-        with jax.default_matmul_precision("highest"):
-            wanted = reference(reference_params, prompt)
-            wanted_slope = slope(reference, reference_params, prompt)
 
-            def one(params):
-                return likeness_of(
-                    slope(apply, params, prompt),
-                    wanted_slope,
-                    (apply(params, prompt) - wanted)[:, 0, 0],
-                )
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _likeness(apply, params, reference, reference_params, episode):
+    prompt = episode.prompt
+    with jax.default_matmul_precision("highest"):
+        wanted = reference(reference_params, prompt)
+        wanted_slope = slope(reference, reference_params, prompt)
 
-            return jax.lax.map(one, params)
+        def one(params):
+            error_T = (apply(params, prompt) - wanted)[:, 0, 0]
+            return likeness_of(slope(apply, params, prompt), wanted_slope, error_T)
 
-    return jax.tree.map(np.asarray, measure(params, reference_params, episode))
+        return jax.lax.map(one, params)
 
 
 def likeness_of(slope_TD, wanted_TD, error_T):

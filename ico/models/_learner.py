@@ -1,16 +1,25 @@
 """From a Linen module to a learner."""
 
+import functools
+from typing import Any
+
 from ico.types import Learner
 
 
-def learner(model, *, all_layers: bool = False) -> Learner:
+def learner(model: Any, *, all_layers: bool = False) -> Learner:
     """The pure function `apply(params, prompt) -> prediction` of an in-context model.
+
+    Equal models give the same function, so that what was compiled for one serves the other.
 
     Args:
       model: a module called with a prompt, such as `LinearTransformer`.
       all_layers: return one prediction a layer, [L, B, Q, K], in place of the last, [B, Q, K].
     """
+    return _learner(model, all_layers)
 
+
+@functools.lru_cache(maxsize=256)
+def _learner(model: Any, all_layers: bool) -> Learner:
     def apply(params, prompt):
         return model.apply({"params": params}, prompt, all_layers=all_layers)
 
