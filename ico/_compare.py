@@ -129,7 +129,12 @@ def compare(
     batches = [measure(params, batch_key) for batch_key in jax.random.split(key, num_batches)]
     # Tasks are the last axis everywhere.
     joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *batches)
-    return Comparison(**joined)
+    # jax hands dictionaries back sorted; a Comparison keeps the caller's order.
+    order = {"losses": names, "sensitivity_norm": names}
+    return Comparison(
+        **{field: {key: value[key] for key in order.get(field, pairs)}
+           for field, value in joined.items()}
+    )  # fmt: skip
 
 
 def _measure(learners, params, pairs, episode):

@@ -37,7 +37,8 @@ class Config:
       search_tasks: tasks that a rate is line-searched on.
       eval_tasks: tasks that losses are compared on; curve_tasks: those of learning curves.
       closed_form_tasks: tasks for the loss of one gradient step.
-      batch_size, deep_batch_size: tasks a training step, for one layer and for more.
+      batch_size, deep_batch_size: tasks a training step, for one layer on plain tokens and for all
+        other models.
       learning_rate_factor: multiplies the authors' rates; decay: a linear decay to zero at the
         end, where theirs stay constant. Both make a short training go further.
       one_layer_steps: one layer, also with softmax, LayerNorm, and for each of sweep_dims.

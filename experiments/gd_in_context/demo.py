@@ -1,7 +1,6 @@
 """`python -m experiments.gd_in_context.demo`, or `make demo`: the paper's main result in a minute.
 
-The studies one_layer and real_data, made smaller, through the ordinary command line; then what
-they found, in words.
+Two studies, made smaller, through the ordinary command line; then what they found, in words.
 """
 
 import dataclasses
@@ -14,10 +13,14 @@ from ico import report
 
 STUDIES = ("one_layer", "real_data")
 SMALLER = "--one-layer-steps 1500 --batch-size 512 --closed-form-tasks 400000 --real-tasks 1000"
+INTRODUCTION = """\
+This trains a one-layer linear transformer on made-up regression problems, each given as ten
+examples in its context; compares it with one step of gradient descent on the same examples; then
+gives it real data it has never seen: scikit-learn's diabetes table.
+"""
 # Named after all settings: a folder of other settings, from older code, would be refused.
 DIGEST = hashlib.sha256(repr((EXPERIMENT.presets["cpu"], SMALLER)).encode()).hexdigest()
 OUT = Path("runs/gd_in_context") / f"demo-{DIGEST[:6]}"
-# Only what is run here, so that no verdict line is about what is not.
 DEMO = dataclasses.replace(
     EXPERIMENT,
     studies={name: EXPERIMENT.studies[name] for name in STUDIES},
@@ -30,25 +33,19 @@ COMPARED = {"trained layer": "trained layer", "gradient descent, searched": "gra
 
 def main() -> int:
     """Runs what is not yet there, and says what was found."""
-    print(
-        "This trains a one-layer linear transformer on made-up regression problems, each given as\n"
-        "ten examples in its context; compares it with one step of gradient descent on the same\n"
-        "examples; then gives it real data it has never seen: scikit-learn's diabetes table.\n"
-    )
+    print(INTRODUCTION)
     # Goes on where an earlier demo was stopped; a finished one is read again.
-    status = launch(
-        DEMO, ["--studies", ",".join(STUDIES), "--out", str(OUT), "--resume", *SMALLER.split()]
-    )
+    status = launch(DEMO, f"--studies {','.join(STUDIES)} --out {OUT} --resume {SMALLER}".split())
     if status == 0:
-        print_one_layer(report.read_results(OUT))
-        print_real_data(report.read_results(OUT))
+        print_one_layer(results := report.read_results(OUT))
+        print_real_data(results)
         print(f"\nFigures, all numbers and how they were made: {OUT / 'report.html'}")
     return status
 
 
 def print_one_layer(results: dict) -> None:
     """The trained layer beside one step of gradient descent."""
-    loss = {row["learner"]: row["loss"] for row in results["tables"]["one_layer"]["losses"]}
+    loss = {r["learner"]: r["loss"] for r in results["tables"]["one_layer"]["losses"]}
     cosine = next(c["measured"] for c in results["claims"] if c["id"] == "one_layer.cosine")
     print(
         "\nDoes the layer do gradient descent? Mean loss on problems it was not trained on:\n"

@@ -28,7 +28,7 @@ EMBED, HIDDEN = 40, 160
 
 def sine_mlp(context) -> StudyResult:
     """MLP and trained attention beside MLP and one gradient step of learned rate."""
-    task = tasks.Sine(batch_size=context.config.batch_size)
+    task = tasks.Sine(batch_size=context.config.deep_batch_size)
     recipe = recipe_for(
         context.config, context.config.sine_steps, learning_rate=3e-4, clip=100.0, b2=0.999
     )
