@@ -36,6 +36,8 @@ def parse(experiment: Experiment, argv: Sequence[str]) -> Request:
     run, config = _tyro(experiment, preset, argv)
     if run.seed < 0:
         raise InputError("seed", f"{run.seed} is negative; give 0 or more")
+    if run.seed >= 2**32:  # jax takes seeds modulo 2^32: two such runs would be one
+        raise InputError("seed", f"{run.seed} is too large; give less than 2^32")
     _validate(config)
     directory = run.out or _default_out(experiment, preset, run.seed)
     return Request(

@@ -36,7 +36,12 @@ def storage_error(path: Path | str, error: OSError) -> InputError | None:
 
 def check(experiment: Experiment, request: Request) -> None:
     """Refuses a folder that cannot be used, before anything is written."""
-    directory = request.directory
+    with _storage_errors(request.directory):
+        _check_place(request.directory)
+        _check_config(experiment, request)
+
+
+def _check_place(directory: Path) -> None:
     existing = next(path for path in [directory, *directory.absolute().parents] if path.exists())
     if not existing.is_dir():
         raise InputError("out", f"{existing} is a file; give a folder")
@@ -48,7 +53,6 @@ def check(experiment: Experiment, request: Request) -> None:
             f"no space left in {existing} (less than {_NEEDED_BYTES >> 20} MiB); free some "
             "or choose another --out",
         )
-    _check_config(experiment, request)
 
 
 def unfinished_studies(directory: Path) -> list[str]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import os
 import signal
 import sys
 import threading
@@ -48,6 +49,14 @@ def launch(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
       0 when it ran, whatever the verdicts; 2 for bad input; 128 + signal when interrupted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _launch(experiment, argv)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _launch(experiment: Experiment, argv: list[str]) -> int:
     try:
         request = _command_line.parse(experiment, argv)
         _run_folder.check(experiment, request)
@@ -134,7 +143,7 @@ def _run(experiment: Experiment, request: Request) -> int:
         raise full from error
     except (InputError, train.TrainingError) as error:
         _try_to_report(experiment, request, saved)
-        if isinstance(error, InputError):
+        if isinstance(error, InputError):  # bad input found late, or models that diverged
             raise
         raise InputError(type(error).__name__, " ".join(str(error).split())) from error
     except Exception:
@@ -147,6 +156,9 @@ def _run(experiment: Experiment, request: Request) -> int:
 
 def _run_studies(experiment: Experiment, request: Request, saved: set[str]) -> None:
     """Runs what is missing, and adds each study to `saved` as soon as it is on disk."""
+    from ico import train
+
+    diverged: list[str] = []
     directory = request.directory
     waiting = {*request.studies, *_run_folder.unfinished_studies(directory)}
     waiting = [study for study in experiment.studies if study in waiting]
@@ -166,10 +178,18 @@ def _run_studies(experiment: Experiment, request: Request, saved: set[str]) -> N
         if study in saved:
             print(f"{place}: already done", flush=True)
             continue
-        seconds = _run_study(studies[study], context, study)
+        try:
+            seconds = _run_study(studies[study], context, study)
+        except train.NonFiniteLoss as error:
+            # One model that diverged must not take the other studies' verdicts with it.
+            diverged.append(f"{study}: {' '.join(str(error).split())}")
+            print(f"{place}: diverged", flush=True)
+            continue
         saved.add(study)
         _write_results(experiment, request, saved)
         print(f"{place}: {seconds:.1f} s", flush=True)
+    if diverged:
+        raise InputError("NonFiniteLoss", "; ".join(diverged))
 
 
 def _run_study(function: Any, context: Context, study: str) -> float:
@@ -211,6 +231,9 @@ def _write_report(experiment: Experiment, request: Request, saved: set[str]) -> 
     report.write_html(
         request.directory,
         title=experiment.title,
+        questions=experiment.studies,
+        abstract=experiment.shows,
+        link=f"https://arxiv.org/abs/{experiment.arxiv}",
         paper=f"{experiment.authors} ({experiment.year}), arXiv:{experiment.arxiv}",
         figures=figures,
     )
@@ -277,7 +300,8 @@ def _verdict_line(claim: dict[str, Any]) -> str:
         return f"{symbol} {claim['id']}: {claim['verdict']}"
     unit = f" {claim['unit']}" if claim["unit"] else ""
     interval = claim["ci95"]
-    spread = f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
+    known = interval is not None and None not in interval
+    spread = f" [{interval[0]:.4g}, {interval[1]:.4g}]" if known else ""
     return (
         f"{symbol} {claim['id']}: {claim['measured']:.4g}{unit}{spread}, "
         f"band {_band(*claim['band'])}: {claim['verdict']}"

@@ -129,12 +129,17 @@ def compare(
     batches = [measure(params, batch_key) for batch_key in jax.random.split(key, num_batches)]
     # Tasks are the last axis everywhere.
     joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *batches)
-    # jax hands dictionaries back sorted; a Comparison keeps the caller's order.
-    order = {"losses": names, "sensitivity_norm": names}
+
+    def ordered(field, keys):  # jax hands dictionaries back sorted; the caller's order is kept
+        return {key: joined[field][key] for key in keys}
+
     return Comparison(
-        **{field: {key: value[key] for key in order.get(field, pairs)}
-           for field, value in joined.items()}
-    )  # fmt: skip
+        losses=ordered("losses", names),
+        prediction_difference=ordered("prediction_difference", pairs),
+        cosine=ordered("cosine", pairs),
+        sensitivity_difference=ordered("sensitivity_difference", pairs),
+        sensitivity_norm=ordered("sensitivity_norm", names),
+    )
 
 
 def _measure(learners, params, pairs, episode):

@@ -7,20 +7,38 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from ico.train.artifacts import load_artifact
 
 PyTree = Any
 
 
 class LoadedModel(NamedTuple):
-    """A trained model: `model.apply({"params": params}, ...)`, and the spec it was trained from.
+    """A trained model, and the spec it was trained from.
 
-    `model` is None if the spec does not say how to build one.
+    `model` is None if the spec does not say how to build one. If the spec has "seeds", every
+    parameter has a leading seed axis, and one seed is used as
+    `model.apply({"params": loaded.seed(0)}, ...)`.
     """
 
     model: Any
     params: PyTree
     spec: dict[str, Any]
+
+    def seed(self, index: int) -> PyTree:
+        """The parameters of one seed.
+
+        Raises:
+          IndexError: there is no such seed.
+          ValueError: the parameters have no seed axis.
+        """
+        seeds = self.spec.get("seeds")
+        if seeds is None:
+            raise ValueError("these parameters have no seed axis; use them as they are")
+        if not -seeds <= index < seeds:
+            raise IndexError(f"there are {seeds} seeds, none with index {index}")
+        return jax.tree.map(lambda leaf: leaf[index], self.params)
 
 
 class Run(NamedTuple):

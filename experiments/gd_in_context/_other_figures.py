@@ -219,6 +219,7 @@ _UNSCALED = {
     "trained layer": ("model", "trained layer"),
     "layer, update not scaled": ("interpolated", "layer, update not scaled"),
     "layer, inputs not scaled": ("second", "layer, inputs not scaled"),
+    "layer, neither scaled": ("third", "layer, neither scaled"),
     "zero predictor": ("zero", "zero predictor"),
 }
 

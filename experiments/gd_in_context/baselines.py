@@ -103,5 +103,7 @@ def fit(context, name: str, task, num_steps: int, *, tied: bool, plain: bool = F
     starts_R = jax.jit(jax.vmap(start))(jax.random.split(start_key, 4))
     fitted_R, loss_R = jax.lax.map(descend, starts_R)
     best = int(jnp.argmin(jnp.where(jnp.isfinite(loss_R), loss_R, jnp.inf)))
+    if not jnp.isfinite(loss_R[best]):
+        raise ValueError(f"no start of the baseline {name} ended at a finite loss")
     rate, gamma = unpack(jax.tree.map(lambda leaf: leaf[best], fitted_R))
     return {"rate": rate, "gamma": gamma}

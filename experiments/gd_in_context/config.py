@@ -69,7 +69,7 @@ class Config:
     fit_steps: int = 2_000
     full_block_steps: int = 3_000
     sine_steps: int = 6_000
-    copy_steps: int = 6_000
+    copy_steps: int = 14_000
     roll_out_steps: int = 50
     task_set_sizes: tuple[int, ...] = (128, 512, 2048, 8192)
     task_set_steps: int = 3_000
@@ -87,6 +87,10 @@ class Config:
                     raise ValueError(f"learning_rate_factor must be positive, not {value}")
             elif field.name != "decay" and any(v < 1 for v in values):
                 raise ValueError(f"{field.name} must be at least 1, not {value}")
+            if len(set(values)) != len(values):
+                raise ValueError(f"{field.name} names a value twice: {value}")
+        if self.closed_form_tasks < 16:
+            raise ValueError(f"closed_form_tasks must be at least 16, not {self.closed_form_tasks}")
         if self.eval_tasks < 2 or self.real_tasks < 2:
             raise ValueError("eval_tasks and real_tasks must be at least 2, for intervals")
 

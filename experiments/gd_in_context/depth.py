@@ -39,15 +39,19 @@ def _train(context, depth: int, tied: bool):
 
 
 def _baseline_losses(context, depth: int, tied: bool, episode):
-    """Losses [L, T] of gradient descent at its best fixed rate and of GD++, and the fits."""
+    """Losses [L, T] of gradient descent at its best fixed rate, at the best rate for each step,
+    and of GD++; and the fits of the first and the last.
+    """
     task = task_of(context)
     gd = baselines.fit(context, f"gd-{depth}", task, depth, tied=True, plain=True)
     name = f"gd_plus_plus-{depth}-{'tied' if tied else 'untied'}"
     plus = baselines.fit(context, name, task, depth, tied=tied)
+    free = baselines.fit(context, f"gd-{depth}-free", task, depth, tied=False, plain=True)
     stepwise = functools.partial(algorithms.gd, num_steps=depth, all_steps=True)
     plus_stepwise = functools.partial(algorithms.gd_plus_plus, num_steps=depth, all_steps=True)
     return (
         ev.losses(stepwise, {"rate": gd["rate"]}, episode),
+        ev.losses(stepwise, {"rate": free["rate"]}, episode),
         ev.losses(plus_stepwise, plus, episode),
         gd,
         plus,
@@ -67,13 +71,17 @@ def deep(context) -> StudyResult:
         model, trained = _train(context, depth, tied)
         layers = ev.seed_losses(learner(model, all_layers=True), trained.params, episode)
         finals[depth, tied] = layers[:, -1]
-        gd_loss, plus_loss, gd, plus = _baseline_losses(context, depth, tied, episode)
+        gd_loss, free_loss, plus_loss, gd, plus = _baseline_losses(context, depth, tied, episode)
         baseline[depth, tied] = gd_loss[-1], plus_loss[-1]
         kind = "tied" if tied else "untied"
         table.append(
             {"layers": depth, "weights": kind}
             | ev.row("transformer", layers[:, -1], plus_loss[-1])
-            | {"GD++": float(plus_loss[-1].mean()), "GD": float(gd_loss[-1].mean())}
+            | {
+                "GD++": float(plus_loss[-1].mean()),
+                "GD, one rate": float(gd_loss[-1].mean()),
+                "GD, a rate a step": float(free_loss[-1].mean()),
+            }
         )
         arrays |= {
             f"{depth}-{kind}/model": layers.mean(-1),
@@ -83,16 +91,24 @@ def deep(context) -> StudyResult:
             f"{depth}-{kind}/curve/loss": trained.history["loss"],
         }
         if (depth, tied) == (2, True):
-            more, curve = _two_tied(trained, finals[2, True], gd_loss[-1], gd, plus, episode)
+            more, curve = _two_tied(
+                trained, finals[2, True], gd_loss[-1], plus_loss[-1], gd, plus, episode
+            )
             claims += more
             arrays |= curve
     for depth, tied, name in ((5, False, "five_untied"), (10, True, "ten_tied")):
-        if (depth, tied) in finals and depth > 1:
+        if (depth, tied) in finals:
             gd_loss, plus_loss = baseline[depth, tied]
             loss = finals[depth, tied]
             claims += [
                 ev.measured(f"deep.{name}_ratio", loss, plus_loss, statistic=ev.ratio),
-                ev.measured(f"deep.{name}_beats_gd", gd_loss, loss, statistic=ev.difference),
+                ev.measured(
+                    f"deep.{name}_beats_gd",
+                    gd_loss,
+                    loss,
+                    statistic=ev.difference,
+                    note="gradient descent with one rate for all steps, its best",
+                ),
             ]
     claims += _falls_with_depth(finals)
     return StudyResult(
@@ -106,7 +122,7 @@ def deep(context) -> StudyResult:
     )
 
 
-def _two_tied(trained, loss, gd_loss, gd, plus, episode):
+def _two_tied(trained, loss, gd_loss, plus_loss, gd, plus, episode):
     """Claims on two tied layers, and the cosines that they rest on."""
     gd_apply = functools.partial(algorithms.gd, num_steps=2)
     plus_apply = functools.partial(algorithms.gd_plus_plus, num_steps=2)
@@ -116,7 +132,9 @@ def _two_tied(trained, loss, gd_loss, gd, plus, episode):
     gammas = _gamma(trained.params["block_0"])
     fitted = float(plus["gamma"])
     claims = [
-        ev.measured("deep.two_tied_loss", loss),
+        ev.measured(
+            "deep.two_tied_loss", loss, note=f"GD++ on these tasks: {plus_loss.mean():.4f}"
+        ),
         ev.measured("deep.two_tied_beats_gd", gd_loss, loss, statistic=ev.difference),
         ev.measured(
             "deep.two_tied_closer_to_gd_plus_plus", to_plus, to_gd, statistic=ev.difference
@@ -153,8 +171,8 @@ def _falls_with_depth(finals):
         for pair in zip(chain[:-1], chain[1:], strict=True)
         if pair[0] in finals and pair[1] in finals
     ]
-    if not pairs:
-        return []
+    if len(pairs) < 5:
+        return [ev.unjudged("deep.falls_with_depth", f"{len(pairs)} of its 5 falls measured")]
     losses = [finals[key] for pair in pairs for key in pair]
     return [ev.measured("deep.falls_with_depth", *losses, statistic=ev.smallest_pair_fall)]
 
@@ -172,12 +190,13 @@ def full_block(context) -> StudyResult:
     trained = train_model(context, "full_block", model, task, recipe)
     episode = ev.draw(context, "full_block/test", task)
     layers = ev.seed_losses(learner(model, all_layers=True), trained.params, episode)
-    gd_loss, plus_loss, _, _ = _baseline_losses(context, depth, False, episode)
+    gd_loss, free_loss, plus_loss, _, _ = _baseline_losses(context, depth, False, episode)
     claim = ev.measured("full_block.ratio", layers[:, -1], plus_loss[-1], statistic=ev.ratio)
     table = [
         ev.row("12 blocks, 4 heads, MLP", layers[:, -1], plus_loss[-1]),
         ev.row("GD++, 12 steps", plus_loss[-1]),
-        ev.row("gradient descent, 12 steps", gd_loss[-1]),
+        ev.row("gradient descent, 12 steps of one rate", gd_loss[-1]),
+        ev.row("gradient descent, 12 steps of a rate each", free_loss[-1]),
     ]
     arrays = {
         "model": layers.mean(-1),

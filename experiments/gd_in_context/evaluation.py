@@ -112,6 +112,11 @@ def measured(claim: str, *samples, statistic=None, note: str = "") -> Measuremen
     return Measurement(claim, value, ci95, num_seeds, int(np.shape(samples[0])[-1]), note)
 
 
+def unjudged(claim: str, note: str) -> Measurement:
+    """A claim that this run cannot judge, with the reason: inconclusive whatever the band."""
+    return Measurement(claim, float("nan"), (float("nan"), float("nan")), 0, 0, note)
+
+
 def ratio(a: float, b: float) -> float:
     """The ratio of two mean losses."""
     return a / b
@@ -123,9 +128,11 @@ def difference(a: float, b: float) -> float:
 
 
 def furthest_ratio(*means: float) -> float:
-    """Of the ratios a_1/b_1, a_2/b_2 ... of means (a_1, b_1, a_2, b_2 ...) the furthest from 1."""
-    ratios = [a / b for a, b in zip(means[::2], means[1::2], strict=True)]
-    return max(ratios, key=lambda r: abs(np.log(r)))
+    """Of the ratios a_1/b_1, a_2/b_2 ... of means (a_1, b_1, ...) the furthest from 1, or its
+    inverse if it is below 1: one side, lest an interval span the band that no draw is in.
+    """
+    ratios = np.divide(means[::2], means[1::2])
+    return float(np.exp(np.abs(np.log(ratios)).max()))
 
 
 def largest_ratio(*means: float) -> float:

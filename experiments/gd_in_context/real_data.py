@@ -37,46 +37,60 @@ def real_data(context) -> StudyResult:
     """Who wins on the diabetes table, with 10 to 40 rows in context. No band."""
     trained, _, rate = train_one_layer(context)
     table_RC = jnp.asarray(diabetes())
-    rows, gaps, arrays = [], [], {"context": np.array(CONTEXTS)}
+    rows, gaps, searched, arrays = [], [], [], {"context": np.array(CONTEXTS)}
     for n in CONTEXTS:
         config = tasks.Tabular(batch_size=context.config.real_tasks, num_context=n)
         sample = functools.partial(tasks.tabular, table=table_RC, config=config)
         episode = jax.jit(sample)(context.key(f"real_data/{n}"))
-        loss = _losses(context, trained, rate, sample, episode, n)
+        loss, found = _losses(context, trained, rate, sample, episode, n)
+        searched += [{"rows in context": n, **entry} for entry in found]
         loss |= _without_scaling(context, trained, config, table_RC, n)
         for name, value in loss.items():
             rows.append({"rows in context": n, **ev.row(name, value)})
             arrays[f"{name}/{n}"] = value
         gaps += _gaps(loss, n)
-    notes = _notes(arrays)
-    return StudyResult([], {"losses": rows, "paired differences": gaps}, arrays, notes)
+    notes = [
+        *_notes(arrays),
+        "Intervals are over tasks drawn from this one table (and seeds): they say how sure the "
+        "order is here, not how it would be on another table. Rates are searched on other draws "
+        "of the same table.",
+    ]
+    tables = {"losses": rows, "paired differences": gaps, "searched parameters": searched}
+    return StudyResult([], tables, arrays, notes)
 
 
-def _losses(context, trained, rate, sample, episode, n: int) -> dict[str, np.ndarray]:
+def _losses(context, trained, rate, sample, episode, n: int):
+    """Losses by learner, and what the search found for each algorithm."""
     layer = scale_updates(trained.params, 10 / n)  # it adds up where GD averages
     loss = {
         "trained layer": ev.seed_losses(trained.apply, layer, episode),
         "GD, rate of training": ev.losses(algorithms.gd, rate, episode),
         "zero predictor": ev.losses(ev.zero, {}, episode),
     }
+    found = []
     for name, (apply, grid) in _grids().items():
         grid = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), grid)
-        params, _ = algorithms.line_search(apply, grid, sample, context.key(f"real_search/{n}"))
+        params, losses_G = algorithms.line_search(
+            apply, grid, sample, context.key(f"real_search/{n}")
+        )
         loss[f"{name}, searched"] = ev.losses(apply, params, episode)
-    return loss
+        chosen = {key: float(value) for key, value in params.items()}
+        found.append({"algorithm": name, "parameters": ", ".join(
+            f"{key} {value:.3g}" for key, value in chosen.items()),
+            "place in grid": f"{int(losses_G.argmin()) + 1} of {len(losses_G)}"})  # fmt: skip
+    return loss, found
 
 
 def _without_scaling(context, trained, config, table_RC, n: int) -> dict[str, np.ndarray]:
-    """What happens to the layer without 10 / N, and with inputs of unit deviation."""
+    """What happens to the layer without 10 / N, with inputs of unit deviation, and with both."""
     key = context.key(f"real_data/{n}")
     draw = jax.jit(functools.partial(tasks.tabular, table=table_RC), static_argnames="config")
     unit = dataclasses.replace(config, input_std=1.0)
-    apply = learner(LinearTransformer())
+    apply, scaled = learner(LinearTransformer()), scale_updates(trained.params, 10 / n)
     return {
         "layer, update not scaled": ev.seed_losses(apply, trained.params, draw(key, config=config)),
-        "layer, inputs not scaled": ev.seed_losses(
-            apply, scale_updates(trained.params, 10 / n), draw(key, config=unit)
-        ),
+        "layer, inputs not scaled": ev.seed_losses(apply, scaled, draw(key, config=unit)),
+        "layer, neither scaled": ev.seed_losses(apply, trained.params, draw(key, config=unit)),
     }
 
 

@@ -35,7 +35,6 @@ class Recipe:
     decay: bool = False
 
     def optimizer(self) -> optax.GradientTransformation:
-        """The optax transform."""
         """Adam behind the clip, at the rate or its schedule."""
         rate = self.learning_rate
         if self.decay:
@@ -161,5 +160,6 @@ def train_learner(
         progress=context.progress,
     )
     params = jax.tree.map(np.asarray, result.state.params)
-    train.save_artifact(directory, params)
+    if not (directory / "done.json").exists():
+        train.save_artifact(directory, params)
     return Trained(apply, params, result.history)

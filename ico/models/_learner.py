@@ -15,12 +15,17 @@ def learner(model: Any, *, all_layers: bool = False) -> Learner:
       model: a module called with a prompt, such as `LinearTransformer`.
       all_layers: return one prediction a layer, [L, B, Q, K], in place of the last, [B, Q, K].
     """
-    return _learner(model, all_layers)
+    try:
+        return _cached(model, all_layers)
+    except TypeError:  # a field that is no hashable value, such as a list
+        return _learner(model, all_layers)
 
 
-@functools.lru_cache(maxsize=256)
 def _learner(model: Any, all_layers: bool) -> Learner:
     def apply(params, prompt):
         return model.apply({"params": params}, prompt, all_layers=all_layers)
 
     return apply
+
+
+_cached = functools.lru_cache(maxsize=256)(_learner)

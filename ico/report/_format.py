@@ -79,7 +79,9 @@ def cost(results: dict) -> str:
     parts = [f"{results['preset']} preset"]
     if max(seeds, default=0):
         parts.append(_count(max(seeds), "seed"))
-    time = duration(results["seconds"])
+    seconds, training = results["seconds"], results.get("training_seconds") or 0
+    # Studies that found their models trained took less time than the training did.
+    time = duration(seconds if seconds >= training else seconds + training)
     device = machine.get("device", "cpu")
     if device != "cpu":
         time += f" on {device}"

@@ -147,6 +147,7 @@ def write_results(
         "versions": versions(),
         "machine": machine(device),
         "seconds": sum(s.seconds for s in studies.values()) if seconds is None else seconds,
+        "training_seconds": training_seconds(directory),
         "claims": [_judged(claim, by_id.get(claim.id)) for claim in claims],
         "tables": {name: study.tables for name, study in studies.items() if study.tables},
         "studies": {
@@ -159,6 +160,18 @@ def write_results(
     text = json.dumps(results, indent=1, allow_nan=False)
     write_atomically(Path(directory) / "results.json", text + "\n")
     return results
+
+
+def training_seconds(directory: str | os.PathLike) -> float:
+    """Seconds spent training the models of a run, in all its processes, by their metrics.jsonl."""
+    total = 0.0
+    for path in sorted(Path(directory).glob("checkpoints/*/metrics.jsonl")):
+        lines = path.read_text().splitlines()
+        try:
+            total += float(json.loads(lines[-1])["seconds"])
+        except (IndexError, KeyError, TypeError, ValueError):
+            continue  # nothing logged yet, or the last line was cut off
+    return total
 
 
 def read_results(directory: str | os.PathLike) -> dict:

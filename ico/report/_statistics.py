@@ -24,9 +24,10 @@ def interval(
     (paired), so what the arrays share cancels in a difference or a ratio. The interval of a
     model chosen as best of several seeds must not resample seeds: give its [T] row.
 
-    A draw takes S - 1 of the S seeds, which makes the variance between seeds unbiased; drawing S
-    would shrink it by a factor 1 - 1/S. In simulations with normal seeds, tasks and noise the
-    interval holds the truth in 88, 91 and 94 of 100 cases with 3, 5 and 10 seeds.
+    Tasks are many and are drawn with replacement. Seeds are few: the percentiles of three seeds
+    drawn so would end at the least and the largest of them, and hold the truth in three cases of
+    four. Their deviations get normal weights instead, widened to Student's t with S - 1 degrees of
+    freedom, so that where seeds are all the noise the interval is the t interval of their mean.
 
     Args:
       *samples: each [S, T] (row s: seed s; the same tasks in every row and every array), or [T]
@@ -37,7 +38,8 @@ def interval(
       seed: of the draws. The same seed and shapes give the same interval.
 
     Returns:
-      (value on the full sample, (low, high)). Not finite if the samples are not.
+      (value on the full sample, (low, high)). Not finite if the samples are not, or for a
+      single seed with a single task.
 
     Raises:
       ValueError: no samples, wrong rank, or shapes that do not agree.
@@ -45,6 +47,8 @@ def interval(
     values_STK = np.stack(_aligned(samples), axis=-1)
     statistic = statistic or (lambda first, *rest: first)
     value = float(statistic(*values_STK.mean((0, 1)).tolist()))
+    if values_STK.shape[:2] == (1, 1):
+        return value, (float("nan"), float("nan"))  # one number says nothing of its spread
     means_RK = resampled_means(values_STK, resamples, seed)
     draws_R = np.array([float(statistic(*means)) for means in means_RK.tolist()])
     return value, _percentiles(draws_R)
@@ -111,7 +115,7 @@ def resampled_means(
         for start in range(0, resamples, chunk):
             C = min(chunk, resamples - start)
             means_CSK = (_weights(task_rng, C, T, T) @ values_TX).reshape(C, S, K)
-            seed_weights_CS = _weights(seed_rng, C, S, S - 1)
+            seed_weights_CS = _seed_weights(seed_rng, C, S)
             means_RK[start : start + C] = np.einsum("cs,csk->ck", seed_weights_CS, means_CSK)
     return means_RK
 
@@ -136,6 +140,17 @@ def _weights(rng, rows: int, n: int, draws: int) -> np.ndarray:
         return np.ones((rows, 1))
     chosen = rng.integers(0, n, (rows, draws)) + n * np.arange(rows)[:, None]
     return np.bincount(chosen.ravel(), minlength=rows * n).reshape(rows, n) / draws
+
+
+def _seed_weights(rng, rows: int, n: int) -> np.ndarray:
+    """Weights [rows, n] that sum to one, under which a mean of n seeds varies as Student's t."""
+    if n == 1:
+        return np.ones((rows, 1))
+    from scipy.special import ndtri, stdtrit  # dear to import, and needed for few seeds only
+
+    normal = rng.standard_normal((rows, n))
+    deviation = (normal - normal.mean(axis=1, keepdims=True)) / np.sqrt(n * (n - 1))
+    return 1 / n + stdtrit(n - 1, 0.975) / ndtri(0.975) * deviation
 
 
 def _aligned(samples) -> list[np.ndarray]:

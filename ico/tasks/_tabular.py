@@ -59,7 +59,10 @@ def tabular(
         row_key, target_key = jax.random.split(key)
         order_R = jax.random.permutation(row_key, rows)
         inside, outside = table[order_R[:taken]], table[order_R[taken:]]
-        standard = (inside - outside.mean(0, keepdims=True)) / outside.std(0, keepdims=True)
+        deviation = outside.std(0, keepdims=True)
+        # A column that is constant outside the task has no scale: it is centred and left so.
+        deviation = jnp.where(deviation > 0, deviation, 1)
+        standard = (inside - outside.mean(0, keepdims=True)) / deviation
         target = jax.random.randint(target_key, (), 0, columns)
         # The C - 1 columns after the target, round the corner.
         others = (target + 1 + jnp.arange(columns - 1)) % columns

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from ico.report import interval, interval_of, mean_band
-from ico.report._statistics import resampled_means
 
 
 def _width(ends):
@@ -35,11 +34,26 @@ def test_coverage_over_seeds_and_tasks_where_tasks_alone_fail():
     assert _covered(lambda rng: draw(rng).mean(0), runs=200) < 0.87
 
 
-def test_seed_variance_is_unbiased_with_few_seeds():
-    values_ST = np.random.default_rng(0).normal(size=(3, 1)) * np.ones((1, 5))
-    means_R = resampled_means(values_ST[..., None], 100_000)[:, 0]
-    expected = values_ST[:, 0].var(ddof=1) / 3
-    np.testing.assert_allclose(means_R.var(), expected, rtol=0.03)
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_where_seeds_are_all_the_noise_it_is_the_t_interval(seeds):
+    from scipy import stats
+
+    values_S = np.random.default_rng(0).normal(size=seeds)
+    _, found = interval(values_S[:, None] * np.ones((1, 5)), resamples=200_000)
+    error = values_S.std(ddof=1) / np.sqrt(seeds)
+    np.testing.assert_allclose(found, stats.t.interval(0.95, seeds - 1, values_S.mean(), error),
+                               atol=0.05 * error * stats.t.ppf(0.975, seeds - 1))  # fmt: skip
+
+
+def test_coverage_with_three_seeds_and_no_tasks():
+    """Percentiles of the seeds themselves would hold the truth three times in four."""
+    coverage = _covered(lambda rng: rng.normal(size=(3, 1)), runs=400)
+    assert 0.92 <= coverage <= 0.98
+
+
+def test_one_number_has_no_interval():
+    value, found = interval(np.array([[2.0]]))
+    assert value == 2 and np.isnan(found).all()
 
 
 def test_matches_the_normal_interval_of_a_large_sample():
