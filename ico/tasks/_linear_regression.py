@@ -66,9 +66,8 @@ def linear_regression(
     x_key, w_key, distractor_key = jax.random.split(key, 3)
     x = _inputs(x_key, c)
     w_BKD = c.weight_scale * normal(w_key, (c.batch_size, c.num_outputs, c.num_inputs))
-    # A sum over D of products: for these few coordinates it fuses, where a batched matrix
-    # product would be one tiny call a task.
-    y = jnp.sum(x[:, :, None] * w_BKD[:, None], axis=-1)
+    # As a product: XLA computes an explicit sum of products here several times slower.
+    y = jnp.einsum("bnd,bkd->bnk", x, w_BKD)
     y_context = y[:, : c.num_context]
     if c.num_distractors:
         y_context = _distract(distractor_key, y_context, c.num_distractors)

@@ -119,7 +119,7 @@ def test_results_have_the_schema_of_the_design(tmp_path, write):
     results = _strict(text)
     assert results == returned == report.read_results(tmp_path)
     design = {"experiment", "preset", "seed", "git", "versions", "seconds", "claims", "tables"}
-    assert design | {"studies", "machine", "config"} == results.keys()
+    assert design | {"studies", "machine", "config", "training_seconds"} == results.keys()
     for claim in results["claims"]:
         assert {"id", "statement", "source", "measured", "unit", "band", "n_seeds"} <= claim.keys()
         assert {"ci95", "verdict"} <= claim.keys()
