@@ -57,13 +57,13 @@ CLAIMS = (
     ),
     _claim(
         "dimensions.loss_ratio",
-        "The match holds for every N = d: the ratio furthest from one, or its inverse",
+        "The match holds for every N = d: one plus the ratio's largest distance from one",
         "Fig. 2", "ratio", 0.99, 1.01,
     ),
     _claim(
         "roll_out.loss_ratio",
         "The trained layer repeated 20 times with damping 0.75 follows gradient descent: the "
-        "ratio furthest from one, or its inverse",
+        "ratio's largest distance from one, plus one",
         "Figs. 1 and 10", "ratio", 0.98, 1.02,
     ),
     _claim(
@@ -119,14 +119,14 @@ CLAIMS = (
     ),
     _claim(
         "out_of_distribution.input_range",
-        "Other input ranges, 0.5 to 1.5: the ratio to gradient descent furthest "
-        "from one, or its inverse",
+        "Other input ranges, 0.5 to 1.5: one plus the largest distance from one "
+        "of the ratio to gradient descent",
         "Figs. 2 and 6", "ratio", 0.95, 1.05,
     ),
     _claim(
         "out_of_distribution.weight_scale",
-        "Other weight scales, 0.5 to 3: the ratio to gradient descent furthest "
-        "from one, or its inverse",
+        "Other weight scales, 0.5 to 3: one plus the largest distance from one "
+        "of the ratio to gradient descent",
         "Figs. 2 and 6", "ratio", 0.95, 1.05,
     ),
     _claim(

@@ -128,11 +128,10 @@ def difference(a: float, b: float) -> float:
 
 
 def furthest_ratio(*means: float) -> float:
-    """Of the ratios a_1/b_1, a_2/b_2 ... of means (a_1, b_1, ...) the furthest from 1, or its
-    inverse if it is below 1: one side, lest an interval span the band that no draw is in.
-    """
+    """One plus the largest distance from 1 of the ratios a_1/b_1, a_2/b_2 ... of the means
+    (a_1, b_1, ...). One side, lest an interval span the band that no draw is in."""
     ratios = np.divide(means[::2], means[1::2])
-    return float(np.exp(np.abs(np.log(ratios)).max()))
+    return 1 + float(np.abs(ratios - 1).max())
 
 
 def largest_ratio(*means: float) -> float:
