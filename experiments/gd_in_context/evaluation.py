@@ -129,7 +129,8 @@ def difference(a: float, b: float) -> float:
 
 def furthest_ratio(*means: float) -> float:
     """One plus the largest distance from 1 of the ratios a_1/b_1, a_2/b_2 ... of the means
-    (a_1, b_1, ...). One side, lest an interval span the band that no draw is in."""
+    (a_1, b_1, ...). One side, lest an interval span the band that no draw is in.
+    """
     ratios = np.divide(means[::2], means[1::2])
     return 1 + float(np.abs(ratios - 1).max())
 
