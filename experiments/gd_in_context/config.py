@@ -151,7 +151,7 @@ EXPERIMENT = Experiment(
     claims=CLAIMS,
     cost={
         "smoke": "under a minute on two cores",
-        "cpu": "under an hour on two cores",
+        "cpu": "one to two hours on two cores",
         "paper": "for a GPU or TPU",
     },
 )
