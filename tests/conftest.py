@@ -42,7 +42,7 @@ def python(environment):
     import subprocess
 
     def run(*arguments, **options):
-        options = {"cwd": ROOT, "env": environment, "timeout": 300} | options
+        options = {"cwd": ROOT, "env": environment, "timeout": 900} | options
         command = [sys.executable, *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, **options)
 

@@ -150,7 +150,7 @@ EXPERIMENT = Experiment(
     studies=STUDIES,
     claims=CLAIMS,
     cost={
-        "smoke": "under a minute on two cores",
+        "smoke": "about five minutes on two cores, nearly all of it compilation",
         "cpu": "one to two hours on two cores",
         "paper": "for a GPU or TPU",
     },

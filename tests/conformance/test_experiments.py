@@ -56,6 +56,18 @@ def test_every_claim_belongs_to_a_study(name):
     assert {claim.study for claim in experiment.claims} <= set(experiment.studies)
 
 
+def test_first_study_through_its_command_line(name, python, tmp_path):
+    experiment, folder = EXPERIMENTS[name], tmp_path / "run"
+    study = next(iter(experiment.studies))
+    command = ("-m", f"experiments.{name}", "--preset", "smoke", "--studies", study)
+    done = python(*command, "--out", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    claims = json.loads((folder / "results.json").read_text())["claims"]
+    declared = {claim.id for claim in experiment.claims if claim.study == study}
+    assert declared == {claim["id"] for claim in claims if claim["verdict"] in VERDICTS}
+
+
+@pytest.mark.slow  # minutes of compilation
 def test_smoke_preset(name, python, tmp_path):
     """One test for all that needs the run, since two workers would each make it."""
     folder = tmp_path / "run"

@@ -112,11 +112,12 @@ def _fixed_task_set(rng):
 def _real_data(rng):
     names = ("trained layer", "GD, rate of training", "gradient descent, searched",
              "GD++, 2 steps, searched", "ridge regression, searched", "zero predictor",
-             "layer, update not scaled", "layer, inputs not scaled")  # fmt: skip
+             "layer, update not scaled", "layer, inputs not scaled",
+             "layer, neither scaled")  # fmt: skip
     rows = [
         {"rows in context": n, "learner": name, "loss": loss, "95% low": 0.9 * loss,
          "95% high": 1.1 * loss}
-        for n in (10, 20) for name, loss in zip(names, rng.uniform(0.3, 1, 8), strict=True)
+        for n in (10, 20) for name, loss in zip(names, rng.uniform(0.3, 1, 9), strict=True)
     ]  # fmt: skip
     return StudyResult(tables={"losses": rows})
 

@@ -181,7 +181,7 @@ def test_a_prompt_of_another_size_needs_no_new_parameters(make_prompt, make_para
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"num_layers": 3, "attention": ("linear", "softmax")}, "names 2 layers, num_layers is 3"),
+        ({"num_layers": 3, "attention": ("linear", "softmax")}, "names 2 layers, not 3"),
         ({"num_layers": 2, "attention": ("linear", "softmax"), "tied": True}, "cannot differ"),
     ],
 )
