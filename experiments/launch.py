@@ -125,6 +125,9 @@ def _run(experiment: Experiment, request: Request) -> int:
     saved = _saved_studies(experiment, request.directory)
     try:
         train.enable_compilation_cache()
+        if request.preset == "smoke":
+            # A smoke run is nearly all compilation, and its numbers say nothing.
+            train.compile_quickly()
         _run_studies(experiment, request, saved)
         _write_report(experiment, request, saved)
         left = set(_run_folder.unfinished_studies(request.directory)) - set(request.studies)

@@ -11,17 +11,25 @@ so that the loss is `1/2 Var(x) sum_i e_i^2`. No data noise is left but that of 
 and rates are fitted in seconds, far harder than by training on tasks (the paper's way). gamma = 0
 is gradient descent.
 
-Dimension key: M contexts, D eigenvalues of each, S steps, R starts.
+Dimension key: M contexts, D eigenvalues of each, S steps.
 """
 
 import dataclasses
+import functools
+import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import scipy.optimize
 
+from experiments.gd_in_context import evaluation as ev
 from experiments.gd_in_context.training import sampler_of
+from ico import algorithms
+
+_PADDED_STEPS = 12  # the most that a study fits
+_STARTS = 3
 
 
 def eigenvalues(key, task, count: int) -> np.ndarray:
@@ -42,68 +50,125 @@ def expected_loss(rate_S, gamma_S, eigenvalues_MD, num_context: int, input_varia
         return (error, scale * (1 - gamma * curvature)), jnp.mean(jnp.sum(error**2, axis=-1))
 
     ones = jnp.ones_like(eigenvalues_MD)
-    _, squares_S = jax.lax.scan(step, (ones, ones), (rate_S, gamma_S))
+    # Unrolled, the steps of a context stay in registers: several times faster.
+    _, squares_S = jax.lax.scan(step, (ones, ones), (rate_S, gamma_S), unroll=True)
     return 0.5 * input_variance * squares_S
 
 
-def fit(context, name: str, task, num_steps: int, *, tied: bool, plain: bool = False) -> dict:
-    """The best rate and gamma of GD++ (gamma 0 if `plain`), for tied steps or one a step.
+def fit(context, name: str, task, num_steps: int, *, plain: bool = False) -> dict[str, dict]:
+    """The best rate and gamma of GD++ (gamma 0 if `plain`), for tied steps and for one a step.
 
-    Adam from several starts on the eigenvalues of some contexts; the start is chosen on others.
+    L-BFGS from several starts on the eigenvalues of `fit_contexts` contexts; start and iterate are
+    chosen on as many other tasks by the algorithm itself. That choice matters: many
+    free steps fitted to the end blow up on one context in ten thousand, or by rounding.
 
     Returns:
-      {"rate", "gamma"}: scalars if tied, else [S], as `ico.algorithms.gd_plus_plus` takes them.
+      {"tied", "free"}: each {"rate", "gamma"}, scalars or [S], as `ico.algorithms.gd_plus_plus`
+      takes them.
+
+    Raises:
+      ValueError: the task's inputs are not uniform, or every start ended at a loss not finite.
     """
     if task.inputs != "uniform":
         raise ValueError(f"baselines are fitted to uniform inputs, not {task.inputs!r}")
-    fit_key, choice_key, start_key = jax.random.split(context.key(f"baselines/{name}"), 3)
-    count = min(2_000, context.config.closed_form_tasks)
-    fit_MD, choice_MD = (
-        jnp.asarray(eigenvalues(key, task, count), jnp.float32) for key in (fit_key, choice_key)
+    fit_key, start_key = jax.random.split(context.key(f"baselines/{name}"))
+    config = context.config
+    fit_MD = jnp.asarray(eigenvalues(fit_key, task, config.fit_contexts), jnp.float32)
+    others = ev.draw(context, f"baselines/{name}/choice", task, config.fit_contexts)
+    apply = functools.partial(algorithms.gd_plus_plus, num_steps=num_steps)
+    steps = max(num_steps, _PADDED_STEPS)
+    problem = _Problem(
+        active_S=np.arange(steps) < num_steps,
+        plain=np.asarray(plain),
+        num_context=np.asarray(task.num_context, np.float32),
+        input_variance=np.asarray(task.input_range**2 / 12, np.float32),
     )
-    shape = () if tied else (num_steps,)
 
-    def unpack(log_params):
-        rate, gamma = jnp.exp(log_params["rate"]), jnp.exp(log_params["gamma"])
-        gamma = jnp.zeros_like(gamma) if plain else gamma
-        return rate, gamma
+    def learned(log_2S, steps):
+        rate_S, gamma_S = _unpack(log_2S, problem)
+        return {"rate": rate_S[steps], "gamma": gamma_S[steps]}
 
-    def loss(log_params, eigenvalues_MD):
-        rate_S, gamma_S = (jnp.broadcast_to(a, (num_steps,)) for a in unpack(log_params))
-        variance = task.input_range**2 / 12
-        return expected_loss(rate_S, gamma_S, eigenvalues_MD, task.num_context, variance)[-1]
+    draw = np.random.default_rng(np.asarray(jax.random.key_data(start_key)))
+    # Around one step's rate and the paper's gamma (A.10: 0.18 for N = 10).
+    around_21 = np.log([[3.0], [1.0 / task.num_context]])
+    starts_R21 = around_21 + draw.uniform(-0.7, 0.7, (_STARTS, 2, 1))
 
-    def start(key):
-        rate_key, gamma_key = jax.random.split(key)
-        # Around one step's rate and the paper's gamma (A.10: 0.18 for N = 10), over a factor 3.
-        rate = 5.0 * jnp.exp(jax.random.uniform(rate_key, shape, minval=-0.5, maxval=0.5))
-        gamma = (
-            1.5
-            / task.num_context
-            * jnp.exp(jax.random.uniform(gamma_key, shape, minval=-1.0, maxval=0.0))
+    def judge(log_2S):
+        return float(ev.losses(apply, learned(log_2S, slice(num_steps)), others).mean())
+
+    tied_21 = _descend(name, starts_R21, problem, fit_MD, judge, config.fit_steps)
+    # A rate a step starts at the best single rate, so that it cannot end above it.
+    noise_R2S = draw.normal(0, 0.3, (_STARTS, 2, steps))
+    noise_R2S[0] = 0
+    free_2S = _descend(name, tied_21 + noise_R2S, problem, fit_MD, judge, config.fit_steps)
+    return {"tied": learned(tied_21, 0), "free": learned(free_2S, slice(num_steps))}
+
+
+class _Problem(NamedTuple):
+    """One fit. Traced, and padded to as many steps as any study's, so that all compile once."""
+
+    active_S: np.ndarray
+    plain: np.ndarray
+    num_context: np.ndarray
+    input_variance: np.ndarray
+
+
+def _unpack(log_2S, problem):
+    """Rates and gammas [S] from their logarithms [2, S] or, alike for all steps, [2, 1]."""
+    # Steps that are padding do nothing.
+    active_S = jnp.asarray(problem.active_S, jnp.float32)
+    rate_S, gamma_S = jnp.exp(jnp.asarray(log_2S, jnp.float32)) * active_S[None]
+    return rate_S, jnp.where(problem.plain, 0.0, gamma_S)
+
+
+@jax.jit
+def _log_loss(log_2S, problem, values_MD):
+    """The logarithm of the expected loss after the last step, and its gradient."""
+
+    def loss(log_2S):
+        rate_S, gamma_S = _unpack(log_2S, problem)
+        return jnp.log(
+            expected_loss(rate_S, gamma_S, values_MD, problem.num_context, problem.input_variance)[
+                -1
+            ]
         )
-        return {"rate": jnp.log(rate), "gamma": jnp.log(gamma)}
 
-    steps = context.config.fit_steps
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.03, steps))
+    return jax.value_and_grad(loss)(log_2S)
 
-    @jax.jit
-    def descend(log_params):
-        def step(carry, _):
-            log_params, state = carry
-            gradient = jax.grad(loss)(log_params, fit_MD)
-            updates, state = optimizer.update(gradient, state)
-            return (optax.apply_updates(log_params, updates), state), None
 
-        (log_params, _), _ = jax.lax.scan(
-            step, (log_params, optimizer.init(log_params)), length=steps
+def _descend(name: str, starts, problem, fit_MD, judge, num_updates: int) -> np.ndarray:
+    """The best by `judge`, a loss on other tasks, of L-BFGS's iterates (each 20th) and starts."""
+    shape = starts[0].shape
+    best, best_loss = None, np.inf
+
+    def loss(flat):
+        value, gradient = _log_loss(jnp.asarray(flat.reshape(shape), jnp.float32), problem, fit_MD)
+        gradient = np.asarray(gradient, np.float64).ravel()
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            return 100.0, np.zeros_like(gradient)  # a wall: the line search turns back
+        return float(value), gradient
+
+    def consider(flat):
+        nonlocal best, best_loss
+        candidate = flat.reshape(shape).copy()
+        value = judge(candidate)
+        if value < best_loss:
+            best, best_loss = candidate, value
+
+    for start in starts:
+        consider(start.ravel())
+        counter = itertools.count(1)
+        result = scipy.optimize.minimize(
+            loss,
+            start.ravel(),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": num_updates, "maxcor": 20},
+            callback=lambda flat, counter=counter: (
+                consider(flat) if next(counter) % 20 == 0 else None
+            ),
         )
-        return log_params, loss(log_params, choice_MD)
-
-    starts_R = jax.jit(jax.vmap(start))(jax.random.split(start_key, 4))
-    fitted_R, loss_R = jax.lax.map(descend, starts_R)
-    best = int(jnp.argmin(jnp.where(jnp.isfinite(loss_R), loss_R, jnp.inf)))
-    if not jnp.isfinite(loss_R[best]):
+        consider(result.x)
+    if best is None:
         raise ValueError(f"no start of the baseline {name} ended at a finite loss")
-    rate, gamma = unpack(jax.tree.map(lambda leaf: leaf[best], fitted_R))
-    return {"rate": rate, "gamma": gamma}
+    return best

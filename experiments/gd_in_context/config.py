@@ -44,11 +44,12 @@ class Config:
       one_layer_steps: one layer, also with softmax, LayerNorm, and for each of sweep_dims.
       tied_steps, untied_steps: models of 2, 5 and 10 layers.
       untied_depths, tied_depths: which depths.
-      fit_steps: Adam steps that fit the explicit algorithms' rates (GD++).
+      fit_steps, fit_contexts: L-BFGS steps that fit the explicit algorithms' rates (GD++), and the
+        contexts that they are fitted on.
       full_block_steps, sine_steps, copy_steps: the studies of these names.
       roll_out_steps: times the trained layer is repeated.
       task_set_sizes: training tasks in `fixed_task_set`; task_set_steps: its training steps.
-      real_tasks: tasks drawn from the real table for each context length.
+      real_contexts: rows in context in `real_data`; real_tasks: tasks drawn for each.
     """
 
     num_seeds: int = 3
@@ -66,13 +67,15 @@ class Config:
     untied_depths: tuple[int, ...] = (2, 5, 10)
     tied_steps: int = 4_000
     untied_steps: int = 5_000
-    fit_steps: int = 2_000
+    fit_steps: int = 200
+    fit_contexts: int = 16_384
     full_block_steps: int = 3_000
-    sine_steps: int = 6_000
+    sine_steps: int = 12_000
     copy_steps: int = 14_000
     roll_out_steps: int = 50
     task_set_sizes: tuple[int, ...] = (128, 512, 2048, 8192)
     task_set_steps: int = 3_000
+    real_contexts: tuple[int, ...] = (10, 20, 30, 40)
     real_tasks: int = 4_000
 
     def validate(self) -> None:
@@ -110,12 +113,14 @@ SMOKE = Config(
     tied_steps=2,
     untied_steps=2,
     fit_steps=4,
+    fit_contexts=128,
     full_block_steps=2,
     sine_steps=4,
     copy_steps=4,
     roll_out_steps=20,
     task_set_sizes=(16, 32),
     task_set_steps=4,
+    real_contexts=(10, 40),
     real_tasks=16,
 )
 
@@ -131,7 +136,7 @@ PAPER = Config(
     untied_depths=(2, 5, 10),
     tied_steps=5_000,
     untied_steps=50_000,
-    fit_steps=30_000,
+    fit_steps=400,
     full_block_steps=50_000,
     sine_steps=20_000,
     copy_steps=10_000,
@@ -150,7 +155,7 @@ EXPERIMENT = Experiment(
     studies=STUDIES,
     claims=CLAIMS,
     cost={
-        "smoke": "about five minutes on two cores, nearly all of it compilation",
+        "smoke": "about three minutes on two cores, nearly all of it compilation",
         "cpu": "one to two hours on two cores",
         "paper": "for a GPU or TPU",
     },

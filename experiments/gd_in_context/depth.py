@@ -38,23 +38,24 @@ def _train(context, depth: int, tied: bool):
     return model, train_model(context, name, model, task, _recipe(context, depth, tied))
 
 
-def _baseline_losses(context, depth: int, tied: bool, episode):
-    """Losses [L, T] of gradient descent at its best fixed rate, at the best rate for each step,
-    and of GD++; and the fits of the first and the last.
-    """
+def _baselines(context, depth: int) -> tuple[dict, dict]:
+    """Gradient descent and GD++ of so many steps, fitted: {"tied", "free"} each."""
     task = task_of(context)
-    gd = baselines.fit(context, f"gd-{depth}", task, depth, tied=True, plain=True)
-    name = f"gd_plus_plus-{depth}-{'tied' if tied else 'untied'}"
-    plus = baselines.fit(context, name, task, depth, tied=tied)
-    free = baselines.fit(context, f"gd-{depth}-free", task, depth, tied=False, plain=True)
+    gd = baselines.fit(context, f"gd-{depth}", task, depth, plain=True)
+    return gd, baselines.fit(context, f"gd_plus_plus-{depth}", task, depth)
+
+
+def _baseline_losses(fitted, depth: int, tied: bool, episode):
+    """Losses [L, T] of gradient descent at its best fixed rate, at the best rate for each step,
+    and of GD++, with tied steps or free ones.
+    """
+    gd, plus = fitted
     stepwise = functools.partial(algorithms.gd, num_steps=depth, all_steps=True)
     plus_stepwise = functools.partial(algorithms.gd_plus_plus, num_steps=depth, all_steps=True)
     return (
-        ev.losses(stepwise, {"rate": gd["rate"]}, episode),
-        ev.losses(stepwise, {"rate": free["rate"]}, episode),
-        ev.losses(plus_stepwise, plus, episode),
-        gd,
-        plus,
+        ev.losses(stepwise, {"rate": gd["tied"]["rate"]}, episode),
+        ev.losses(stepwise, {"rate": gd["free"]["rate"]}, episode),
+        ev.losses(plus_stepwise, plus["tied" if tied else "free"], episode),
     )
 
 
@@ -67,11 +68,12 @@ def deep(context) -> StudyResult:
     table, arrays, claims, baseline = [], {}, [], {}
     wanted = [(d, True) for d in context.config.tied_depths]
     wanted += [(d, False) for d in context.config.untied_depths]
+    fitted = {depth: _baselines(context, depth) for depth in sorted({d for d, _ in wanted})}
     for depth, tied in wanted:
         model, trained = _train(context, depth, tied)
         layers = ev.seed_losses(learner(model, all_layers=True), trained.params, episode)
         finals[depth, tied] = layers[:, -1]
-        gd_loss, free_loss, plus_loss, gd, plus = _baseline_losses(context, depth, tied, episode)
+        gd_loss, free_loss, plus_loss = _baseline_losses(fitted[depth], depth, tied, episode)
         baseline[depth, tied] = gd_loss[-1], plus_loss[-1]
         kind = "tied" if tied else "untied"
         table.append(
@@ -92,7 +94,7 @@ def deep(context) -> StudyResult:
         }
         if (depth, tied) == (2, True):
             more, curve = _two_tied(
-                trained, finals[2, True], gd_loss[-1], plus_loss[-1], gd, plus, episode
+                trained, finals[2, True], gd_loss[-1], plus_loss[-1], fitted[2], episode
             )
             claims += more
             arrays |= curve
@@ -122,8 +124,9 @@ def deep(context) -> StudyResult:
     )
 
 
-def _two_tied(trained, loss, gd_loss, plus_loss, gd, plus, episode):
+def _two_tied(trained, loss, gd_loss, plus_loss, fitted, episode):
     """Claims on two tied layers, and the cosines that they rest on."""
+    gd, plus = (baseline["tied"] for baseline in fitted)
     gd_apply = functools.partial(algorithms.gd, num_steps=2)
     plus_apply = functools.partial(algorithms.gd_plus_plus, num_steps=2)
     rates = {"rate": gd["rate"]}
@@ -190,7 +193,8 @@ def full_block(context) -> StudyResult:
     trained = train_model(context, "full_block", model, task, recipe)
     episode = ev.draw(context, "full_block/test", task)
     layers = ev.seed_losses(learner(model, all_layers=True), trained.params, episode)
-    gd_loss, free_loss, plus_loss, _, _ = _baseline_losses(context, depth, False, episode)
+    fitted = _baselines(context, depth)
+    gd_loss, free_loss, plus_loss = _baseline_losses(fitted, depth, False, episode)
     claim = ev.measured("full_block.ratio", layers[:, -1], plus_loss[-1], statistic=ev.ratio)
     table = [
         ev.row("12 blocks, 4 heads, MLP", layers[:, -1], plus_loss[-1]),

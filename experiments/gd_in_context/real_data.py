@@ -17,7 +17,7 @@ from ico.data import diabetes
 from ico.models import LinearTransformer, learner, scale_updates
 from ico.report import StudyResult, interval
 
-CONTEXTS = (10, 20, 30, 40)
+_draw = jax.jit(tasks.tabular, static_argnames="config")
 
 
 def _grids() -> dict:
@@ -36,15 +36,18 @@ def _grids() -> dict:
 def real_data(context) -> StudyResult:
     """Who wins on the diabetes table, with 10 to 40 rows in context. No band."""
     trained, _, rate = train_one_layer(context)
+    contexts = context.config.real_contexts
     table_RC = jnp.asarray(diabetes())
-    rows, gaps, searched, arrays = [], [], [], {"context": np.array(CONTEXTS)}
-    for n in CONTEXTS:
+    rows, gaps, searched, arrays = [], [], [], {"context": np.array(contexts)}
+    for n in contexts:
         config = tasks.Tabular(batch_size=context.config.real_tasks, num_context=n)
         sample = functools.partial(tasks.tabular, table=table_RC, config=config)
-        episode = jax.jit(sample)(context.key(f"real_data/{n}"))
+        key = context.key(f"real_data/{n}")
+        episode = _draw(key, table=table_RC, config=config)
+        unit = dataclasses.replace(config, input_std=1.0)
         loss, found = _losses(context, trained, rate, sample, episode, n)
         searched += [{"rows in context": n, **entry} for entry in found]
-        loss |= _without_scaling(context, trained, config, table_RC, n)
+        loss |= _without_scaling(trained, episode, _draw(key, table=table_RC, config=unit), n)
         for name, value in loss.items():
             rows.append({"rows in context": n, **ev.row(name, value)})
             arrays[f"{name}/{n}"] = value
@@ -81,16 +84,13 @@ def _losses(context, trained, rate, sample, episode, n: int):
     return loss, found
 
 
-def _without_scaling(context, trained, config, table_RC, n: int) -> dict[str, np.ndarray]:
+def _without_scaling(trained, episode, unit_episode, n: int) -> dict[str, np.ndarray]:
     """What happens to the layer without 10 / N, with inputs of unit deviation, and with both."""
-    key = context.key(f"real_data/{n}")
-    draw = jax.jit(functools.partial(tasks.tabular, table=table_RC), static_argnames="config")
-    unit = dataclasses.replace(config, input_std=1.0)
     apply, scaled = learner(LinearTransformer()), scale_updates(trained.params, 10 / n)
     return {
-        "layer, update not scaled": ev.seed_losses(apply, trained.params, draw(key, config=config)),
-        "layer, inputs not scaled": ev.seed_losses(apply, scaled, draw(key, config=unit)),
-        "layer, neither scaled": ev.seed_losses(apply, trained.params, draw(key, config=unit)),
+        "layer, update not scaled": ev.seed_losses(apply, trained.params, episode),
+        "layer, inputs not scaled": ev.seed_losses(apply, scaled, unit_episode),
+        "layer, neither scaled": ev.seed_losses(apply, trained.params, unit_episode),
     }
 
 
@@ -109,7 +109,7 @@ def _gaps(loss, n: int) -> list[dict]:
 def _notes(arrays) -> list[str]:
     """Who has the least mean loss, in words made from the numbers."""
     notes = []
-    for n in CONTEXTS:
+    for n in arrays["context"].tolist():
         mean = {
             name.rsplit("/", 1)[0]: float(value.mean())
             for name, value in arrays.items()

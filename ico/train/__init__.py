@@ -13,7 +13,7 @@ from ico.train._loop import FitResult, LoopConfig, fit
 from ico.train._state import TrainState, init_state
 from ico.train._step import make_step
 from ico.train.artifacts import artifact_directory, load_artifact, save_artifact
-from ico.train.compilation import enable_compilation_cache
+from ico.train.compilation import compile_quickly, enable_compilation_cache
 from ico.train.mesh import make_mesh
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "TrainState",
     "TrainingError",
     "artifact_directory",
+    "compile_quickly",
     "enable_compilation_cache",
     "fit",
     "init_state",

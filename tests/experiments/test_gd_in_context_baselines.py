@@ -40,12 +40,28 @@ def test_expected_loss_is_the_mean_loss_given_the_context(gamma):
 
 def test_the_fitted_rate_of_one_step_is_its_closed_form(tmp_path):
     """Minimum of a quadratic: rate = N E tr(S) / E tr(S^2) over the contexts it is fitted on."""
-    context = Context(
-        SMOKE.__class__(closed_form_tasks=500, fit_steps=400), tmp_path, 0, "smoke", False
-    )
-    fitted = baselines.fit(context, "test", TASK, 1, tied=True, plain=True)
-    fit_key = jax.random.split(context.key("baselines/test"), 3)[0]
+    context = Context(SMOKE.__class__(fit_contexts=500, fit_steps=400), tmp_path, 0, "smoke", False)
+    fitted = baselines.fit(context, "test", TASK, 1, plain=True)["tied"]
+    fit_key = jax.random.split(context.key("baselines/test"))[0]
     values = baselines.eigenvalues(fit_key, TASK, 500)
     best = 6 * values.sum() / (values**2).sum()
     assert float(fitted["rate"]) == pytest.approx(best, rel=1e-2)
     assert float(fitted["gamma"]) == 0.0
+
+
+def test_free_steps_end_no_higher_than_tied_ones_on_other_contexts(tmp_path):
+    """Also twelve of them, which a fit to few contexts blows up."""
+    config = SMOKE.__class__(fit_contexts=2_000, fit_steps=60)
+    context = Context(config, tmp_path, 0, "smoke", False)
+    fitted = baselines.fit(context, "test", TASK, 12)
+    values = jnp.asarray(baselines.eigenvalues(jax.random.key(1), TASK, 20_000), jnp.float32)
+    tied, free = (
+        baselines.expected_loss(
+            *(jnp.broadcast_to(fitted[kind][name], (12,)) for name in ("rate", "gamma")),
+            values,
+            TASK.num_context,
+            1 / 12,
+        )[-1]
+        for kind in ("tied", "free")
+    )
+    assert free < tied < 0.5 * 4 / 12
