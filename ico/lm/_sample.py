@@ -1,0 +1,105 @@
+"""Sampling with a cache of keys and values.
+
+Dimension key: B prompts, T prompt tokens, S places in the cache, V words.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ico.lm._config import DecoderConfig
+from ico.lm._decoder import Cache, Params, hidden_states, logits
+from ico.lm._score import bucket, pad
+
+
+def choose(logits_BV, key, temperature, top_p):
+    """Token ids [B]: greedy at temperature 0, else from the smallest set of mass >= top_p."""
+
+    def sample():
+        scaled = logits_BV / jnp.maximum(temperature, 1e-6)
+        order = jnp.argsort(-scaled, axis=-1)
+        probs = jax.nn.softmax(jnp.take_along_axis(scaled, order, -1), axis=-1)
+        # A token stays if the mass before it is under top_p, so the first always does.
+        keep = jnp.cumsum(probs, axis=-1) - probs < top_p
+        kept = jnp.where(keep, jnp.log(probs), -jnp.inf)
+        rank = jax.random.categorical(key, kept, axis=-1)
+        return jnp.take_along_axis(order, rank[:, None], -1)[:, 0].astype(jnp.int32)
+
+    return jax.lax.cond(
+        temperature > 0, sample, lambda: jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 4))
+def _generate(params, config, ids_BT, lengths_B, num_tokens: int, key, temperature, top_p, eos):
+    B, T = ids_BT.shape
+    dtype = params["embedding"].dtype
+    shape = (config.num_layers, B, T + num_tokens, config.num_kv_heads, config.head_dim)
+    cache = Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    # Padding writes to places that are written again before any token sees them.
+    hidden, cache = hidden_states(params, config, ids_BT, cache=cache)
+    last_BD = jnp.take_along_axis(hidden, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
+
+    def step(carry, index):
+        cache, last_BD, done_B = carry
+        scores = logits(params, config, last_BD)
+        token_B = choose(scores, jax.random.fold_in(key, index), temperature, top_p)
+        token_B = jnp.where(done_B, eos, token_B)
+        done_B = done_B | (token_B == eos)
+        hidden, cache = hidden_states(
+            params,
+            config,
+            jnp.maximum(token_B, 0)[:, None],
+            positions=(lengths_B + index)[:, None],
+            cache=cache,
+        )
+        return (cache, hidden[:, 0], done_B), token_B
+
+    start = (cache, last_BD, jnp.zeros(B, bool))
+    _, tokens_NB = jax.lax.scan(step, start, jnp.arange(num_tokens))
+    return tokens_NB.T
+
+
+def generate_ids(
+    params: Params,
+    config: DecoderConfig,
+    prompts: list[list[int]],
+    *,
+    max_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    eos_id: int | None = None,
+) -> list[list[int]]:
+    """Token ids that follow each prompt, up to and without `eos_id`.
+
+    Raises:
+      ValueError: an empty prompt, an option out of range, or more tokens than the model's context.
+    """
+    if not prompts:
+        return []
+    if max_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError("max_tokens must be >= 1, temperature >= 0 and top_p in (0, 1]")
+    if not all(prompts):
+        raise ValueError(f"prompt {[bool(p) for p in prompts].index(False)} has no tokens")
+    longest = max(map(len, prompts))
+    if longest + max_tokens > config.context_length:
+        raise ValueError(
+            f"{longest} + {max_tokens} tokens are more than the model's {config.context_length}"
+        )
+    length = min(bucket(longest), config.context_length - max_tokens)
+    ids, lengths = pad(prompts, length)
+    eos = np.int32(-1 if eos_id is None else eos_id)
+    tokens = np.asarray(
+        _generate(
+            params, config, ids, lengths, max_tokens, jax.random.key(seed),
+            np.float32(temperature), np.float32(top_p), eos,
+        )
+    )  # fmt: skip
+    out = []
+    for row in tokens:
+        ends = np.flatnonzero(row == eos)
+        out.append(row[: ends[0] if ends.size else None].tolist())
+    return out

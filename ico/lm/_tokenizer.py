@@ -1,0 +1,244 @@
+"""Tokenizers from a GGUF file's metadata or from a tokenizer.json, run by the tokenizers library.
+
+GGUF names a pre-tokenizer and lists the words; the pipeline around them is written out here.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ico.lm._errors import WeightFileError
+
+_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+
+_GPT2_SPLIT = (
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+)
+_LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+class Tokenizer:
+    """Text <-> token ids.
+
+    Attributes:
+      bos_id, eos_id: ids of the tokens that begin and end a text, or None.
+      adds_bos: whether `encode` puts `bos_id` in front unless told otherwise (as the file says).
+      vocab_size: number of ids.
+    """
+
+    def __init__(self, tokenizer, *, bos_id=None, eos_id=None, adds_bos=False):
+        self._tokenizer = tokenizer
+        self.bos_id, self.eos_id, self.adds_bos = bos_id, eos_id, adds_bos
+
+    @property
+    def vocab_size(self) -> int:
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str, *, bos: bool | None = None) -> list[int]:
+        """Token ids of a text. Special tokens written out in it are recognised.
+
+        Args:
+          text: any text; it is not stripped.
+          bos: whether the beginning-of-text token stands in front; None is as the model's file
+            says (SmolLM2 and GPT-2 no, Gemma and Llama yes).
+        """
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        wanted = self.adds_bos if bos is None else bos
+        if wanted and self.bos_id is None:
+            raise ValueError("this tokenizer has no beginning-of-text token")
+        return [self.bos_id, *ids] if wanted else ids
+
+    def decode(self, ids, *, skip_special: bool = False) -> str:
+        """The text of token ids, special tokens written out unless skipped."""
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+
+    def token(self, token_id: int) -> str:
+        """The text of one token, as it stands between others (with its leading space)."""
+        text = self._tokenizer.decode([int(token_id)], skip_special_tokens=False)
+        piece = self._tokenizer.id_to_token(int(token_id)) or ""
+        # A SentencePiece decoder drops the space at a text's start.
+        return " " + text if piece.startswith("▁") and not text.startswith(" ") else text
+
+    def to_json(self) -> str:
+        """As the text of a tokenizer.json."""
+        return self._tokenizer.to_str()
+
+
+def from_json(path: Path) -> Tokenizer:
+    """A tokenizer.json, with what tokenizer_config.json beside it says of special tokens.
+
+    Raises:
+      WeightFileError: it cannot be parsed.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        backend = Backend.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises bare Exceptions
+        raise WeightFileError(f"{path} is no tokenizer: {error}") from None
+    settings: dict[str, Any] = {}
+    for name in ("generation_config.json", "config.json", "tokenizer_config.json"):
+        beside = path.parent / name
+        if beside.is_file():
+            try:
+                found = json.loads(beside.read_text(encoding="utf-8"))
+            except ValueError:
+                raise WeightFileError(f"{beside} is no JSON") from None
+            settings |= found if isinstance(found, dict) else {}
+
+    def id_of(which: str) -> int | None:
+        token = settings.get(f"{which}_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str):
+            return backend.token_to_id(token)
+        value = settings.get(f"{which}_token_id")
+        value = value[0] if isinstance(value, list) and value else value
+        return value if isinstance(value, int) else None
+
+    bos_id = id_of("bos")
+    # The post-processor is what really puts tokens around a text.
+    around = backend.encode("a", add_special_tokens=True).ids
+    adds_bos = bool(around) and bos_id is not None and around[0] == bos_id
+    return Tokenizer(backend, bos_id=bos_id, eos_id=id_of("eos"), adds_bos=adds_bos)
+
+
+def from_gguf(metadata: dict[str, Any]) -> Tokenizer:
+    """The tokenizer in a GGUF file's metadata: byte-level BPE or SentencePiece.
+
+    Raises:
+      WeightFileError: an unknown kind or pre-tokenizer, or lists that do not fit together.
+    """
+
+    def get(name, default=None):
+        return metadata.get(f"tokenizer.ggml.{name}", default)
+
+    tokens, kinds = get("tokens"), get("token_type")
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise WeightFileError("the file lacks tokenizer.ggml.tokens")
+    kinds = [_NORMAL] * len(tokens) if kinds is None else kinds
+    if len(kinds) != len(tokens):
+        raise WeightFileError("tokenizer.ggml.token_type does not name every token")
+    vocab = {token: index for index, token in enumerate(tokens)}
+    if len(vocab) != len(tokens):
+        raise WeightFileError("tokenizer.ggml.tokens names a token twice")
+    model = get("model")
+    try:
+        if model == "gpt2":
+            backend = _byte_level(vocab, get("merges"), get("pre", "default"))
+        elif model == "llama":
+            scores = get("scores")
+            if not isinstance(scores, list) or len(scores) != len(tokens):
+                raise WeightFileError("tokenizer.ggml.scores does not name every token")
+            backend = _sentence_piece(
+                tokens, vocab, scores, kinds, get("unknown_token_id"),
+                bool(get("add_space_prefix", True)),
+            )  # fmt: skip
+        else:
+            raise WeightFileError(f"tokenizer {model!r} is not supported (gpt2, llama)")
+    except WeightFileError:
+        raise
+    except Exception as error:  # the library raises bare Exceptions
+        raise WeightFileError(f"the tokenizer is damaged: {error}") from None
+    _add_special(backend, tokens, kinds)
+
+    def checked(name):
+        value = get(name)
+        if value is not None and not (isinstance(value, int) and 0 <= value < len(tokens)):
+            raise WeightFileError(f"tokenizer.ggml.{name} {value!r} is no token")
+        return value
+
+    bos_id = checked("bos_token_id")
+    adds_bos = get("add_bos_token", model == "llama" or get("pre") == "llama-bpe")
+    return Tokenizer(
+        backend,
+        bos_id=bos_id,
+        eos_id=checked("eos_token_id"),
+        adds_bos=bool(adds_bos) and bos_id is not None,
+    )
+
+
+def _add_special(backend, tokens, kinds) -> None:
+    from tokenizers import AddedToken
+
+    for wanted, add in ((_CONTROL, backend.add_special_tokens), (_USER, backend.add_tokens)):
+        add(
+            [
+                AddedToken(token, normalized=False, special=wanted == _CONTROL)
+                for token, kind in zip(tokens, kinds, strict=True)
+                if kind == wanted and token
+            ]
+        )
+
+
+def _byte_level(vocab, merges, pre: str):
+    """Byte-level BPE. The pre-tokenizers are those of the models that GGUF names them after."""
+    from tokenizers import Regex, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+
+    if not isinstance(merges, list) or not all(
+        isinstance(pair, str) and pair.count(" ") == 1 for pair in merges
+    ):
+        raise WeightFileError("the file lacks tokenizer.ggml.merges")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+    def split(pattern):
+        return pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+
+    if pre in ("gpt-2", "default"):
+        steps = [split(_GPT2_SPLIT), byte_level]
+    elif pre == "smollm":
+        steps = [pre_tokenizers.Digits(individual_digits=True), split(_GPT2_SPLIT), byte_level]
+    elif pre in ("llama-bpe", "llama3", "llama-v3"):
+        steps = [split(_LLAMA3_SPLIT), byte_level]
+    else:
+        raise WeightFileError(f"pre-tokenizer {pre!r} is not supported (gpt-2, smollm, llama-bpe)")
+    pairs = [tuple(pair.split(" ")) for pair in merges]
+    model = models.BPE(vocab=vocab, merges=pairs, ignore_merges=pre.startswith("llama"))
+    backend = Backend(model)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _sentence_piece(tokens, vocab, scores, kinds, unknown_id, space_prefix: bool):
+    """SentencePiece BPE: the merges follow from the scores (a better score merges first)."""
+    from tokenizers import decoders, models, normalizers
+    from tokenizers import Tokenizer as Backend
+
+    mergeable = {
+        token: index
+        for token, index, kind in zip(tokens, range(len(tokens)), kinds, strict=True)
+        if kind in (_NORMAL, _USER)
+    }
+    merges = []
+    for token, index in mergeable.items():
+        splits = [
+            (token[:at], token[at:])
+            for at in range(1, len(token))
+            if token[:at] in mergeable and token[at:] in mergeable
+        ]
+        splits.sort(key=lambda pair: (mergeable[pair[0]], mergeable[pair[1]]))
+        merges += [(-scores[index], pair) for pair in splits]
+    merges.sort(key=lambda entry: entry[0])  # stable: splits of one piece keep their order
+    unknown = tokens[unknown_id] if isinstance(unknown_id, int) else None
+    backend = Backend(
+        models.BPE(
+            vocab=vocab,
+            merges=[pair for _, pair in merges],
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=_BYTE in kinds,
+        )
+    )
+    replace = normalizers.Replace(" ", "▁")
+    backend.normalizer = (
+        normalizers.Sequence([normalizers.Prepend("▁"), replace]) if space_prefix else replace
+    )
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if space_prefix:
+        steps.append(decoders.Strip(" ", 1, 0))
+    backend.decoder = decoders.Sequence(steps)
+    return backend
