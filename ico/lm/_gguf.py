@@ -63,7 +63,6 @@ class _Header:
 
     def __init__(self, data: mmap.mmap, path: Path):
         self.data, self.path, self.at = data, path, 0
-        self.order = "<"
 
     def take(self, count: int) -> bytes:
         if count < 0 or self.at + count > len(self.data):
@@ -72,7 +71,7 @@ class _Header:
         return self.data[self.at - count : self.at]
 
     def number(self, code: str):
-        return struct.unpack(self.order + code, self.take(struct.calcsize("=" + code)))[0]
+        return struct.unpack("<" + code, self.take(struct.calcsize("=" + code)))[0]
 
     def string(self) -> str:
         return self.take(self.number("Q")).decode("utf-8", errors="surrogateescape")
@@ -87,7 +86,7 @@ class _Header:
             if inner in _SCALARS:
                 code = _SCALARS[inner]
                 raw = self.take(count * struct.calcsize("=" + code))
-                return np.frombuffer(raw, np.dtype(code).newbyteorder(self.order)).tolist()
+                return np.frombuffer(raw, np.dtype(code).newbyteorder("<")).tolist()
             # A string takes eight bytes at least, an array twelve.
             if count > (len(self.data) - self.at) // 8:
                 raise WeightFileError("an array in its header is longer than the file")
@@ -145,7 +144,9 @@ def _num_bytes(name: str, shape, kind: int) -> int:
     for dim in shape:
         count *= dim
     if shape and shape[-1] % block:
-        raise WeightFileError(f"tensor {name!r}: rows of {shape[-1]} are no whole blocks of {block}")
+        raise WeightFileError(
+            f"tensor {name!r}: rows of {shape[-1]} are no whole blocks of {block}"
+        )
     return count // block * size
 
 

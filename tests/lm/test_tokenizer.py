@@ -1,0 +1,106 @@
+"""Tokenizers built from a GGUF file's metadata."""
+
+import pytest
+
+from ico.lm import WeightFileError
+from ico.lm._tokenizer import from_gguf, from_json
+
+SENTENCE_PIECE = {
+    "tokenizer.ggml.model": "llama",
+    "tokenizer.ggml.tokens": [
+        "<unk>", "<s>", "</s>", "<0x0A>", "<0xC3>", "<0xA9>", "▁", "a", "b", "ab", "▁a", "▁ab",
+        "<start_of_turn>",
+    ],
+    "tokenizer.ggml.scores": [0, 0, 0, 0, 0, 0, -9.0, -7.0, -8.0, -1.0, -2.0, -3.0, 0],
+    "tokenizer.ggml.token_type": [2, 3, 3, 6, 6, 6, 1, 1, 1, 1, 1, 1, 4],
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2,
+    "tokenizer.ggml.unknown_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("prefix", "text", "wanted"),
+    [
+        (True, "ab ab", [1, 11, 11]),
+        (False, "ab ab", [1, 9, 11]),
+        (False, "ba", [1, 8, 7]),
+        (False, "a\né", [1, 7, 3, 4, 5]),  # no such pieces: bytes
+        (False, "a<start_of_turn>b", [1, 7, 12, 8]),
+        (False, "  a", [1, 6, 10]),
+    ],
+)
+def test_sentence_piece_merges_by_score_and_falls_back_to_bytes(prefix, text, wanted):
+    tokenizer = from_gguf({**SENTENCE_PIECE, "tokenizer.ggml.add_space_prefix": prefix})
+    assert tokenizer.encode(text) == wanted
+    assert tokenizer.decode(wanted[1:]) == text
+
+
+def test_beginning_of_text_only_where_wanted():
+    tokenizer = from_gguf({**SENTENCE_PIECE, "tokenizer.ggml.add_bos_token": False})
+    assert tokenizer.encode("a") == [10] and tokenizer.encode("a", bos=True) == [1, 10]
+    assert tokenizer.token(10) == " a" and tokenizer.token(7) == "a"
+
+
+def test_the_file_it_writes_is_the_tokenizer_it_reads(tmp_path):
+    tokenizer = from_gguf({**SENTENCE_PIECE, "tokenizer.ggml.add_space_prefix": False})
+    path = tmp_path / "tokenizer.json"
+    path.write_text(tokenizer.to_json(), encoding="utf-8")
+    again = from_json(path)
+    for text in ("ab ba\n", "é a", "<start_of_turn>"):
+        assert again.encode(text) == tokenizer.encode(text, bos=False)
+
+
+def test_metadata_that_does_not_fit_together_is_refused(tmp_path):
+    for change in (
+        {"tokenizer.ggml.tokens": None},
+        {"tokenizer.ggml.scores": [0.0]},
+        {"tokenizer.ggml.token_type": [1]},
+        {"tokenizer.ggml.bos_token_id": 99},
+        {"tokenizer.ggml.model": "t5"},
+        {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ["a"]},
+        {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ["x y"]},
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.merges": ["a b"],
+            "tokenizer.ggml.pre": "martian",
+        },
+    ):
+        with pytest.raises(WeightFileError):
+            from_gguf({**SENTENCE_PIECE, **change})
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(WeightFileError):
+        from_json(tmp_path / "tokenizer.json")
+
+
+def test_sentencepiece_itself_agrees(tmp_path):
+    """Against the original library, trained on a few sentences."""
+    spm = pytest.importorskip("sentencepiece")
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"the quick brown fox number {n} jumps over it" for n in range(99)))
+    spm.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(tmp_path / "m"), vocab_size=330, model_type="bpe",
+        byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+    )  # fmt: skip
+    theirs = spm.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
+    size = theirs.vocab_size()
+
+    def kind(i):
+        if theirs.is_control(i):
+            return 3
+        return 2 if theirs.is_unknown(i) else 6 if theirs.is_byte(i) else 1
+
+    ours = from_gguf(
+        {
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.tokens": [theirs.id_to_piece(i) for i in range(size)],
+            "tokenizer.ggml.scores": [theirs.get_score(i) for i in range(size)],
+            "tokenizer.ggml.token_type": [kind(i) for i in range(size)],
+            "tokenizer.ggml.unknown_token_id": 0,
+            "tokenizer.ggml.add_bos_token": False,
+            "tokenizer.ggml.add_space_prefix": False,
+        }
+    )
+    for sentence in ("the fox jumps", "  brown  it\n", "naïve 🦊 overjumps 12"):
+        assert ours.encode(sentence) == theirs.encode(sentence)
