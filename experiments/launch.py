@@ -62,7 +62,7 @@ def _launch(experiment: Experiment, argv: list[str]) -> int:
         _run_folder.check(experiment, request)
         if _is_finished(experiment, request):
             print(f"{request.directory} already holds this run, finished.")
-            _print_verdicts(request.directory)
+            _print_verdicts(request)
             return 0
         _ask_for_resume(request)
         _print_first_line(experiment, request)
@@ -107,7 +107,7 @@ def _ask_for_resume(request: Request) -> None:
 
 def _print_first_line(experiment: Experiment, request: Request) -> None:
     verb = "goes on with" if request.resume and request.directory.exists() else "runs"
-    some = "" if len(request.studies) == len(experiment.studies) else " for all studies"
+    some = "" if len(request.studies) == len(experiment.studies) else " (all studies)"
     print(
         f"{experiment.name}, preset {request.preset}, seed {request.seed}: {verb} "
         f"{len(request.studies)} of {len(experiment.studies)} studies "
@@ -153,7 +153,7 @@ def _run(experiment: Experiment, request: Request) -> int:
         _crashed(experiment, request, saved)
         raise
     print(f"done in {time.perf_counter() - started:.0f} s")
-    _print_verdicts(request.directory)
+    _print_verdicts(request)
     return 0
 
 
@@ -288,13 +288,20 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _print_verdicts(directory: Path) -> None:
+def _print_verdicts(request: Request) -> None:
     """One line a claim, then the path of the report; read from disk, as any reader would."""
     from ico import report
 
-    for claim in report.read_results(directory)["claims"]:
-        print(_verdict_line(claim))
-    print(f"report: {directory / 'report.html'}")
+    if request.preset == "smoke":
+        print("a smoke run tries every line of code; its verdicts mean nothing:")
+    claims = report.read_results(request.directory)["claims"]
+    for claim in claims:
+        if claim["verdict"] != "not run":
+            print(_verdict_line(claim))
+    left = sum(claim["verdict"] == "not run" for claim in claims)
+    if left:
+        print(f"- {left} claims of studies that were not run")
+    print(f"report: {request.directory / 'report.html'}")
 
 
 def _verdict_line(claim: dict[str, Any]) -> str:

@@ -57,13 +57,13 @@ CLAIMS = (
     ),
     _claim(
         "dimensions.loss_ratio",
-        "The match holds for every N = d: one plus the ratio's largest distance from one",
+        "The match holds for every N = d: the ratio furthest from one",
         "Fig. 2", "ratio", 0.99, 1.01,
     ),
     _claim(
         "roll_out.loss_ratio",
         "The trained layer repeated 20 times with damping 0.75 follows gradient descent: the "
-        "ratio's largest distance from one, plus one",
+        "ratio furthest from one",
         "Figs. 1 and 10", "ratio", 0.98, 1.02,
     ),
     _claim(
@@ -119,13 +119,13 @@ CLAIMS = (
     ),
     _claim(
         "out_of_distribution.input_range",
-        "Other input ranges, 0.5 to 1.5: one plus the largest distance from one "
+        "Other input ranges, 0.5 to 1.5: the value furthest from one "
         "of the ratio to gradient descent",
         "Figs. 2 and 6", "ratio", 0.95, 1.05,
     ),
     _claim(
         "out_of_distribution.weight_scale",
-        "Other weight scales, 0.5 to 3: one plus the largest distance from one "
+        "Other weight scales, 0.5 to 3: the value furthest from one "
         "of the ratio to gradient descent",
         "Figs. 2 and 6", "ratio", 0.95, 1.05,
     ),

@@ -94,6 +94,8 @@ class Config:
                 raise ValueError(f"{field.name} names a value twice: {value}")
         if self.closed_form_tasks < 16:
             raise ValueError(f"closed_form_tasks must be at least 16, not {self.closed_form_tasks}")
+        if max(self.real_contexts) > 400:
+            raise ValueError("real_contexts must be at most 400 of the table's 442 rows")
         if self.eval_tasks < 2 or self.real_tasks < 2:
             raise ValueError("eval_tasks and real_tasks must be at least 2, for intervals")
 

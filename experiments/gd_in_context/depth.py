@@ -177,7 +177,7 @@ def _falls_with_depth(finals):
     if len(pairs) < 5:
         return [ev.unjudged("deep.falls_with_depth", f"{len(pairs)} of its 5 falls measured")]
     losses = [finals[key] for pair in pairs for key in pair]
-    return [ev.measured("deep.falls_with_depth", *losses, statistic=ev.smallest_pair_fall)]
+    return [ev.all_measured("deep.falls_with_depth", *losses, statistic=ev.difference)]
 
 
 def full_block(context) -> StudyResult:

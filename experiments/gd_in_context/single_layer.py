@@ -194,7 +194,7 @@ def dimensions(context) -> StudyResult:
         table.append(row | {"gradient descent": float(gd_loss.mean())})
         pairs += [model_loss, gd_loss]
         arrays |= {f"model/{dim}": model_loss, f"gd/{dim}": gd_loss}
-    claim = ev.measured("dimensions.loss_ratio", *pairs, statistic=ev.furthest_ratio)
+    claim = ev.all_measured("dimensions.loss_ratio", *pairs, statistic=ev.ratio)
     return StudyResult([claim], {"losses": table}, arrays)
 
 
@@ -210,7 +210,7 @@ def roll_out(context) -> StudyResult:
     gd_loss = ev.losses(gd, {"rate": damping * rate["rate"]}, episode)
     pairs = [a for i in range(min(20, steps)) for a in (model_loss[:, i], gd_loss[i])]
     if steps >= 20:
-        claim = ev.measured("roll_out.loss_ratio", *pairs, statistic=ev.furthest_ratio)
+        claim = ev.all_measured("roll_out.loss_ratio", *pairs, statistic=ev.ratio)
     else:
         claim = ev.unjudged("roll_out.loss_ratio", f"{steps} steps of 20")
     table = [
@@ -246,9 +246,7 @@ def out_of_distribution(context) -> StudyResult:
         low, high = inside[name]
         pairs = [a for v, pair in zip(values, results, strict=True) if low <= v <= high
                  for a in pair]  # fmt: skip
-        claims.append(
-            ev.measured(f"out_of_distribution.{name}", *pairs, statistic=ev.furthest_ratio)
-        )
+        claims.append(ev.all_measured(f"out_of_distribution.{name}", *pairs, statistic=ev.ratio))
         arrays |= _curve_arrays(name, values, results)
     for name, values in other.items():
         results = [
@@ -342,7 +340,7 @@ def distractors(context) -> StudyResult:
                       "gradient descent": float(gd_loss.mean())})  # fmt: skip
         pairs += [model_loss, gd_loss]
         results.append((model_loss, gd_loss))
-    claim = ev.measured("distractors.loss_ratio", *pairs, statistic=ev.largest_ratio)
+    claim = ev.all_measured("distractors.loss_ratio", *pairs, statistic=ev.ratio)
     return StudyResult([claim], {"losses": table}, _curve_arrays("count", counts, results))
 
 
@@ -383,7 +381,9 @@ def fixed_task_set(context) -> StudyResult:
                    f"curve/{size}/test": trained.history["eval/loss"],
                    f"curve/{size}/train": trained.history["loss"]}  # fmt: skip
     if len(sizes) > 1:
-        claim = ev.measured("fixed_task_set.falls_with_tasks", *losses, statistic=ev.smallest_fall)
+        claim = ev.all_measured(
+            "fixed_task_set.falls_with_tasks", *ev.chain(losses), statistic=ev.difference
+        )
     else:
         claim = ev.unjudged("fixed_task_set.falls_with_tasks", "one size alone")
     notes = [

@@ -13,22 +13,28 @@ number in a README is typed.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from experiments._discovery import discover
+from experiments._experiment import Experiment
 from ico import report
 
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def main(argv: Sequence[str], root: Path = _ROOT) -> int:
+def main(
+    argv: Sequence[str], root: Path = _ROOT, known: Mapping[str, Experiment] | None = None
+) -> int:
     """Prints or writes what the command line asks for.
 
     Args:
       argv: without the program's name.
       root: of the repository that is published into.
+      known: the experiments that a published run is checked against; by default all there are.
 
     Returns:
       Exit status: 0, or 2 for bad input, with one line an error on stderr.
@@ -43,6 +49,9 @@ def main(argv: Sequence[str], root: Path = _ROOT) -> int:
                 return 2
             if len(runs) != 1:
                 raise ValueError(f"--readme publishes one run, not {len(runs)}")
+            declared = (discover()[0] if known is None else known).get(arguments.readme)
+            if declared is not None:
+                check_whole(runs[0], declared)
             for path in publish(runs[0], arguments.readme, root):
                 print(f"wrote {path}")
         elif runs:
@@ -94,6 +103,26 @@ def publish(results: dict, experiment: str, root: Path) -> list[Path]:
     for path, name, text in sections:
         report.replace_between_markers(path, name, text)
     return list(dict.fromkeys([published, *(path for path, _, _ in sections)]))
+
+
+def check_whole(results: dict, experiment: Experiment) -> None:
+    """Checks that a run may be published as the experiment's.
+
+    Raises:
+      ValueError: another preset's settings, a part of the studies, or code that is no commit.
+    """
+    if results["preset"] not in experiment.presets:
+        raise ValueError(f"--readme: there is no preset {results['preset']!r}")
+    settings = json.loads(json.dumps(dataclasses.asdict(experiment.presets[results["preset"]])))
+    changed = [key for key, value in settings.items() if results["config"].get(key) != value]
+    if changed or set(results["config"]) - set(settings):
+        raise ValueError(f"--readme: not the {results['preset']} preset; differs in {changed}")
+    wanted, found = [c.id for c in experiment.claims], [c["id"] for c in results["claims"]]
+    left = [c["id"] for c in results["claims"] if c["verdict"] == "not run"]
+    if wanted != found or left:
+        raise ValueError(f"--readme: not every claim was measured: {left or 'other claims'}")
+    if not results["git"] or results["git"].endswith("-dirty"):
+        raise ValueError("--readme: the code of this run is not a commit; run it from a clean one")
 
 
 def _show(runs: list[dict], page: Path | None, text: Path | None) -> None:

@@ -17,6 +17,7 @@ def interval(
     statistic: Callable[..., float] | None = None,
     resamples: int = 2000,
     seed: int = 0,
+    level: float = 0.95,
 ) -> tuple[float, tuple[float, float]]:
     """A statistic of grand means, with its 95% percentile interval by paired bootstrap.
 
@@ -36,6 +37,7 @@ def interval(
         first mean. `lambda a, b: a / b`, `lambda a, b, c: min(b - a, c - b)`.
       resamples: bootstrap draws.
       seed: of the draws. The same seed and shapes give the same interval.
+      level: of the interval, where several must hold at once.
 
     Returns:
       (value on the full sample, (low, high)). Not finite if the samples are not, or for a
@@ -49,9 +51,9 @@ def interval(
     value = float(statistic(*values_STK.mean((0, 1)).tolist()))
     if values_STK.shape[:2] == (1, 1):
         return value, (float("nan"), float("nan"))  # one number says nothing of its spread
-    means_RK = resampled_means(values_STK, resamples, seed)
+    means_RK = resampled_means(values_STK, resamples, seed, level)
     draws_R = np.array([float(statistic(*means)) for means in means_RK.tolist()])
-    return value, _percentiles(draws_R)
+    return value, _percentiles(draws_R, level)
 
 
 def interval_of(
@@ -97,9 +99,14 @@ def interval_of(
 
 
 def resampled_means(
-    values_STK: Float[np.ndarray, "S T K"], resamples: int = 2000, seed: int = 0
+    values_STK: Float[np.ndarray, "S T K"],
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> Float[np.ndarray, "R K"]:
     """Grand means over seeds and tasks under the crossed bootstrap, K quantities at once.
+
+    `level` is that of the interval they are for, where seeds' deviations are Student's t.
 
     A draw is a vector of weights, so a chunk of draws is one matrix product,
     [C,T] @ [T,S*K], and a weighted sum over S: no gathered copy of the data is made.
@@ -115,7 +122,7 @@ def resampled_means(
         for start in range(0, resamples, chunk):
             C = min(chunk, resamples - start)
             means_CSK = (_weights(task_rng, C, T, T) @ values_TX).reshape(C, S, K)
-            seed_weights_CS = _seed_weights(seed_rng, C, S)
+            seed_weights_CS = _seed_weights(seed_rng, C, S, level)
             means_RK[start : start + C] = np.einsum("cs,csk->ck", seed_weights_CS, means_CSK)
     return means_RK
 
@@ -142,7 +149,7 @@ def _weights(rng, rows: int, n: int, draws: int) -> np.ndarray:
     return np.bincount(chosen.ravel(), minlength=rows * n).reshape(rows, n) / draws
 
 
-def _seed_weights(rng, rows: int, n: int) -> np.ndarray:
+def _seed_weights(rng, rows: int, n: int, level: float) -> np.ndarray:
     """Weights [rows, n] that sum to one, under which a mean of n seeds varies as Student's t."""
     if n == 1:
         return np.ones((rows, 1))
@@ -150,7 +157,8 @@ def _seed_weights(rng, rows: int, n: int) -> np.ndarray:
 
     normal = rng.standard_normal((rows, n))
     deviation = (normal - normal.mean(axis=1, keepdims=True)) / np.sqrt(n * (n - 1))
-    return 1 / n + stdtrit(n - 1, 0.975) / ndtri(0.975) * deviation
+    end = (1 + level) / 2
+    return 1 / n + stdtrit(n - 1, end) / ndtri(end) * deviation
 
 
 def _aligned(samples) -> list[np.ndarray]:
@@ -166,7 +174,7 @@ def _aligned(samples) -> list[np.ndarray]:
     return [np.broadcast_to(array, (S, T)) for array in arrays]
 
 
-def _percentiles(draws_R) -> tuple[float, float]:
+def _percentiles(draws_R, level: float = 0.95) -> tuple[float, float]:
     with np.errstate(invalid="ignore"):
-        low, high = np.percentile(draws_R, (2.5, 97.5))
+        low, high = np.percentile(draws_R, (50 * (1 - level), 50 * (1 + level)))
     return float(low), float(high)

@@ -1,13 +1,16 @@
 """Pages, tables, figures and READMEs: safe, self-contained, readable, repeatable."""
 
+import dataclasses
 import html.parser
 import itertools
+import json
 import re
 
 import numpy as np
 import pytest
 
-from experiments.report.run import main
+from experiments._discovery import discover
+from experiments.report.run import check_whole, main
 from ico import report
 from ico.report import _format, _plot
 
@@ -251,7 +254,7 @@ def repository(tmp_path):
 
 
 def test_publishing_copies_results_and_fills_both_readmes(run, repository):
-    assert main([str(run), "--readme", "gd_in_context"], root=repository) == 0
+    assert main([str(run), "--readme", "gd_in_context"], root=repository, known={}) == 0
     folder = repository / "experiments" / "gd_in_context"
     assert report.read_results(folder) == report.read_results(run)
     claims = report.claims_markdown(report.read_results(run))
@@ -276,7 +279,34 @@ def test_publishing_is_refused_whole(run, repository, write, capsys, fault):
     if fault == "absent":
         readme.unlink()
     home = (repository / "README.md").read_text()
-    assert main(arguments, root=repository) == 2
+    assert main(arguments, root=repository, known={}) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert (repository / "README.md").read_text() == home
     assert not (readme.parent / "results.json").exists()
+
+
+@pytest.mark.parametrize("fault", ["", "field", "part", "missing", "dirty", "unknown", "preset"])
+def test_only_a_whole_run_of_a_preset_is_published(fault):
+    """So that neither a demo nor one study nor uncommitted code ends in the README."""
+    experiment = discover()[0]["gd_in_context"]
+    results = {
+        "preset": "cpu",
+        "git": "0123abc",
+        "config": json.loads(json.dumps(dataclasses.asdict(experiment.presets["cpu"]))),
+        "claims": [{"id": claim.id, "verdict": "inconclusive"} for claim in experiment.claims],
+    }
+    if fault == "field":
+        results["config"]["one_layer_steps"] = 1_500
+    if fault == "part":
+        results["claims"].pop()
+    if fault == "missing":
+        results["claims"][3]["verdict"] = "not run"
+    if fault in ("dirty", "unknown"):
+        results["git"] = "0123abc-dirty" if fault == "dirty" else None
+    if fault == "preset":
+        results["preset"] = "demo"
+    if not fault:
+        check_whole(results, experiment)
+        return
+    with pytest.raises(ValueError, match="--readme"):
+        check_whole(results, experiment)
