@@ -30,52 +30,57 @@ STUDIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a preset chooses. The bands are not among it.
+    """What a preset chooses. The bands are not among it."""
 
-    Fields:
-      num_seeds: models trained under one vmap, wherever a model is trained.
-      search_tasks: tasks that a rate is line-searched on.
-      eval_tasks: tasks that losses are compared on; curve_tasks: those of learning curves.
-      closed_form_tasks: tasks for the loss of one gradient step.
-      batch_size, deep_batch_size: tasks a training step, for one layer on plain tokens and for all
-        other models.
-      learning_rate_factor: multiplies the authors' rates; decay: a linear decay to zero at the
-        end, where theirs stay constant. Both make a short training go further.
-      one_layer_steps: one layer, also with softmax, LayerNorm, and for each of sweep_dims.
-      tied_steps, untied_steps: models of 2, 5 and 10 layers.
-      untied_depths, tied_depths: which depths.
-      fit_steps, fit_contexts: L-BFGS steps that fit the explicit algorithms' rates (GD++), and the
-        contexts that they are fitted on.
-      full_block_steps, sine_steps, copy_steps: the studies of these names.
-      roll_out_steps: times the trained layer is repeated.
-      task_set_sizes: training tasks in `fixed_task_set`; task_set_steps: its training steps.
-      real_contexts: rows in context in `real_data`; real_tasks: tasks drawn for each.
-    """
-
+    # Models trained under one vmap, wherever a model is trained.
     num_seeds: int = 3
+    # Tasks that a rate is line-searched on.
     search_tasks: int = 100_000
+    # Tasks that losses are compared on.
     eval_tasks: int = 10_000
+    # Tasks of learning curves.
     curve_tasks: int = 1_000
+    # Tasks for the loss of one gradient step.
     closed_form_tasks: int = 1_000_000
+    # Tasks a training step, for one layer on plain tokens.
     batch_size: int = 1024
+    # Tasks a training step, for all other models.
     deep_batch_size: int = 256
+    # Multiplies the authors' learning rates, so that a short training goes further.
     learning_rate_factor: float = 3.0
+    # A linear decay to zero at the end, where the authors' rates stay constant.
     decay: bool = True
+    # Training of one layer, also with softmax, LayerNorm, and for each of sweep_dims.
     one_layer_steps: int = 2_500
+    # Sizes N = d that the study dimensions adds to 10.
     sweep_dims: tuple[int, ...] = (2, 5, 15, 20)
+    # Depths of models with tied layers.
     tied_depths: tuple[int, ...] = (2, 5, 10)
+    # Depths of models with untied layers.
     untied_depths: tuple[int, ...] = (2, 5, 10)
+    # Training of tied models.
     tied_steps: int = 4_000
+    # Training of untied models.
     untied_steps: int = 5_000
+    # L-BFGS steps that fit the explicit algorithms' rates (GD++).
     fit_steps: int = 200
+    # Contexts that the explicit algorithms' rates are fitted on.
     fit_contexts: int = 16_384
+    # Training of the twelve full blocks.
     full_block_steps: int = 3_000
+    # Training in the study sine_mlp.
     sine_steps: int = 12_000
+    # Training in the study token_copy.
     copy_steps: int = 14_000
+    # Times the trained layer is repeated.
     roll_out_steps: int = 50
+    # Numbers of training tasks in fixed_task_set.
     task_set_sizes: tuple[int, ...] = (128, 512, 2048, 8192)
+    # Training in fixed_task_set.
     task_set_steps: int = 3_000
+    # Rows in context in real_data.
     real_contexts: tuple[int, ...] = (10, 20, 30, 40)
+    # Tasks drawn from the real table for each context length.
     real_tasks: int = 4_000
 
     def validate(self) -> None:
