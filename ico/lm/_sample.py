@@ -17,19 +17,26 @@ from ico.lm._score import bucket, pad
 def choose(logits_BV, key, temperature, top_p):
     """Token ids [B]: greedy at temperature 0, else from the smallest set of mass >= top_p."""
 
-    def sample():
-        scaled = logits_BV / jnp.maximum(temperature, 1e-6)
-        order = jnp.argsort(-scaled, axis=-1)
-        probs = jax.nn.softmax(jnp.take_along_axis(scaled, order, -1), axis=-1)
+    scaled_BV = logits_BV / jnp.maximum(temperature, 1e-6)
+
+    def from_all():
+        return jax.random.categorical(key, scaled_BV, axis=-1).astype(jnp.int32)
+
+    def from_top():
+        order = jnp.argsort(-scaled_BV, axis=-1)
+        probs = jax.nn.softmax(jnp.take_along_axis(scaled_BV, order, -1), axis=-1)
         # A token stays if the mass before it is under top_p, so the first always does.
         keep = jnp.cumsum(probs, axis=-1) - probs < top_p
         kept = jnp.where(keep, jnp.log(probs), -jnp.inf)
         rank = jax.random.categorical(key, kept, axis=-1)
         return jnp.take_along_axis(order, rank[:, None], -1)[:, 0].astype(jnp.int32)
 
-    return jax.lax.cond(
-        temperature > 0, sample, lambda: jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-    )
+    def greedy():
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+
+    # The sort, dear on a large vocabulary, only where some of it is cut off.
+    way = jnp.where(temperature > 0, jnp.where(top_p < 1, 2, 1), 0)
+    return jax.lax.switch(way, [greedy, from_all, from_top])
 
 
 @functools.partial(jax.jit, static_argnums=(1, 4))

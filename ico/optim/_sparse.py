@@ -1,0 +1,185 @@
+"""Sparse updates: keep or drop the largest part of what training changed.
+
+"Multi-step sparse updates" (Sun et al. 2024, arXiv 2410.21750) and "ignore-topk" (Sun et al. 2025,
+arXiv 2504.09522, App. A.6, Eq. 3): over a window of tau steps, with Delta = w(t + tau) - w(t),
+
+    w <- w(t) + Delta * m,    m = 0 on the top k of |Delta| (drop_top), 1 elsewhere.
+
+UNVERIFIED: whether the 2024 paper keeps or drops the top, its k and tau, and whether "largest"
+means the magnitude (taken here) or the signed value. So all are arguments. Nothing is rescaled.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, Key
+
+Mode = Literal["keep_top", "drop_top", "slice", "random"]
+Scope = Literal["tensor", "global"]
+PyTree = Any
+
+
+def sparsify(
+    delta: PyTree,
+    k: float,
+    *,
+    mode: Mode = "drop_top",
+    scope: Scope = "tensor",
+    end: float = 1.0,
+    key: Key[Array, ""] | None = None,
+) -> PyTree:
+    """A difference of parameters with some entries set to zero, by magnitude; exactly as many.
+
+    Args:
+      delta: tree of floating arrays of any shapes.
+      k: a share in [0, 1] of the entries: those kept (keep_top), those dropped (drop_top; random,
+        which drops as many anywhere), or the first dropped (slice).
+      mode: "slice" drops the entries whose rank by magnitude lies in [k, end), largest first.
+      scope: ranks within each array, or within all of them together.
+      end: of the slice, a share.
+      key: for "random".
+
+    Returns:
+      The tree with round(k * size) entries kept or dropped; ties are broken by place.
+
+    Raises:
+      ValueError: a share out of range, an unknown mode or scope, or "random" without a key.
+    """
+    last = end if mode == "slice" else k
+    if not 0 <= k <= 1 or not k <= last <= 1:
+        raise ValueError(f"shares must satisfy 0 <= k <= end <= 1, not k={k}, end={end}")
+    if mode not in ("keep_top", "drop_top", "slice", "random"):
+        raise ValueError(f"unknown mode {mode!r}")
+    if scope not in ("tensor", "global"):
+        raise ValueError(f"unknown scope {scope!r}")
+    leaves, treedef = jax.tree.flatten(delta)
+    if mode == "random":
+        if key is None:
+            raise ValueError("mode 'random' needs a key")
+        keys = jax.random.split(key, len(leaves))
+        ranked = [jax.random.uniform(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
+    else:
+        ranked = [jnp.abs(a).astype(jnp.float32) for a in leaves]
+    groups = [[leaf] for leaf in ranked] if scope == "tensor" else [ranked]
+    masks: list[Array] = []
+    for group in groups:
+        size = sum(leaf.size for leaf in group)
+        top = top_mask(group, round(k * size))
+        if mode == "keep_top":
+            masks += top
+        elif mode == "slice":
+            upto = top_mask(group, round(end * size))
+            masks += [~(b & ~a) for a, b in zip(top, upto, strict=True)]
+        else:
+            masks += [~mask for mask in top]
+    return jax.tree.unflatten(
+        treedef, [jnp.where(mask, a, 0) for mask, a in zip(masks, leaves, strict=True)]
+    )
+
+
+def top_mask(magnitudes: list[Array], count: int) -> list[Array]:
+    """Masks of the `count` largest of all entries of several non-negative float32 arrays.
+
+    The order of non-negative floats is that of their bits, so the threshold is found by bisection
+    over 31 bits: 31 passes that count, no sort and no copy, however large the model. Ties at the
+    threshold go to the first places.
+    """
+    bits = [jax.lax.bitcast_convert_type(a, jnp.int32) for a in magnitudes]
+
+    def above(threshold):
+        return jnp.asarray([jnp.sum(b >= threshold, dtype=jnp.uint32) for b in bits]).sum()
+
+    def narrow(_, ends):
+        # Invariant: at least `count` entries are >= low, fewer are >= high.
+        low, high = ends
+        middle = low + (high - low) // 2
+        enough = above(middle) >= count
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    if count == 0:
+        return [jnp.zeros(a.shape, bool) for a in magnitudes]
+    start = jnp.int32(0), jnp.int32(2**31 - 1)
+    threshold, _ = jax.lax.fori_loop(0, 31, narrow, start)
+    left = count - above(threshold + 1).astype(jnp.int32)
+    masks = []
+    for b in bits:
+        tied = (b == threshold).reshape(-1)
+        place = jnp.cumsum(tied.astype(jnp.int32))
+        masks.append((b > threshold) | (tied & (place <= left)).reshape(b.shape))
+        left = left - place[-1] if tied.size else left
+    return masks
+
+
+class SparseState(NamedTuple):
+    """State of `sparse_updates`: the step, parameters at the window's start, and a key."""
+
+    count: Int[Array, ""]
+    start: PyTree
+    key: Array
+
+
+def sparse_updates(
+    k: float,
+    *,
+    window: int = 1,
+    mode: Mode = "drop_top",
+    scope: Scope = "tensor",
+    end: float = 1.0,
+    seed: int = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """At the end of each window of steps, sparsifies what the window changed.
+
+    Chain it last, behind the optimizer, whose state it does not touch: moments go on as if nothing
+    was dropped (UNVERIFIED in the papers; with `window=1` this is a mask on every update).
+
+    Args:
+      k, mode, scope, end: of `sparsify`, on the change over the window.
+      window: tau, steps.
+      seed: for mode "random".
+
+    Returns:
+      A transform whose `update` needs `params`.
+
+    Raises:
+      ValueError: window < 1, or what `sparsify` refuses.
+
+    >>> import jax.numpy as jnp, optax
+    >>> optimizer = optax.chain(optax.sgd(1.0), sparse_updates(0.5, mode="keep_top"))
+    >>> params = jnp.zeros(2)
+    >>> updates, _ = optimizer.update(jnp.array([1.0, 3.0]), optimizer.init(params), params)
+    >>> updates.tolist()
+    [0.0, -3.0]
+    """
+    if window < 1:
+        raise ValueError(f"window must be at least 1 step, not {window}")
+
+    def init(params):
+        # A copy: the parameters' buffers may be donated.
+        return SparseState(
+            jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params), jax.random.key(seed)
+        )
+
+    def update(updates, state, params=None, **extra):
+        del extra
+        if params is None:
+            raise ValueError("sparse_updates needs params: update(updates, state, params)")
+        count = state.count + 1
+
+        def close(updates):
+            delta = jax.tree.map(lambda p, u, s: p + u - s, params, updates, state.start)
+            kept = sparsify(
+                delta, k, mode=mode, scope=scope, end=end,
+                key=jax.random.fold_in(state.key, state.count),
+            )  # fmt: skip
+            updates = jax.tree.map(lambda s, d, p: s + d - p, state.start, kept, params)
+            return updates, jax.tree.map(lambda p, u: p + u, params, updates)
+
+        def go_on(updates):
+            return updates, state.start
+
+        updates, start = jax.lax.cond(count % window == 0, close, go_on, updates)
+        return updates, SparseState(count, start, state.key)
+
+    return optax.GradientTransformationExtraArgs(init, update)

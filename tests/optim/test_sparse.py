@@ -1,0 +1,101 @@
+"""Sparse updates: exactly k, by magnitude, over windows."""
+
+import doctest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from ico.optim import _sparse, sparse_updates, sparsify, top_mask
+
+FLOATS = st.floats(0, 2.0**99, width=32, allow_subnormal=False)
+
+
+@given(hnp.arrays(np.float32, st.integers(1, 40), elements=FLOATS), st.floats(0, 1))
+def test_mask_is_that_of_a_stable_sort(values, share):
+    count = round(share * len(values))
+    (mask,) = top_mask([jnp.asarray(values)], count)
+    order = np.argsort(-values, kind="stable")
+    wanted = np.zeros(len(values), bool)
+    wanted[order[:count]] = True
+    np.testing.assert_array_equal(mask, wanted)
+
+
+TREE = {"a": jnp.array([[3.0, -1.0], [0.5, -4.0]]), "b": jnp.array([10.0, -20.0, 0.1, 0.2])}
+
+
+@pytest.mark.parametrize("mode", ["keep_top", "drop_top", "slice", "random"])
+@pytest.mark.parametrize("scope", ["tensor", "global"])
+@pytest.mark.parametrize("k", [0.0, 0.25, 0.5, 1.0])
+def test_exactly_k_entries(mode, scope, k):
+    kept = sparsify(TREE, k, mode=mode, scope=scope, key=jax.random.key(0))
+    count = sum(int((leaf != 0).sum()) for leaf in jax.tree.leaves(kept))
+    assert count == (8 * k if mode in ("keep_top", "slice") else 8 - 8 * k)
+    for leaf, whole in zip(jax.tree.leaves(kept), jax.tree.leaves(TREE), strict=True):
+        assert ((leaf == 0) | (leaf == whole)).all()
+
+
+def test_ranks_within_a_tensor_or_within_all():
+    tensor = sparsify(TREE, 0.25, scope="tensor")
+    np.testing.assert_array_equal(tensor["a"], [[3, -1], [0.5, 0]])
+    np.testing.assert_array_equal(tensor["b"], jnp.array([10, 0, 0.1, 0.2]))
+    both = sparsify(TREE, 0.25, scope="global")
+    np.testing.assert_array_equal(both["a"], TREE["a"])
+    np.testing.assert_array_equal(both["b"], jnp.array([0, 0, 0.1, 0.2]))
+    middle = sparsify(TREE["a"], 0.25, mode="slice", end=0.75)
+    np.testing.assert_array_equal(middle, [[0, 0], [0.5, -4]])
+
+
+def test_kept_and_dropped_are_the_whole():
+    top, rest = (sparsify(TREE, 0.3, mode=mode) for mode in ("keep_top", "drop_top"))
+    jax.tree.map(lambda a, b, c: np.testing.assert_array_equal(a + b, c), top, rest, TREE)
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_a_window_ends_at_its_sparsified_change(window):
+    """Whatever the optimizer, and not before the window's end."""
+    base = optax.adam(0.1)
+    optimizer = optax.chain(base, sparse_updates(0.5, window=window))
+    params = start = {"w": jnp.array([1.0, -2.0, 3.0, 0.5])}
+    state, plain, plain_state = optimizer.init(params), params, base.init(params)
+    for step in range(window):
+        gradient = {"w": jnp.array([0.1, 1.0, -2.0, 0.3]) * (step + 1)}
+        updates, state = jax.jit(optimizer.update)(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        updates, plain_state = base.update(gradient, plain_state, plain)
+        plain = optax.apply_updates(plain, updates)
+        if step + 1 < window:
+            np.testing.assert_allclose(params["w"], plain["w"], rtol=1e-6)
+    delta = jax.tree.map(lambda a, b: a - b, plain, start)
+    wanted = jax.tree.map(lambda s, d: s + d, start, sparsify(delta, 0.5))
+    np.testing.assert_allclose(params["w"], wanted["w"], rtol=1e-5)
+    np.testing.assert_allclose(state[1].start["w"], params["w"])
+
+
+def test_works_under_vmap_and_in_bfloat16():
+    optimizer = sparse_updates(0.5, mode="random")
+    params = jnp.ones((3, 4), jnp.bfloat16)
+    state = jax.vmap(optimizer.init)(params)
+    updates, _ = jax.vmap(optimizer.update)(params, state, params)
+    assert updates.dtype == jnp.bfloat16
+    assert ((updates != 0).sum(axis=1) == 2).all()
+
+
+def test_what_makes_no_sense_is_refused():
+    for bad in ({"k": 1.5}, {"k": -0.1}, {"k": 0.5, "mode": "slice", "end": 0.2},
+                {"k": 0.5, "mode": "random"}):  # fmt: skip
+        with pytest.raises(ValueError):
+            sparsify(TREE, **bad)
+    with pytest.raises(ValueError):
+        sparse_updates(0.5, window=0)
+    with pytest.raises(ValueError, match="params"):
+        sparse_updates(0.5).update(TREE, sparse_updates(0.5).init(TREE))
+
+
+def test_doctest():
+    assert doctest.testmod(_sparse).failed == 0
