@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks._measure import Row
 
-NAMES = ("training", "attention", "imports")
+NAMES = ("training", "attention", "language_model", "imports")
 
 
 def main() -> int:
