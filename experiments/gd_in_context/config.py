@@ -163,7 +163,7 @@ EXPERIMENT = Experiment(
     claims=CLAIMS,
     cost={
         "smoke": "about three minutes on two cores, nearly all of it compilation",
-        "cpu": "one to two hours on two cores",
+        "cpu": "about an hour on two cores",
         "paper": "for a GPU or TPU",
     },
 )
