@@ -147,7 +147,12 @@ def all_measured(claim: str, *samples, statistic) -> Measurement:
     pairs = list(zip(samples[::2], samples[1::2], strict=True))
     found = [interval(*pair, statistic=statistic) for pair in pairs]
     worst = min(range(len(pairs)), key=lambda i: room(found[i][0], found[i][0]))
-    ends = min(ci[0] for _, ci in found), max(ci[1] for _, ci in found)
+    # Towards an open end of the band the other pairs say nothing of the worst one.
+    low, high = found[worst][1]
+    ends = (
+        low if band_low is None else min(ci[0] for _, ci in found),
+        high if band_high is None else max(ci[1] for _, ci in found),
+    )
     note = f"{len(pairs)} pairs; the hull of their intervals"
     strict = [
         interval(*pair, statistic=statistic, resamples=4000, level=1 - 0.05 / len(pairs))
