@@ -80,8 +80,9 @@ def cost(results: dict) -> str:
     if max(seeds, default=0):
         parts.append(_count(max(seeds), "seed"))
     seconds, training = results["seconds"], results.get("training_seconds") or 0
-    # Studies that found their models trained took less time than the training did.
-    time = duration(seconds if seconds >= training else seconds + training)
+    time = duration(seconds)
+    if seconds < training:  # some studies found their models trained, by an earlier run of them
+        time = f"{duration(training)} of training and {duration(seconds)} in the last studies"
     device = machine.get("device", "cpu")
     if device != "cpu":
         time += f" on {device}"
