@@ -24,12 +24,12 @@ def judge(samples):
     return "yes" if low >= 0.99 and high <= 1.01 else "no" if low > 1.01 or high < 0.99 else "?"
 
 
-@pytest.mark.parametrize("deviation", [0.01, 0.05])
+@pytest.mark.parametrize("deviation", [pytest.param(0.01, marks=pytest.mark.slow), 0.05])
 def test_true_claims_are_seldom_refuted(deviation):
     """The largest of several noisy ratios often lies beyond a band: that refutes nothing."""
     rng = np.random.default_rng(0)
-    verdicts = [judge(pairs(rng, [1.0] * 5, seed_deviation=deviation)) for _ in range(40)]
-    assert verdicts.count("no") <= 6
+    verdicts = [judge(pairs(rng, [1.0] * 5, seed_deviation=deviation)) for _ in range(20)]
+    assert verdicts.count("no") <= 3
 
 
 def test_one_ratio_outside_refutes_and_all_inside_confirm():

@@ -75,6 +75,7 @@ def test_packed_sequences_do_not_see_each_other(model):
     np.testing.assert_allclose(packed, np.concatenate(apart, axis=1), atol=2e-5)
 
 
+@pytest.mark.slow  # compilation of three backward passes
 def test_remat_changes_no_gradient(model):
     def loss(params, remat):
         return lm.next_token_loss(params, model.config, IDS, np.ones(IDS.shape), remat=remat)
@@ -91,6 +92,7 @@ def test_log_probs_are_those_of_a_log_softmax(model):
     )
 
 
+@pytest.mark.slow  # run op by op, in float64
 def test_gradient_is_that_of_differences_in_float64(model):
     with jax.enable_x64(True):
         params = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), model.params)
