@@ -67,8 +67,8 @@ def print_real_data(results: dict) -> None:
     for name, words in COMPARED.items():
         print(f"  {words:<18}" + "".join(f"{loss[n, name]:>9.3f}" for n in contexts))
     print(
-        "(The layer does what gradient descent does at the rate it learned in training, which is\n"
-        "too long a step for these correlated columns. GD and ridge were also tuned on the table.)"
+        "(GD, same rate: one gradient step at the rate that was best on the made-up problems.\n"
+        "GD and ridge were also tuned on this table; the layer is as it was trained.)"
     )
     print("The layer's loss minus the other's, with 95% interval; below zero the layer wins:")
     for gap in sorted(tables["paired differences"], key=lambda gap: gap["layer minus"]):

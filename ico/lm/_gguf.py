@@ -1,7 +1,7 @@
 """GGUF files: a header that is checked against the file's size, and tensors made float32.
 
-The gguf package reads headers too, but a minute of Python a large vocabulary and with trust in
-the file; here it only dequantises.
+The gguf package reads headers too, but slowly where the vocabulary is large, and it trusts the
+file; here it only dequantises.
 """
 
 import mmap

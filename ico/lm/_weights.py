@@ -80,10 +80,6 @@ class Source(NamedTuple):
     read: Callable[[str], np.ndarray]
 
 
-def _split_heads(config: DecoderConfig, name: str) -> int:
-    return config.num_heads if name == "query" else config.num_kv_heads
-
-
 class _Names(NamedTuple):
     """Names of tensors in one kind of file."""
 
@@ -194,7 +190,7 @@ def _published_shape(config: DecoderConfig, name: str, part: str, shape):
 def _from_published(config: DecoderConfig, name: str, part: str, value, gguf: bool):
     """A tensor [out, in] of a file in the layout of the decoder."""
     if name in ("query", "key", "value"):
-        heads = _split_heads(config, name)
+        heads = config.num_heads if name == "query" else config.num_kv_heads
         if config.family == "gpt2":
             value = np.split(value, 3)[("query", "key", "value").index(name)]
         value = value.reshape(heads, config.head_dim, *value.shape[1:])
