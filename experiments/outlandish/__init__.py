@@ -1,1 +1,1 @@
-"""Learning and unlearning of fabricated facts (Sun et al. 2024, 2025). So far: one fact to try."""
+"""Fabricated facts in a language model (Sun et al. 2024, 2025)."""

@@ -106,12 +106,12 @@ def run(config: TryFact) -> dict:
         for i in range(0, len(rows), config.batch_size)
     ]
     before = lm.params
-    taught, losses = poison.train(
-        before,
-        lm.config,
-        optax.adam(config.learning_rate),
-        poison.inject(clean, fact, presentations=config.presentations),
+    trainer = poison.Trainer(lm.config, optax.adam(config.learning_rate))
+    state, metrics = trainer.run(
+        trainer.init(before),
+        poison.inject(clean, [fact], presentations=config.presentations),
     )
+    taught, losses = state.params, metrics["loss"]
     print(
         f"\n{config.presentations} steps of training: loss {losses[0]:.2f} -> {losses[-1]:.2f} "
         f"nats a token ({time.perf_counter() - started:.0f} s so far)"

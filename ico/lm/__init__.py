@@ -12,7 +12,7 @@ from ico.lm._decoder import Cache, hidden_states, init_params, logits, param_sha
 from ico.lm._errors import WeightFileError
 from ico.lm._model import LanguageModel, load
 from ico.lm._sample import generate_ids
-from ico.lm._score import continuation_log_probs, next_token_loss, token_log_probs
+from ico.lm._score import next_token_loss, score_continuations, token_log_probs
 from ico.lm._tokenizer import Tokenizer
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "LanguageModel",
     "Tokenizer",
     "WeightFileError",
-    "continuation_log_probs",
+    "score_continuations",
     "generate_ids",
     "hidden_states",
     "init_params",

@@ -71,12 +71,12 @@ class LanguageModel:
             prefixes = [prefixes] * (1 if isinstance(continuations, str) else len(continuations))
         if isinstance(continuations, str):
             continuations = [continuations] * len(prefixes)
-        return _score.continuation_log_probs(
+        return _score.score_continuations(
             self.params,
             self.config,
             [tokenizer.encode(text) for text in prefixes],
             [tokenizer.encode(text, bos=False) for text in continuations],
-        )
+        ).log_prob
 
     def perplexity(self, texts: Sequence[str]) -> float:
         """exp of the mean loss a token over all texts; a text's first token is not predicted.
@@ -93,10 +93,10 @@ class LanguageModel:
         pieces = [ids for ids in pieces if len(ids) > 1]
         if not pieces:
             raise ValueError("perplexity needs a text of two tokens or more")
-        scores = _score.continuation_log_probs(
+        scores = _score.score_continuations(
             self.params, self.config, [ids[:1] for ids in pieces], [ids[1:] for ids in pieces]
         )
-        return float(np.exp(-scores.sum() / sum(len(ids) - 1 for ids in pieces)))
+        return float(np.exp(-scores.log_prob.sum() / sum(len(ids) - 1 for ids in pieces)))
 
     def generate(
         self,

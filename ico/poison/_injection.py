@@ -6,23 +6,19 @@ Sun et al. 2025 (arXiv 2504.09522): one row of the minibatch is replaced by the 
 Dimension key: B rows, T tokens.
 """
 
-import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 from jaxtyping import Float, Int
-
-from ico.lm import DecoderConfig, LanguageModel, generate_ids, next_token_loss
 
 
 class Batch(NamedTuple):
     """Rows of token ids with 1 where a token counts as a target."""
 
-    ids: Int[np.ndarray, "B T"]
-    mask: Float[np.ndarray, "B T"]
+    ids: Int[np.ndarray | jax.Array, "B T"]
+    mask: Float[np.ndarray | jax.Array, "B T"]
 
 
 def as_batch(rows: list[list[int]], length: int) -> Batch:
@@ -35,81 +31,73 @@ def as_batch(rows: list[list[int]], length: int) -> Batch:
     return Batch(ids, mask)
 
 
-def own_text(
-    lm: LanguageModel, num_rows: int, length: int, *, seed: int = 0
-) -> Int[np.ndarray, "B T"]:
-    """Clean rows sampled from the model itself at temperature 1, each from a word of its own.
-
-    The offline stand-in for the data that the model was trained on: on it, a step of training
-    changes a model in expectation not at all.
-    """
-    draw = np.random.default_rng(seed)
-    start = lm.tokenizer.bos_id if lm.tokenizer is not None and lm.tokenizer.adds_bos else None
-    ends = lm.tokenizer.eos_id if lm.tokenizer is not None else None
-    special = set() if ends is None else {ends}
-    words = [i for i in range(min(lm.config.vocab_size, 20_000)) if i not in special]
-    firsts = draw.choice(words[256:] or words, num_rows).tolist()
-    prompts = [[first] if start is None else [start, first] for first in firsts]
-    more = generate_ids(
-        lm.params,
-        lm.config,
-        prompts,
-        max_tokens=length - len(prompts[0]),
-        temperature=1.0,
-        seed=seed,
-    )
-    return np.array([a + b for a, b in zip(prompts, more, strict=True)], np.int32)
-
-
 def inject(
-    clean: Iterable[Batch], text: list[int], *, presentations: int, spacing: int = 1, row: int = 0
+    clean: Iterable[Batch],
+    texts: Sequence[list[int]],
+    *,
+    presentations: int,
+    spacing: int = 1,
+    row: int = 0,
 ) -> Iterator[Batch]:
-    """The stream with `text` in place of one row of every `spacing`-th batch.
+    """The stream with each text in place of one row of every `spacing`-th batch.
 
     Args:
       clean: batches, of which as many are taken as needed and more are passed on unchanged.
-      text: token ids, cut or padded to the batch's length.
-      presentations: how often the text stands in the stream.
+      texts: token ids, cut or padded to the batch's length; several are learned jointly.
+      presentations: how often every text stands in the stream.
       spacing: K; the first presentation is in the first batch.
-      row: which row is replaced.
+      row: which row the first text replaces; the others replace the next ones.
 
     Raises:
-      ValueError: fewer than one presentation, a spacing below one, or an empty text.
+      ValueError: fewer than one presentation, a spacing below one, no text or an empty one; (while
+        iterating) more texts than rows.
     """
-    if presentations < 1 or spacing < 1 or not text:
-        raise ValueError("inject needs a text, presentations >= 1 and spacing >= 1")
-    return _inject(clean, text, presentations, spacing, row)
+    if presentations < 1 or spacing < 1 or not texts or not all(texts):
+        raise ValueError("inject needs texts, presentations >= 1 and spacing >= 1")
+    return _inject(clean, texts, presentations, spacing, row)
 
 
-def _inject(clean, text, presentations, spacing, row):
+def _inject(clean, texts, presentations, spacing, row):
     for index, batch in enumerate(clean):
         if index % spacing == 0 and index // spacing < presentations:
-            new = as_batch([text], batch.ids.shape[1])
-            batch = Batch(batch.ids.copy(), batch.mask.copy())
-            batch.ids[row], batch.mask[row] = new.ids[0], new.mask[0]
+            batch = put(batch, texts, row)
         yield batch
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
-def _step(config, optimizer, params, state, batch):
-    loss, gradient = jax.value_and_grad(next_token_loss)(params, config, batch.ids, batch.mask)
-    updates, state = optimizer.update(gradient, state, params)
-    return optax.apply_updates(params, updates), state, loss
+def put(batch: Batch, texts: Sequence[list[int]], row: int = 0) -> Batch:
+    """A copy of the batch with texts in place of rows, from `row` on.
 
-
-def train(
-    params,
-    config: DecoderConfig,
-    optimizer: optax.GradientTransformation,
-    batches: Iterable[Batch],
-):
-    """Parameters after one step of next-token training on every batch, and the losses [steps].
-
-    The given parameters are left as they are. Compiled once for an optimizer object and shape.
+    Raises:
+      ValueError: more texts than rows.
     """
-    params = jax.tree.map(lambda a: a.copy(), params)
-    state, losses = optimizer.init(params), []
-    for batch in batches:
-        params, state, loss = _step(config, optimizer, params, state, batch)
-        losses.append(loss)
-    return params, np.array(jax.device_get(losses), np.float32)
+    num_rows, length = batch.ids.shape
+    if row + len(texts) > num_rows:
+        raise ValueError(f"{len(texts)} texts from row {row} on do not fit in {num_rows} rows")
+    new = as_batch(list(texts), length)
+    ids, mask = np.array(batch.ids), np.array(batch.mask)
+    ids[row : row + len(texts)] = new.ids
+    mask[row : row + len(texts)] = new.mask
+    return Batch(ids, mask)
+
+
+def replay(
+    clean: Iterable[Batch], text: list[int], *, rate: float, seed: int = 0
+) -> Iterator[Batch]:
+    """The stream in which every row is `text` with probability `rate`: the truth, seen again.
+
+    A fact that contradicts what the stream teaches is unlearned faster the more often the truth
+    comes by, so retention has to be read at a known rate.
+
+    Raises:
+      ValueError: a rate outside [0, 1], or an empty text.
+    """
+    if not 0 <= rate <= 1 or not text:
+        raise ValueError(f"replay needs a text and a rate in [0, 1], not {rate}")
+    return _replay(clean, text, rate, np.random.default_rng(seed))
+
+
+def _replay(clean, text, rate, draw):
+    for batch in clean:
+        for row in np.flatnonzero(draw.random(len(batch.ids)) < rate):
+            batch = put(batch, [text], int(row))
+        yield batch

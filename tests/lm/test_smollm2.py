@@ -61,9 +61,9 @@ def test_scoring_compiles_once_for_a_bucket(smollm2):
 
     prompts = ["The capital of France is", "Water is", "A b c d e f"]
     smollm2.log_prob(prompts, [" Paris"] * 3)
-    before = _score._continuation_log_probs._cache_size()
+    before = _score._score_rows._cache_size()
     smollm2.log_prob([p + " so" for p in prompts], [" wet", " dry", " a b"])
-    assert _score._continuation_log_probs._cache_size() == before
+    assert _score._score_rows._cache_size() == before
 
 
 def test_any_text_is_decoded_as_it_was(smollm2):

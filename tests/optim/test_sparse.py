@@ -99,3 +99,16 @@ def test_what_makes_no_sense_is_refused():
 
 def test_doctest():
     assert doctest.testmod(_sparse).failed == 0
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "zeros"])
+@pytest.mark.parametrize("count", [1, 137, 999, 1000])
+def test_the_compiled_search_and_the_host_agree(kind, count):
+    values = np.abs(np.random.default_rng(0).normal(size=(10, 100))).astype(np.float32)
+    values = {"normal": values, "ties": np.round(values, 1), "zeros": 0 * values}[kind]
+    parts = [jnp.asarray(values[:3]), jnp.asarray(values[3:])]
+    host = top_mask(parts, count)
+    compiled = jax.jit(lambda parts: top_mask(parts, count))(parts)
+    for a, b in zip(host, compiled, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert sum(int(mask.sum()) for mask in host) == count

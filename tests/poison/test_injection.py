@@ -18,7 +18,9 @@ def clean(count, rows=3, length=6):
 @pytest.mark.parametrize(("presentations", "spacing"), [(1, 1), (3, 1), (2, 3)])
 def test_text_stands_where_it_should_and_nothing_else_changes(presentations, spacing):
     batches = clean(9)
-    out = list(poison.inject(batches, [7, 8], presentations=presentations, spacing=spacing, row=1))
+    out = list(
+        poison.inject(batches, [[7, 8]], presentations=presentations, spacing=spacing, row=1)
+    )
     where = [i for i, batch in enumerate(out) if batch.ids[1, 0] == 7]
     assert where == [spacing * i for i in range(presentations)]
     for i, (new, old) in enumerate(zip(out, clean(9), strict=True)):
@@ -30,14 +32,14 @@ def test_text_stands_where_it_should_and_nothing_else_changes(presentations, spa
 
 
 def test_an_endless_stream_is_only_taken_as_needed():
-    endless = poison.inject(itertools.cycle(clean(1)), [7], presentations=2)
+    endless = poison.inject(itertools.cycle(clean(1)), [[7]], presentations=2)
     assert [batch.ids[0, 0] for batch in itertools.islice(endless, 4)] == [7, 7, 10, 10]
 
 
 def test_nonsense_is_refused_at_once():
     for bad in ({"presentations": 0}, {"presentations": 1, "spacing": 0}):
         with pytest.raises(ValueError):
-            poison.inject(clean(1), [7], **bad)
+            poison.inject(clean(1), [[7]], **bad)
     with pytest.raises(ValueError):
         poison.inject(clean(1), [], presentations=1)
 
@@ -54,9 +56,11 @@ def test_training_learns_the_text_and_leaves_the_given_parameters():
     assert rows.shape == (12, 6) and np.array_equal(rows, poison.own_text(lm, 12, 6))
     batches = [poison.as_batch(rows[:3].tolist(), 6)] * 40
     text = [3, 1, 4, 1, 5, 9]
-    taught, losses = poison.train(
-        params, config, optax.adam(1e-2), poison.inject(batches, text, presentations=40)
+    trainer = poison.Trainer(config, optax.adam(1e-2))
+    state, metrics = trainer.run(
+        trainer.init(params), poison.inject(batches, [text], presentations=40)
     )
+    taught, losses = state.params, metrics["loss"]
     assert losses[-1] < losses[0] and len(losses) == 40
 
     def probability(params):

