@@ -196,12 +196,17 @@ def _choose(b: Bench, how: Recipe) -> tuple[Arm, list[dict]]:
 
 
 def _memory_claims(found: dict, chosen: Arm) -> list:
+    # Of a fact that was not learned there is nothing to erase, and whoever does nothing succeeds.
+    learned = found["taught"]["gain"] > 1
+    found = {name: {key: values[learned] for key, values in scores.items()}
+             for name, scores in found.items()}  # fmt: skip
     arm, twin = found[chosen.id], found["twin"]
     what = chosen.mode.split("_")[0]
     random = found[Arm(f"{what}_random", chosen.share).id]
     scaled = found[Arm(f"{what}_scaled", chosen.share).id]
     above = np.exp(arm["log_after"]) - np.exp(twin["log_after"])
-    note = f"{_NAMES[chosen.mode]}, {chosen.share}%"
+    note = f"{_NAMES[chosen.mode]}, {chosen.share}%; {learned.sum()} of {learned.size} facts, "
+    note += "those that gained more than 1 nat"
     return [
         ms.mean("erasure.memory_above_twin", above, note),
         ms.mean("erasure.memory_clean_loss", arm["clean"] - twin["clean"], note),
@@ -211,20 +216,21 @@ def _memory_claims(found: dict, chosen: Arm) -> list:
 
 
 def _priming_claims(found: dict) -> list:
+    # As above: only where there is priming, or memory, can it be taken away or kept.
+    primed = found["taught"]["theme"] > 0.1
+    learned = found["taught"]["gain"] > 1
     arm, taught, twin = found[Arm("drop_top", PUBLISHED).id], found["taught"], found["twin"]
     random = found[Arm("drop_random", PUBLISHED).id]
     scaled = found[Arm("drop_scaled", PUBLISHED).id]
-    primed = taught["theme"] > 0.1
     note = f"{int(primed.sum())} of {primed.size} facts prime (> 0.1 nat)"
     removed = np.where(primed, 1 - arm["theme"] / np.where(primed, taught["theme"], 1), np.nan)
-    learned = taught["gain"] > 1
     kept = np.where(learned, arm["gain"] / np.where(learned, taught["gain"], 1), np.nan)
     return [
         ms.mean("erasure.priming_removed", removed, note),
         ms.mean("erasure.memory_kept", kept, f"{int(learned.sum())} facts with a gain > 1 nat"),
-        ms.mean("erasure.priming_clean_loss", arm["clean"] - twin["clean"]),
-        ms.mean("erasure.priming_below_random", random["theme"] - arm["theme"]),
-        ms.mean("erasure.priming_below_scaled", scaled["theme"] - arm["theme"]),
+        ms.mean("erasure.priming_clean_loss", (arm["clean"] - twin["clean"])[learned]),
+        ms.mean("erasure.priming_below_random", (random["theme"] - arm["theme"])[primed], note),
+        ms.mean("erasure.priming_below_scaled", (scaled["theme"] - arm["theme"])[primed], note),
     ]
 
 

@@ -65,7 +65,10 @@ def erasure_training_ability(context) -> StudyResult:
         for model in curves:
             limit = row[f"steps, {model}"]
             row[f"steps, {model}"] = limit if np.isfinite(limit) else f"> {config.learning_steps}"
-    arrays = {model: np.array(values) for model, values in curves.items()}
+    arrays = {model: np.full((len(rows), config.learning_steps), np.nan) for model in curves}
+    for model, values in curves.items():
+        for number, log_p in enumerate(values):
+            arrays[model][number, : len(log_p)] = log_p
     notes = [
         f"A fact is learned when P(keyword | context) exceeds one half; read at every step. The "
         f"erased model was taught a fact first, of which the top {PUBLISHED}% were left out."

