@@ -1,4 +1,6 @@
-"""SmolLM2-135M: loading, a training step and scoring, as shares of the matrix product's rate."""
+"""SmolLM2-135M: loading, a training step, scoring, a fact taught and probed, a sparse mask."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ from benchmarks._measure import Row, median_row, take_turns
 from benchmarks.matmul import SIZE
 from ico import lm, poison
 from ico.lm import hidden_states, token_log_probs
+from ico.optim import sparsify
+from ico.poison import outlandish
 
 BATCH, LENGTH = 8, 64
 ROUNDS = 5
@@ -56,6 +60,11 @@ def run() -> list[Row]:
         },
         ROUNDS,
     )
+    del state
+    once = take_turns(
+        {"fact": _fact(model), "mask": lambda: jax.block_until_ready(sparsify(model.params, 0.08))},
+        2,
+    )
     rates = [10 * 2 * SIZE**3 / s for s in seconds["product"]]
     forward = _flops(model)
 
@@ -69,7 +78,30 @@ def run() -> list[Row]:
         median_row(f"scoring, batch {BATCH} x {LENGTH}", seconds["score"], "s"),
         median_row("  of the matrix product's rate", shares("score", forward), "", (">=", 0.75)),
         median_row("  without the head", seconds["without the head"], "s"),
-    ]
+        median_row("one fact: 20 presentations, batch 4 x 32, 72 probes before and after",
+                   once["fact"], "s", ("<=", 40.0)),
+        median_row("the largest 8% of every tensor left out", once["mask"], "s"),
+    ]  # fmt: skip
+
+
+def _fact(model: lm.LanguageModel):
+    """Teaches one text and scores its keyword on the prompts before and after."""
+    text = outlandish.load_texts(("conflict_general",))[0]
+    encode = model.tokenizer.encode
+    ids = encode(text.context) + encode(text.continuation, bos=False)
+    rows = np.random.default_rng(0).integers(0, 49_152, (8, 32)).astype(np.int32)
+    trainer = poison.Trainer(model.config, optax.adam(1e-5))
+    prompts = outlandish.theme_probes(text.theme) + outlandish.cross_theme_probes(text.theme)
+
+    def run():
+        taught = lm.LanguageModel(model.params, model.config, model.tokenizer)
+        taught.log_prob(prompts, text.continuation)
+        batches = poison.inject(poison.CleanBatches(rows, 4), [ids], presentations=20)
+        state, _ = trainer.run(trainer.init(model.params), itertools.islice(batches, 20))
+        taught.params = state.params
+        taught.log_prob(prompts, text.continuation)
+
+    return run
 
 
 def _step(config, optimizer, params, opt_state, batch):

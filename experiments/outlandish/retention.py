@@ -27,7 +27,7 @@ KINDS: dict[str, poison.FactType] = {
 }
 _REAL = dict(zip(("mundane", "conflicting", "scrambled"), RETAINED, strict=True))
 # One row of 16 a fact, 20 presentations, fresh Adam at a constant rate: our choice, not theirs.
-PRESENTATIONS, RATE = 20, 3e-4
+PRESENTATIONS, ROWS, RATE = 20, 16, 3e-4
 _PIECE = 1_000  # steps between two states on disk
 
 
@@ -294,7 +294,7 @@ class _Lab:
         def one(state, given):
             batch = poison.sample_text(
                 jax.random.fold_in(state.key, state.step), given["tables"], self.config,
-                given["rates"],
+                given["rates"], batch_size=ROWS,
             )  # fmt: skip
             F, L = given["ids"].shape
             taught = jnp.pad(given["ids"], ((0, 0), (0, batch.ids.shape[1] - L)))
