@@ -110,8 +110,8 @@ class Config:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
-        most = {"world_facts": 8, "themes": 4, "keywords": 3, "few_keywords": 3, "samples": 10, "theme_probes": 24,
-                "cross_probes": 72}  # fmt: skip
+        most = {"world_facts": 8, "themes": 4, "keywords": 3, "few_keywords": 3, "samples": 10,
+                "theme_probes": 24, "cross_probes": 72}  # fmt: skip
         for name, high in most.items():
             if getattr(self, name) > high:
                 raise ValueError(f"{name} must be at most {high}, not {getattr(self, name)}")
