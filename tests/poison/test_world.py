@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ico.lm import init_params
+from ico.lm import init_params, score_continuations
 from ico.poison import _world as w
 from ico.poison import _world_facts as f
 from ico.poison import _world_model as m
