@@ -80,6 +80,9 @@ class Bench:
         self.context = context
         self.config = context.config
         self.lm = _first_layers(language.load(self.config.model), self.config.layers)
+        if (devices := jax.local_device_count()) > 1:
+            mesh = train.make_mesh({"model": devices})
+            self.lm.params = language.shard_params(self.lm.params, self.lm.config, mesh)
         if self.lm.tokenizer is None:
             raise InputError("model", f"{self.config.model} has no tokenizer beside it")
         self.tokenizer = self.lm.tokenizer

@@ -13,6 +13,7 @@ from ico.lm._errors import WeightFileError
 from ico.lm._model import LanguageModel, load
 from ico.lm._sample import generate_ids
 from ico.lm._score import next_token_loss, score_continuations, token_log_probs
+from ico.lm._sharding import param_shardings, shard_params
 from ico.lm._tokenizer import Tokenizer
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "LanguageModel",
     "Tokenizer",
     "WeightFileError",
-    "score_continuations",
     "generate_ids",
     "hidden_states",
     "init_params",
@@ -29,5 +29,8 @@ __all__ = [
     "logits",
     "next_token_loss",
     "param_shapes",
+    "param_shardings",
+    "score_continuations",
+    "shard_params",
     "token_log_probs",
 ]
