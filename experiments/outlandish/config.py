@@ -49,7 +49,7 @@ class Config:
     # Batches that hold the fact.
     presentations: int = 10
     # Of Adam. Chosen on texts that no claim uses, so that the median P_after is in 0.2 to 0.8.
-    learning_rate: float = 3e-5
+    learning_rate: float = 4e-5
     # Themes whose keywords are taught, of colours, places, jobs and foods.
     themes: int = 4
     # Keywords of each theme.
