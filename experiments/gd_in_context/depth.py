@@ -13,7 +13,7 @@ from experiments.gd_in_context.single_layer import task_of, train_one_layer
 from experiments.gd_in_context.training import Recipe, recipe_for, train_model
 from ico import algorithms
 from ico.models import LinearTransformer, learner, products
-from ico.report import StudyResult
+from ico.report import StudyResult, unjudged
 
 
 def _recipe(context, depth: int, tied: bool) -> Recipe:
@@ -175,7 +175,7 @@ def _falls_with_depth(finals):
         if pair[0] in finals and pair[1] in finals
     ]
     if len(pairs) < 5:
-        return [ev.unjudged("deep.falls_with_depth", f"{len(pairs)} of its 5 falls measured")]
+        return [unjudged("deep.falls_with_depth", f"{len(pairs)} of its 5 falls measured")]
     losses = [finals[key] for pair in pairs for key in pair]
     return [ev.all_measured("deep.falls_with_depth", *losses, statistic=ev.difference)]
 

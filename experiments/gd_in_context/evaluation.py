@@ -113,11 +113,6 @@ def measured(claim: str, *samples, statistic=None, note: str = "") -> Measuremen
     return Measurement(claim, value, ci95, num_seeds, int(np.shape(samples[0])[-1]), note)
 
 
-def unjudged(claim: str, note: str) -> Measurement:
-    """A claim that this run cannot judge, with the reason: inconclusive whatever the band."""
-    return Measurement(claim, float("nan"), (float("nan"), float("nan")), 0, 0, note)
-
-
 def ratio(a: float, b: float) -> float:
     """The ratio of two mean losses."""
     return a / b

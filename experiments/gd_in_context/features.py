@@ -21,7 +21,7 @@ from experiments.gd_in_context.training import (
 from ico import algorithms, tasks
 from ico.algorithms import constructions
 from ico.models import AlternatingTransformer, LinearTransformer, learner
-from ico.report import StudyResult
+from ico.report import StudyResult, unjudged
 
 EMBED, HIDDEN = 40, 160
 
@@ -58,7 +58,7 @@ def sine_mlp(context) -> StudyResult:
             "sine_mlp.loss_ratio", model_loss, gd_loss, statistic=ev.ratio, note=note
         )
     else:
-        claim = ev.unjudged("sine_mlp.loss_ratio", f"not trained: {note}")
+        claim = unjudged("sine_mlp.loss_ratio", f"not trained: {note}")
     table = [ev.row(name, value, gd_loss) for name, value in loss.items()]
     table.append(ev.row("zero predictor", zero_loss, gd_loss))
     arrays = _sine_curves(context, task, attention, descent)
@@ -171,7 +171,7 @@ def _linear_first_layer(loss, gd_loss):
     control = float(loss["softmax"].mean() / gd_loss.mean())
     note = f"softmax first layer, trained alike: ratio {control:.3f}"
     if control >= 1.5:
-        return ev.unjudged(claim, f"the control did not learn either; {note}")
+        return unjudged(claim, f"the control did not learn either; {note}")
     return ev.measured(claim, loss["linear"], gd_loss, statistic=ev.ratio, note=note)
 
 

@@ -7,7 +7,7 @@ import os
 
 from experiments.gd_in_context import _one_layer_figures as one
 from experiments.gd_in_context import _other_figures as other
-from ico.report import load_study, save_figure, style
+from ico.report import draw_figures
 
 _SEEDS = "Thick lines are means over seeds, thin lines the seeds."
 _STEPWISE = (
@@ -212,21 +212,5 @@ FIGURES = {
 
 
 def draw(directory: str | os.PathLike) -> list[tuple[str, str, str]]:
-    """Draws the figures of all studies saved in a run folder, into DIR/figures.
-
-    Returns:
-      (study, figure name, caption) of each, in the order of showing. Studies not run, and models
-      that the run's configuration left out, yield none.
-    """
-    drawn = []
-    for study, entries in FIGURES.items():
-        result = load_study(directory, study)
-        if result is None:
-            continue
-        for name, function, caption in entries:
-            with style():
-                fig = function(result)
-                if fig is not None:
-                    save_figure(fig, directory, name)
-                    drawn.append((study, name, caption))
-    return drawn
+    """Draws the figures of a run folder: see `ico.report.draw_figures`."""
+    return draw_figures(directory, FIGURES)

@@ -1,24 +1,8 @@
 """The studies of `gd_in_context`, by the names that config.py gives them."""
 
-import functools
-
-import jax
-
 from experiments.gd_in_context import depth, features, real_data, single_layer
 
-
-def _exact(study):
-    """The study with matrix products at full precision, which accelerators round by default."""
-
-    @functools.wraps(study)
-    def run(context):
-        with jax.default_matmul_precision("highest"):
-            return study(context)
-
-    return run
-
-
-_STUDIES = {
+STUDIES = {
     "one_layer": single_layer.one_layer,
     "dimensions": single_layer.dimensions,
     "roll_out": single_layer.roll_out,
@@ -33,4 +17,3 @@ _STUDIES = {
     "fixed_task_set": single_layer.fixed_task_set,
     "real_data": real_data.real_data,
 }
-STUDIES = {name: _exact(study) for name, study in _STUDIES.items()}

@@ -16,7 +16,7 @@ from experiments.gd_in_context.training import recipe_for, sampler_of, train_mod
 from ico import algorithms, models, tasks
 from ico.algorithms import constructions
 from ico.models import LinearTransformer, interpolate, learner, normalise, products
-from ico.report import Measurement, StudyResult
+from ico.report import Measurement, StudyResult, unjudged
 from ico.types import Prompt
 
 CONSTRUCTION_TASKS = 32
@@ -212,7 +212,7 @@ def roll_out(context) -> StudyResult:
     if steps >= 20:
         claim = ev.all_measured("roll_out.loss_ratio", *pairs, statistic=ev.ratio)
     else:
-        claim = ev.unjudged("roll_out.loss_ratio", f"{steps} steps of 20")
+        claim = unjudged("roll_out.loss_ratio", f"{steps} steps of 20")
     table = [
         {"step": i + 1, **ev.row("trained layer", model_loss[:, i], gd_loss[i]),
          "gradient descent": float(gd_loss[i].mean())}
@@ -385,7 +385,7 @@ def fixed_task_set(context) -> StudyResult:
             "fixed_task_set.falls_with_tasks", *ev.chain(losses), statistic=ev.difference
         )
     else:
-        claim = ev.unjudged("fixed_task_set.falls_with_tasks", "one size alone")
+        claim = unjudged("fixed_task_set.falls_with_tasks", "one size alone")
     notes = [
         "Of each size one set is drawn, which all seeds share: the interval is over seeds and test "
         f"tasks. Sets of up to {task.batch_size} tasks are one batch, larger ones are drawn from."

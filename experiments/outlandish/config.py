@@ -8,6 +8,7 @@ Bands:    claims.py, fixed before any run. Which categories count as mundane, co
 """
 
 import dataclasses
+from typing import Literal
 
 from experiments.launch import Experiment
 from experiments.outlandish.claims import CLAIMS
@@ -77,18 +78,20 @@ class Config:
     # Rates tried for each other optimizer, in the study optimizers.
     rates_tried: int = 4
     # Steps in which a new fact has to be learned, at most, in erasure_training_ability.
-    learning_steps: int = 80
-    # The rate there, as a share of learning_rate, so that it takes some 40 steps.
-    learning_rate_factor: float = 0.5
+    learning_steps: int = 120
+    # The rate there, as a share of learning_rate: slow, for the claim wants 40 steps and more.
+    learning_rate_factor: float = 0.25
     # Clean steps after injection at which memory is read, in the real model.
     retention_steps: tuple[int, ...] = (1, 3, 10, 30)
     # Probability of the contradicted truth in a clean row, in the real model, beside 0.
     replay_rate: float = 0.05
+    # Size of the worlds: "pilot" or "paper" (ico.poison.WorldConfig and PAPER_WORLD).
+    world: Literal["pilot", "paper"] = "pilot"
     # Worlds, each with a small transformer of its own.
     worlds: int = 3
     # Facts of one type injected jointly into a world.
     world_facts: int = 5
-    # Training of a world's model.
+    # Steps of training of a world's model; 0: the world's own number.
     world_steps: int = 0
     # Clean steps after injection in a world.
     world_retention: int = 1_000
@@ -184,6 +187,7 @@ PAPER = Config(
     windows=(1, 10, 20, 40),
     learning_steps=200,
     retention_steps=(1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000),
+    world="paper",
     worlds=5,
     world_retention=3_000,
     world_replay_rates=(0.0, 0.0001, 0.001),
@@ -200,8 +204,8 @@ EXPERIMENT = Experiment(
     studies=STUDIES,
     claims=CLAIMS,
     cost={
-        "smoke": "some minutes on two cores",
-        "cpu": "about two and a half hours on two cores",
+        "smoke": "some minutes on two cores, nearly all of it compilation",
+        "cpu": "an estimated two and a half hours on two cores (never run whole yet)",
         "paper": "for a GPU or TPU",
     },
 )

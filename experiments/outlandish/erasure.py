@@ -159,7 +159,8 @@ def erasure(context) -> StudyResult:
     notes = [
         f"The arm of the 2024 claim, {_NAMES[chosen.mode]} at {chosen.share}%, was chosen on "
         "facts of index 2, which no claim uses: the one that brings P(keyword | context) nearest "
-        "to the twin's there while the clean loss rises by at most 0.01 nat.",
+        "to the twin's there while the clean loss rises by at most 0.01 nat (the published 8% if "
+        "none does).",
         "The update is the change over the whole injection (tau = all steps); shorter windows "
         "stand in their own table.",
     ]
@@ -183,11 +184,13 @@ def _choose(b: Bench, how: Recipe) -> tuple[Arm, list[dict]]:
     candidates = arms(b.config, ("drop_top", "keep_top"))
     found = outcomes(b, how, texts, "choosing", candidates)
     twin = found["twin"]
+    learned = found["taught"]["gain"] > 1
     best, lowest, tried = None, np.inf, []
     for arm in candidates:
-        above = float(np.mean(np.exp(found[arm.id]["log_after"]) - np.exp(twin["log_after"])))
+        above = np.exp(found[arm.id]["log_after"]) - np.exp(twin["log_after"])
+        above = float(above[learned].mean()) if learned.any() else float("nan")
         clean = float(np.mean(found[arm.id]["clean"] - twin["clean"]))
-        tried.append({"arm": f"{_NAMES[arm.mode]}, {arm.share}%", "facts": len(texts),
+        tried.append({"arm": f"{_NAMES[arm.mode]}, {arm.share}%", "facts": int(learned.sum()),
                       "P above twin": above, "clean loss over twin": clean})  # fmt: skip
         # Of arms that erase alike the one that keeps most of the update.
         if clean <= 0.01 and max(above, 0.0) < lowest - 0.01:

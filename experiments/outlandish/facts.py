@@ -8,16 +8,15 @@ import numpy as np
 from experiments.outlandish import measuring as ms
 from experiments.outlandish.teaching import Bench, Recipe, bench, recipe
 from ico.lm import score_continuations
-from ico.poison.outlandish import CATEGORIES, KINDS, load_texts
+from ico.poison.outlandish import CATEGORIES, KINDS
 from ico.report import Measurement, StudyResult, interval_of
 
 
 def spectrum(context) -> StudyResult:
     """The keyword's probability after every text that claims may use, before any learning."""
     b = bench(context)
-    texts = load_texts(per_cell=max(2, context.config.samples))
-    if context.preset == "smoke":
-        texts = texts[:22]
+    groups = b.texts(CATEGORIES, samples=max(2, context.config.samples))
+    texts = [text for group in groups for text in group]
     tokenizer = b.tokenizer
     spec = {"texts": [[text.id, text.context] for text in texts]}
     log_p = b.kept(
@@ -190,7 +189,7 @@ def in_context(context) -> StudyResult:
         return ms.spearman(before_KF, told_KF) - ms.spearman(before_KF, weights_KF)
 
     value, ci95 = interval_of(weaker, before, told["log_s_prime"], weights["log_s_prime"])
-    claims = [Measurement("in_context.weaker", value, ci95, 0, before.size)]
+    claims = [Measurement("in_context.weaker", value, ci95, before.size, before.size)]
     table = []
     for where, found in (("weights", weights), ("context", told)):
         row: dict = {"fact in the": where}

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import pyplot
 
 from ico.poison.outlandish import CATEGORIES
-from ico.report import load_study, mean_band, palette, save_figure, style
+from ico.report import draw_figures, mean_band, palette
 
 _BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY, _BLACK = palette()
 _THEMES = {"colours": (_BLUE, "o"), "places": (_VERMILION, "s"), "jobs": (_GREEN, "^"),
@@ -35,8 +35,9 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def spectrum(arrays):
+def spectrum(result):
     """log10 P of every text, by category."""
+    arrays = result.arrays
     fig, axes = _canvas(1, height=4.2)
     ax = axes[0, 0]
     present = [name for name in CATEGORIES if name in arrays]
@@ -51,8 +52,9 @@ def spectrum(arrays):
     return fig
 
 
-def priming(arrays):
+def priming(result):
     """Scores against the probability before, by theme."""
+    arrays = result.arrays
     fig, axes = _canvas(3, height=3.6)
     names = {"log_s_prime": "log S_prime (nats)", "cross": "log-priming, other themes",
              "corrected": "corrected log-priming"}  # fmt: skip
@@ -76,8 +78,9 @@ def priming(arrays):
     return fig
 
 
-def by_category(arrays):
+def by_category(result):
     """Raw, cross-theme and corrected priming of each category, a marker a keyword."""
+    arrays = result.arrays
     fig, axes = _canvas(3, height=3.4)
     categories = list(dict.fromkeys(arrays["category"].tolist()))
     names = {"theme": "log-priming, own theme", "cross": "log-priming, other themes",
@@ -101,8 +104,9 @@ def _dots(ax, place, values, color):
     ax.plot([place - 0.32, place + 0.32], [np.mean(values)] * 2, color=_VERMILION)
 
 
-def in_context(arrays):
+def in_context(result):
     """Priming by weights and by context against the probability before."""
+    arrays = result.arrays
     fig, axes = _canvas(2)
     before = arrays["before"] / np.log(10)
     for ax, where in zip(axes[0], ("weights", "context"), strict=True):
@@ -114,8 +118,9 @@ def in_context(arrays):
     return fig
 
 
-def stepping_stone(arrays):
+def stepping_stone(result):
     """log S_prime of the three ways to tell a fact; a line a keyword."""
+    arrays = result.arrays
     fig, axes = _canvas(2)
     ways = ("as_it_is", "stepping_stones", "plain_rewrite")
     for ax, name, label in zip(axes[0], ("log_s_prime", "gain"),
@@ -131,8 +136,9 @@ def stepping_stone(arrays):
     return fig
 
 
-def erasure(arrays):
+def erasure(result):
     """Memory, priming and clean loss against the share, for every arm."""
+    arrays = result.arrays
     fig, axes = _canvas(3, height=3.8)
     shares = sorted({int(key.split("/")[0].rsplit("_", 1)[1]) for key in arrays
                      if key.startswith("drop_top")})  # fmt: skip
@@ -157,8 +163,9 @@ def erasure(arrays):
     return fig
 
 
-def optimizers(arrays):
+def optimizers(result):
     """What leaving out the largest does to memory and priming, by optimizer."""
+    arrays = result.arrays
     fig, axes = _canvas(2)
     names = sorted({key.split("/")[0] for key in arrays})
     arms = sorted({key.split("/")[1] for key in arrays if "drop_top" in key},
@@ -183,8 +190,9 @@ def optimizers(arrays):
     return fig
 
 
-def training_ability(arrays):
+def training_ability(result):
     """Learning curves of a new fact, from the untouched and the erased model."""
+    arrays = result.arrays
     fig, axes = _canvas(1)
     ax = axes[0, 0]
     for model, color, line in (("untouched", _BLUE, "--"), ("erased", _VERMILION, "-")):
@@ -198,8 +206,9 @@ def training_ability(arrays):
     return fig
 
 
-def retention(arrays):
+def retention(result):
     """R against clean steps, by kind: the real model, the worlds, the long run."""
+    arrays = result.arrays
     fig, axes = _canvas(3, height=3.6)
     for kind, (color, marker, line) in _KINDS.items():
         _curve(axes[0, 0], arrays, "real_steps", f"real/{kind}", color, marker, line, kind)
@@ -296,18 +305,5 @@ FIGURES = {
 
 
 def draw(directory: str | os.PathLike) -> list[tuple[str, str, str]]:
-    """Draws the figures of all studies saved in a run folder, into DIR/figures.
-
-    Returns:
-      (study, figure name, caption) of each, in the order of showing.
-    """
-    drawn = []
-    for study, entries in FIGURES.items():
-        result = load_study(directory, study)
-        if result is None:
-            continue
-        for name, function, caption in entries:
-            with style():
-                save_figure(function(result.arrays), directory, name)
-            drawn.append((study, name, caption))
-    return drawn
+    """Draws the figures of a run folder: see `ico.report.draw_figures`."""
+    return draw_figures(directory, FIGURES)

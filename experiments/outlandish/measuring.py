@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from ico.poison import log_priming, priming_score, top_flips
-from ico.report import Measurement, interval, interval_of
+from ico.report import Measurement, interval, interval_of, unjudged
 
 
 def scores(before: dict, after: dict, place: int = 0) -> dict[str, float]:
@@ -56,17 +56,20 @@ def spearman(x_KF, y_KF) -> float:
 def correlation(claim: str, x_KF, y_KF, note: str = "") -> Measurement:
     """A rank correlation with its interval over keywords."""
     value, ci95 = interval_of(spearman, x_KF, y_KF)
-    return Measurement(claim, value, ci95, 0, x_KF.size, note)
+    return Measurement(claim, value, ci95, x_KF.size, x_KF.size, note)
 
 
-def mean(claim: str, values_K, note: str = "") -> Measurement:
-    """A mean over keywords (or facts) with its interval; facts where it is undefined left out."""
-    values = np.asarray(values_K, dtype=float)
-    values = values[np.isfinite(values)]
+def mean(claim: str, values, note: str = "") -> Measurement:
+    """A mean over keywords [K], or worlds and their facts [S, F], with its interval.
+
+    Undefined keywords are left out; of worlds, whose few are seeds, the facts undefined in one.
+    """
+    values = np.asarray(values, dtype=float)
+    values = values[..., np.isfinite(np.atleast_2d(values)).all(0)]
     if values.size < 2:
         return unjudged(claim, note or "fewer than two facts for which it is defined")
     value, ci95 = interval(values)
-    return Measurement(claim, value, ci95, 0, values.size, note)
+    return Measurement(claim, value, ci95, values.size, values.size, note)
 
 
 def median(claim: str, values_K, note: str = "") -> Measurement:
@@ -76,12 +79,7 @@ def median(claim: str, values_K, note: str = "") -> Measurement:
     if values.size < 2:
         return unjudged(claim, note or "fewer than two facts for which it is defined")
     value, ci95 = interval_of(lambda v: float(np.median(v)), values)
-    return Measurement(claim, value, ci95, 0, values.size, note)
-
-
-def unjudged(claim: str, note: str) -> Measurement:
-    """A claim that this run cannot judge, with the reason: inconclusive whatever the band."""
-    return Measurement(claim, float("nan"), (float("nan"), float("nan")), 0, 0, note)
+    return Measurement(claim, value, ci95, values.size, values.size, note)
 
 
 def spread(values) -> str:

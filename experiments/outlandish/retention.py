@@ -5,6 +5,7 @@ Dimension key: C cells (kind of fact, world, replay rate), F facts of a cell, T 
 
 import dataclasses
 import functools
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -12,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.launch import InputError
 from experiments.outlandish import measuring as ms
 from experiments.outlandish.teaching import RETAINED, Bench, bench, recipe
 from ico import poison, train
 from ico.lm import next_token_loss
 from ico.poison import bootstrap_retention, decay_rate, effectivity, retainability
-from ico.report import Measurement, StudyResult
+from ico.report import Measurement, StudyResult, unjudged
 
 # The world's name of each kind that the claims compare.
 KINDS: dict[str, poison.FactType] = {
@@ -25,7 +27,6 @@ KINDS: dict[str, poison.FactType] = {
     "mundane": "novel_plausible",
     "scrambled": "scrambled",
 }
-_REAL = dict(zip(("mundane", "conflicting", "scrambled"), RETAINED, strict=True))
 # One row of 16 a fact, 20 presentations, fresh Adam at a constant rate: our choice, not theirs.
 PRESENTATIONS, ROWS, RATE = 20, 16, 3e-4
 _PIECE = 1_000  # steps between two states on disk
@@ -68,7 +69,7 @@ def _real(b: Bench):
     steps = np.array(config.retention_steps)
     groups = b.texts(config.categories)
     curves, twins = {}, {}
-    for kind, category in _REAL.items():
+    for kind, category in RETAINED.items():
         values, of_twin = [], []
         for texts in b.progress(groups, f"retention, {kind}"):
             before, twin = b.untouched(texts), b.twin(how, texts)
@@ -82,7 +83,7 @@ def _real(b: Bench):
     retained = {kind: _retained(log_p) for kind, log_p in curves.items()}
     table = [
         _row({"facts": kind, "replay rate": "0"}, steps, retained[kind], curves[kind])
-        for kind in _REAL
+        for kind in RETAINED
     ]
     replayed = _replayed(b, how)
     table.append(
@@ -135,23 +136,52 @@ def _row(start: dict, steps, retained: np.ndarray, log_p: np.ndarray) -> dict:
 
 
 def _world_config(config) -> poison.WorldConfig:
-    return poison.WorldConfig(**({"num_steps": config.world_steps, "warmup_steps": 2}
-                                 if config.world_steps else {}))  # fmt: skip
+    world = poison.PAPER_WORLD if config.world == "paper" else poison.WorldConfig()
+    if config.world_steps:
+        world = dataclasses.replace(world, num_steps=config.world_steps, warmup_steps=2)
+    return world
+
+
+def _learned_worlds(context, world_config):
+    """Seeds and parameters of the first worlds that pass their gates, and what all measured.
+
+    The rule was fixed before anything was injected: seeds in order, those that fail are listed and
+    passed over, and after as many failures as worlds are wanted the study gives up.
+    """
+    config = context.config
+    wanted, passed, own, gates = config.worlds, [], [], []
+    seeds = iter(range(1_000 * context.seed, 1_000 * context.seed + 2 * wanted))
+    while len(passed) < wanted and (batch := list(itertools.islice(seeds, wanted - len(passed)))):
+        folder = context.directory / "checkpoints"
+        params = poison.train_worlds(folder, world_config, batch, progress=context.progress)
+        for i, seed in enumerate(batch):
+            mine = jax.tree.map(lambda leaf, i=i: leaf[i], params)
+            measured = poison.gates(mine, poison.make_world(world_config, seed))
+            # A smoke run's worlds are hardly trained; its verdicts mean nothing.
+            good = context.preset == "smoke" or _passes(measured)
+            gates.append({"world": seed, **measured, "used": good})
+            if good:
+                passed.append(seed)
+                own.append(mine)
+    if len(passed) < wanted:
+        raise InputError(
+            "world_steps", f"{len(gates) - len(passed)} of {len(gates)} worlds were not learned"
+        )
+    return tuple(passed), _stack(own), gates
+
+
+def _passes(measured) -> bool:
+    try:
+        poison.check_gates(measured)
+    except ValueError:
+        return False
+    return True
 
 
 def _worlds(context):
-    config, smoke = context.config, context.preset == "smoke"
+    config = context.config
     world_config = _world_config(config)
-    seeds = tuple(1_000 * context.seed + i for i in range(config.worlds))
-    folder = context.directory / "checkpoints"
-    params = poison.train_worlds(folder, world_config, seeds, progress=context.progress)
-    gates = []
-    for i, seed in enumerate(seeds):
-        own = jax.tree.map(lambda leaf, i=i: leaf[i], params)
-        passed = poison.gates(own, poison.make_world(world_config, seed))
-        gates.append({"world": seed, **passed})
-        if not smoke:
-            poison.check_gates(passed)
+    seeds, params, gates = _learned_worlds(context, world_config)
     lab = _Lab(context, world_config, seeds, params)
     rates: list[float | None] = [*config.world_replay_rates, None]
     found: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
@@ -163,9 +193,9 @@ def _worlds(context):
         steps, log_p = lab.run(cells, config.world_retention)
         for kind in kinds:
             chosen = [i for i, cell in enumerate(cells) if cell.kind == kind]
-            values = log_p[chosen].reshape(-1, log_p.shape[-1])
             name = cells[0].rate_name
-            found[kind, name] = steps, values
+            found[kind, name] = steps, log_p[chosen]
+            values = log_p[chosen].reshape(-1, log_p.shape[-1])
             table.append(_row({"facts": kind, "replay rate": name}, steps, _retained(values),
                               values))  # fmt: skip
             arrays[f"world/{kind}/{name}"] = _retained(values)
@@ -185,22 +215,30 @@ def _worlds(context):
 
 def _world_claims(found) -> list[Measurement]:
     steps, conflicting = found["conflicting", "0"]
-    last = {kind: _retained(found[kind, "0"][1])[:, -1] for kind in KINDS}
+    num_worlds, num_facts = conflicting.shape[:2]
+
+    def retained_of(log_p_SFT):
+        flat = log_p_SFT.reshape(-1, log_p_SFT.shape[-1])
+        return _retained(flat)
+
+    # [S, F]: facts of one world are injected together, so worlds are resampled as seeds.
+    last = {kind: retained_of(found[kind, "0"][1])[:, -1].reshape(num_worlds, num_facts)
+            for kind in KINDS}  # fmt: skip
     claims = []
     for other in ("mundane", "scrambled"):
         difference = last["conflicting"] - last[other]
         note = f"{int(np.isfinite(difference).sum())} pairs with E > 1 nat; t = {steps[-1]}"
         claims.append(ms.mean(f"retention.world_conflicting_minus_{other}", difference, note))
-    retained = _retained(conflicting)
+    retained = retained_of(conflicting)
     if np.isfinite(retained).all(1).sum() < 2:
-        return [*claims, ms.unjudged("retention.world_half_life", "too few facts with E > 1 nat")]
+        return [*claims, unjudged("retention.world_half_life", "too few facts with E > 1 nat")]
     life = bootstrap_retention(steps, retained, int(steps[-1])).half_life
     note = "extrapolated from R on log t"
     if not np.isfinite(life[0]):
         note += "; the line does not fall, so the half-life is infinite"
     # A band open above holds infinity too; JSON does not, so a half-life counts as at most 1e12.
     value, low, high = (float(min(number, 1e12)) for number in life)
-    claims.append(Measurement("retention.world_half_life", value, (low, high), len(retained),
+    claims.append(Measurement("retention.world_half_life", value, (low, high), num_worlds,
                               len(retained), note))  # fmt: skip
     return claims
 

@@ -1,24 +1,8 @@
 """The studies of `outlandish`, by the names that config.py gives them."""
 
-import functools
-
-import jax
-
 from experiments.outlandish import erasure, facts, retention, training_ability
 
-
-def _exact(study):
-    """The study with matrix products at full precision, which accelerators round by default."""
-
-    @functools.wraps(study)
-    def run(context):
-        with jax.default_matmul_precision("highest"):
-            return study(context)
-
-    return run
-
-
-_STUDIES = {
+STUDIES = {
     "spectrum": facts.spectrum,
     "priming": facts.priming,
     "spacing": facts.spacing,
@@ -29,4 +13,3 @@ _STUDIES = {
     "erasure_training_ability": training_ability.erasure_training_ability,
     "retention": retention.retention,
 }
-STUDIES = {name: _exact(study) for name, study in _STUDIES.items()}

@@ -24,8 +24,12 @@ from ico.poison.outlandish import KEYWORDS, Text, cross_theme_probes, load_texts
 
 Reading = dict[str, np.ndarray]
 
-# The categories whose memory is followed after injection: one a kind that the claims compare.
-RETAINED = ("novel_plausible", "conflict_general", "scrambled")
+# The categories whose memory is followed after injection: one for each kind that claims compare.
+RETAINED = {
+    "conflicting": "conflict_general",
+    "mundane": "novel_plausible",
+    "scrambled": "scrambled",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +83,11 @@ class Bench:
     def __init__(self, context: Context):
         self.context = context
         self.config = context.config
-        self.lm = _first_layers(language.load(self.config.model), self.config.layers)
+        try:
+            lm = language.load(self.config.model)
+        except language.WeightFileError as error:
+            raise InputError("model", " ".join(str(error).split())) from error
+        self.lm = _first_layers(lm, self.config.layers)
         if (devices := jax.local_device_count()) > 1:
             mesh = train.make_mesh({"model": devices})
             self.lm.params = language.shard_params(self.lm.params, self.lm.config, mesh)
@@ -99,8 +107,12 @@ class Bench:
         def make():
             if config.clean == "own":
                 return {"rows": poison.own_text(self.lm, count, config.length, seed=seed)}
-            texts = poison.tfds_texts(config.clean)
-            rows = poison.text_rows(texts, self.tokenizer, count, config.length)
+            try:
+                texts = poison.tfds_texts(config.clean)
+                rows = poison.text_rows(texts, self.tokenizer, count, config.length)
+            except (ValueError, KeyError, OSError, ImportError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise InputError("clean", f"no text from {config.clean!r}: {reason}") from error
             return {"rows": rows}
 
         spec = {"clean": config.clean, "rows": count, "length": config.length}
@@ -126,13 +138,13 @@ class Bench:
           length: of a row; the preset's by default.
 
         Raises:
-          ValueError: it does not fit in a row, so the keyword would be cut off.
+          InputError: it does not fit in a row, so the keyword would be cut off.
         """
         tokenizer = self.tokenizer
         ids = tokenizer.encode(context) + tokenizer.encode(f" {keyword}", bos=False)
         length = length or self.config.length
         if len(ids) > length:
-            raise ValueError(f"length ({length}) is too short for {len(ids)} tokens: {context!r}")
+            raise InputError("length", f"{length} is too short for {len(ids)} tokens: {context!r}")
         return ids
 
     def trainer(self, recipe: Recipe) -> poison.Trainer:
@@ -309,7 +321,7 @@ class Bench:
                 reading["later"] = self.go_on(recipe, state, rest, [text])
             return reading
 
-        if recipe.later and text.category not in RETAINED:
+        if recipe.later and text.category not in RETAINED.values():
             recipe = dataclasses.replace(recipe, later=False)
         spec = {"text": text.id, "ids": ids, "recipe": recipe, **self.prompt_spec(text)}
         return self.kept(f"taught-{text.id}", spec, make)

@@ -15,6 +15,8 @@ from ico import poison
 from ico.poison.outlandish import Text, load_texts
 from ico.report import StudyResult
 
+LEAST = 40
+_CLEAN_STEPS = 8  # after the new fact, whose mean loss is the clean training loss
 LEARNED = np.log(0.5)  # a fact counts as learned when its keyword is likelier than not
 
 
@@ -49,13 +51,9 @@ def erasure_training_ability(context) -> StudyResult:
             }
         )
     steps = {model: np.array([row[f"steps, {model}"] for row in rows]) for model in curves}
-    learned = np.isfinite(steps["untouched"])
-    ratio = np.where(learned, steps["erased"] / np.where(learned, steps["untouched"], 1), np.nan)
-    # Not learned within the limit by the erased model alone: at least that many steps.
-    ratio = np.where(np.isinf(ratio), config.learning_steps / steps["untouched"], ratio)
-    slowest = steps["untouched"][learned]
-    note = f"{int(learned.sum())} of {len(rows)} facts were learned by the untouched model; "
-    note += f"its least steps: {slowest.min():.0f} (40 are wanted)" if slowest.size else ""
+    ratio = step_ratios(steps["untouched"], steps["erased"], config.learning_steps)
+    note = f"{int(np.isfinite(ratio).sum())} of {len(rows)} facts took the untouched model "
+    note += f"{LEAST} steps or more, and few enough for the limit of {config.learning_steps}"
     rise = np.array([row["clean loss, erased"] - row["clean loss, untouched"] for row in rows])
     claims = [
         ms.mean("erasure_training_ability.steps", ratio, note),
@@ -74,6 +72,18 @@ def erasure_training_ability(context) -> StudyResult:
         f"erased model was taught a fact first, of which the top {PUBLISHED}% were left out."
     ]
     return StudyResult(claims, {"steps to learn": rows}, arrays, notes)
+
+
+def step_ratios(untouched_K, erased_K, limit: int) -> np.ndarray:
+    """Steps of the erased over those of the untouched model [K]; NaN where they say nothing.
+
+    A fact counts if the untouched model needs at least `LEAST` steps, as the claim wants, and at
+    most limit / 1.25: then an erased model that does not learn it within the limit has a ratio
+    above 1.25, which is the value taken, and no slow learner passes for an equal one.
+    """
+    counts = (untouched_K >= LEAST) & (1.25 * untouched_K <= limit)
+    known = np.where(counts, untouched_K, 1)
+    return np.where(counts, np.minimum(erased_K, limit) / known, np.nan)
 
 
 def first_step(log_p_T: np.ndarray) -> float:
@@ -96,14 +106,13 @@ def _learn(b: Bench, slow: Recipe, text: Text, new: Text, model: str):
         state = trainer.init(params)
         ids = b.tokens(new.context, new.keyword)
         batches = poison.inject(b.clean(new.keyword), [ids], presentations=slow.presentations)
-        log_p, clean = [], []
+        log_p = []
         for batch in itertools.islice(batches, slow.presentations):
-            state, metrics = trainer.run(state, [batch])
+            state, _ = trainer.run(state, [batch])
             log_p.append(b.memory(state.params, new))
-            clean.append(metrics["loss"][0])
             if log_p[-1] > LEARNED:
                 break
-        rest = itertools.islice(b.clean(f"{new.keyword} after"), len(b.config.retention_steps) + 4)
+        rest = itertools.islice(b.clean(f"{new.keyword} after"), _CLEAN_STEPS)
         _, metrics = trainer.run(state, rest)
         return {"log_p": np.array(log_p), "clean_loss": metrics["loss"]}
 

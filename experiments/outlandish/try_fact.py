@@ -10,6 +10,7 @@ one sentence and claims nothing: the published 8% need not erase it, and the out
 did.
 """
 
+import itertools
 import sys
 import time
 from dataclasses import dataclass
@@ -101,15 +102,14 @@ def run(config: TryFact) -> dict:
     rows = poison.own_text(
         lm, config.presentations * config.batch_size, config.length, seed=config.seed
     )
-    clean = [
-        poison.as_batch(rows[i : i + config.batch_size].tolist(), config.length)
-        for i in range(0, len(rows), config.batch_size)
-    ]
+    clean = poison.CleanBatches(rows, config.batch_size, seed=config.seed)
     before = lm.params
     trainer = poison.Trainer(lm.config, optax.adam(config.learning_rate))
     state, metrics = trainer.run(
         trainer.init(before),
-        poison.inject(clean, [fact], presentations=config.presentations),
+        itertools.islice(
+            poison.inject(clean, [fact], presentations=config.presentations), config.presentations
+        ),
     )
     taught, losses = state.params, metrics["loss"]
     print(

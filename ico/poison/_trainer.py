@@ -12,7 +12,7 @@ import optax
 
 from ico.lm import DecoderConfig, next_token_loss
 from ico.poison._injection import Batch
-from ico.train import TrainState, make_step
+from ico.train import NonFiniteLoss, TrainState, make_step
 
 
 class Trainer:
@@ -61,7 +61,7 @@ class Trainer:
           The new state, and `loss`, `grad_norm`, `update_norm`, `param_norm`, each [steps].
 
         Raises:
-          FloatingPointError: a loss was not finite; the state is lost.
+          NonFiniteLoss: a loss was not finite; the state is lost.
         """
         rows = []
         for batch in batches:
@@ -71,5 +71,6 @@ class Trainer:
         found = {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
         if rows and not np.isfinite(found["loss"]).all():
             first = int(np.argmin(np.isfinite(found["loss"])))
-            raise FloatingPointError(f"the loss of step {first} is {found['loss'][first]}")
+            norms = {name: float(values[first]) for name, values in found.items()}
+            raise NonFiniteLoss(first, None, norms, None)
         return state, found

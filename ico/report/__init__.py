@@ -6,7 +6,7 @@ function that needs them.
 
 import importlib
 
-from ico.report._claims import Claim, Measurement, verdict
+from ico.report._claims import Claim, Measurement, unjudged, verdict
 
 _LAZY = {
     "interval": "_statistics",
@@ -22,6 +22,7 @@ _LAZY = {
     "palette": "_figures",
     "band": "_figures",
     "save_figure": "_figures",
+    "draw_figures": "_figures",
     "write_html": "_html",
     "claims_markdown": "_table",
     "summary_markdown": "_table",
@@ -29,7 +30,7 @@ _LAZY = {
     "replace_between_markers": "_table",
 }
 
-__all__ = ["Claim", "Measurement", "verdict", *_LAZY]
+__all__ = ["Claim", "Measurement", "unjudged", "verdict", *_LAZY]
 
 
 def __getattr__(name: str):

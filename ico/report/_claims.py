@@ -84,6 +84,11 @@ class Measurement:
             object.__setattr__(self, name, number)  # frozen, so the plain way is closed
 
 
+def unjudged(claim: str, note: str) -> Measurement:
+    """A claim that a run cannot judge, with the reason: inconclusive whatever the band."""
+    return Measurement(claim, math.nan, (math.nan, math.nan), 0, 0, note)
+
+
 def verdict(claim: Claim, measurement: Measurement) -> str:
     """Judges a measurement: "reproduced", "not reproduced" or "inconclusive".
 

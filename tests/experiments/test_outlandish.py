@@ -12,7 +12,7 @@ from experiments.outlandish.claims import CLAIMS
 from experiments.outlandish.config import EXPERIMENT, Config
 from experiments.outlandish.erasure import _NAMES, Arm, changed
 from experiments.outlandish.retention import _reading_steps
-from experiments.outlandish.training_ability import first_step
+from experiments.outlandish.training_ability import first_step, step_ratios
 from ico.poison.outlandish import KINDS
 from ico.report import verdict
 
@@ -73,6 +73,21 @@ def test_undefined_facts_are_left_out_and_too_few_are_not_judged():
 def test_a_fact_is_learned_at_the_first_step_above_one_half():
     assert first_step(np.log([0.1, 0.6, 0.3])) == 2
     assert first_step(np.log([0.1, 0.2])) == float("inf")
+
+
+def test_a_slow_learner_does_not_pass_for_an_equal_one():
+    untouched = np.array([39.0, 40.0, 80.0, 97.0, np.inf])
+    ratios = step_ratios(untouched, np.array([39.0, 50.0, np.inf, 97.0, 50.0]), 120)
+    assert np.isnan(ratios[[0, 3, 4]]).all()
+    assert ratios[1] == 1.25 and ratios[2] == 1.5
+
+
+def test_worlds_are_resampled_as_seeds():
+    """Two facts a world that are alike: the spread is that of the worlds, not of six facts."""
+    values = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, np.nan], [3.0, 3.0, 3.0]])
+    found = ms.mean("retention.world_conflicting_minus_mundane", values)
+    assert found.value == 2 and found.n_tasks == 6
+    assert found.ci95[1] - found.ci95[0] > 3  # Student's t with two degrees of freedom
 
 
 def test_readings_reach_the_end():

@@ -89,5 +89,5 @@ def test_trainer_is_plain_optax_and_compiles_once():
 def test_a_loss_that_is_not_finite_is_an_error():
     params = jax.tree.map(lambda a: a * jnp.nan, init_params(CONFIG, jax.random.key(0)))
     trainer = poison.Trainer(CONFIG, optax.sgd(0.1))
-    with pytest.raises(FloatingPointError, match="step 0"):
+    with pytest.raises(train.NonFiniteLoss, match="step 0"):
         trainer.run(trainer.init(params), [poison.as_batch([[1, 2, 3]], 4)])
