@@ -64,7 +64,7 @@ class Config:
     # Prompts of the other themes.
     cross_probes: int = 48
     # Batches between presentations, in the study spacing.
-    spacings: tuple[int, ...] = (1, 5, 20)
+    spacings: tuple[int, ...] = (1, 3, 10)
     # Presentations in the study spacing.
     spaced_presentations: int = 3
     # The rate is multiplied with this there, for there are fewer presentations.
@@ -72,7 +72,7 @@ class Config:
     # Keywords of each theme in the studies spacing and optimizers, and for windows of erasure.
     few_keywords: int = 1
     # Per cent of each tensor's change, in erasure.
-    shares: tuple[int, ...] = (4, 8, 20, 50)
+    shares: tuple[int, ...] = (8, 20, 50)
     # Windows tau of updates that are sparsified while learning, in steps.
     windows: tuple[int, ...] = (1, 5)
     # Rates tried for each other optimizer, in the study optimizers.
@@ -82,7 +82,7 @@ class Config:
     # The rate there, as a share of learning_rate: slow, for the claim wants 40 steps and more.
     learning_rate_factor: float = 0.25
     # Clean steps after injection at which memory is read, in the real model.
-    retention_steps: tuple[int, ...] = (1, 3, 10, 30)
+    retention_steps: tuple[int, ...] = (1, 3, 10)
     # Probability of the contradicted truth in a clean row, in the real model, beside 0.
     replay_rate: float = 0.05
     # Size of the worlds: "pilot" or "paper" (ico.poison.WorldConfig and PAPER_WORLD).

@@ -265,10 +265,11 @@ def optimizers(context) -> StudyResult:
     b = bench(context)
     config = context.config
     texts = [group[0] for group in b.texts(("conflict_general",), samples=1, few=True)]
-    table, arrays = [], {}
+    table, arrays, modes = [], {}, ("drop_top", "drop_random")
     for name, how in _optimizers(b).items():
-        modes = ("drop_top", "drop_random")
-        found = outcomes(b, how, texts, name, arms(config, modes))
+        # All arms for the first, which the study erasure needs as well and nothing runs twice.
+        tried = arms(config) if how == recipe(config) else arms(config, modes)
+        found = outcomes(b, how, texts, name, tried)
         for share in config.shares:
             for mode in modes:
                 arm = Arm(mode, share).id
