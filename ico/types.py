@@ -26,6 +26,17 @@ class Episode(NamedTuple):
     y_query: Float[Array, "B Q K"]
 
 
+class Statistics(NamedTuple):
+    """Sums over a context's N pairs with one output: all that linear attention sees of it.
+
+    In the basis of a context's own eigenvectors `xx` is diagonal, and may be given as [B, D].
+    """
+
+    xx: Float[Array, "B D D"] | Float[Array, "B D"]  # sum of x x^T
+    xy: Float[Array, "B D"]  # sum of y x
+    yy: Float[Array, "B"]  # sum of y^2
+
+
 class Sequence(NamedTuple):
     """Autoregressive work: tokens [B, T] or features [B, T, ...], what to predict, and where.
 

@@ -18,7 +18,7 @@ ALLOWED = {
     "optim": set(),
     "data": set(),
     "report": set(),
-    "models": {"layers"},
+    "models": {"layers", "algorithms"},  # some hold an algorithm's numbers as parameters
     "lm": {"layers", "data"},
     "_compare": {"tasks", "algorithms"},
     "train": {"optim"},

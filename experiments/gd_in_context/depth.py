@@ -13,7 +13,7 @@ from experiments.gd_in_context.single_layer import task_of, train_one_layer
 from experiments.gd_in_context.training import Recipe, recipe_for, train_model
 from ico import algorithms
 from ico.models import LinearTransformer, learner, products
-from ico.report import StudyResult, unjudged
+from ico.report import StudyResult, difference, measured, ratio, unjudged
 
 
 def _recipe(context, depth: int, tied: bool) -> Recipe:
@@ -103,12 +103,12 @@ def deep(context) -> StudyResult:
             gd_loss, plus_loss = baseline[depth, tied]
             loss = finals[depth, tied]
             claims += [
-                ev.measured(f"deep.{name}_ratio", loss, plus_loss, statistic=ev.ratio),
-                ev.measured(
+                measured(f"deep.{name}_ratio", loss, plus_loss, statistic=ratio),
+                measured(
                     f"deep.{name}_beats_gd",
                     gd_loss,
                     loss,
-                    statistic=ev.difference,
+                    statistic=difference,
                     note="gradient descent with one rate for all steps, its best",
                 ),
             ]
@@ -135,14 +135,10 @@ def _two_tied(trained, loss, gd_loss, plus_loss, fitted, episode):
     gammas = _gamma(trained.params["block_0"])
     fitted = float(plus["gamma"])
     claims = [
-        ev.measured(
-            "deep.two_tied_loss", loss, note=f"GD++ on these tasks: {plus_loss.mean():.4f}"
-        ),
-        ev.measured("deep.two_tied_beats_gd", gd_loss, loss, statistic=ev.difference),
-        ev.measured(
-            "deep.two_tied_closer_to_gd_plus_plus", to_plus, to_gd, statistic=ev.difference
-        ),
-        ev.measured(
+        measured("deep.two_tied_loss", loss, note=f"GD++ on these tasks: {plus_loss.mean():.4f}"),
+        measured("deep.two_tied_beats_gd", gd_loss, loss, statistic=difference),
+        measured("deep.two_tied_closer_to_gd_plus_plus", to_plus, to_gd, statistic=difference),
+        measured(
             "deep.two_tied_gamma",
             gammas[:, None] / fitted,
             note=f"fitted gamma {fitted:.4f}, read from weights {gammas.mean():.4f}",
@@ -177,7 +173,7 @@ def _falls_with_depth(finals):
     if len(pairs) < 5:
         return [unjudged("deep.falls_with_depth", f"{len(pairs)} of its 5 falls measured")]
     losses = [finals[key] for pair in pairs for key in pair]
-    return [ev.all_measured("deep.falls_with_depth", *losses, statistic=ev.difference)]
+    return [ev.all_measured("deep.falls_with_depth", *losses, statistic=difference)]
 
 
 def full_block(context) -> StudyResult:
@@ -195,7 +191,7 @@ def full_block(context) -> StudyResult:
     layers = ev.seed_losses(learner(model, all_layers=True), trained.params, episode)
     fitted = _baselines(context, depth)
     gd_loss, free_loss, plus_loss = _baseline_losses(fitted, depth, False, episode)
-    claim = ev.measured("full_block.ratio", layers[:, -1], plus_loss[-1], statistic=ev.ratio)
+    claim = measured("full_block.ratio", layers[:, -1], plus_loss[-1], statistic=ratio)
     table = [
         ev.row("12 blocks, 4 heads, MLP", layers[:, -1], plus_loss[-1]),
         ev.row("GD++, 12 steps", plus_loss[-1]),

@@ -12,8 +12,8 @@ import numpy as np
 
 from experiments.gd_in_context.claims import CLAIMS
 from experiments.gd_in_context.training import sampler_of
-from ico import sensitivity, tasks
-from ico.report import Measurement, interval
+from ico import report, sensitivity, tasks
+from ico.report import Measurement, interval, ratio
 
 RATES = np.arange(0.001, 25, 0.1, dtype=np.float32)  # the authors' grid; the rate is divided by N
 
@@ -106,61 +106,11 @@ def seed(params, index: int):
     return jax.tree.map(lambda leaf: leaf[index], params)
 
 
-def measured(claim: str, *samples, statistic=None, note: str = "") -> Measurement:
-    """A claim's measurement: statistic of grand means of [S, T] or [T] arrays, with interval."""
-    value, ci95 = interval(*samples, statistic=statistic)
-    num_seeds = max((a.shape[0] for a in map(np.asarray, samples) if a.ndim == 2), default=1)
-    return Measurement(claim, value, ci95, num_seeds, int(np.shape(samples[0])[-1]), note)
-
-
-def ratio(a: float, b: float) -> float:
-    """The ratio of two mean losses."""
-    return a / b
-
-
-def difference(a: float, b: float) -> float:
-    """How much more the first mean is."""
-    return a - b
-
-
 def all_measured(claim: str, *samples, statistic) -> Measurement:
-    """A claim on several pairs of samples (a_1, b_1, a_2, b_2 ...) that has to hold for each.
-
-    The value is that of the pair nearest to the end of the band, or furthest beyond it. The claim
-    holds if every pair's 95% interval lies inside, so their hull is given. It fails if the interval
-    of one lies outside at 0.05 over the number of pairs, which is then given alone: the worst of
-    many draws is beyond a band too often. (One interval of the extreme itself would be biased.)
-    """
-    band_low, band_high = next(entry.band for entry in CLAIMS if entry.id == claim)
-
-    def room(low, high):
-        ends = ([] if band_low is None else [low - band_low]) + (
-            [] if band_high is None else [band_high - high]
-        )
-        return min(ends)
-
-    pairs = list(zip(samples[::2], samples[1::2], strict=True))
-    found = [interval(*pair, statistic=statistic) for pair in pairs]
-    worst = min(range(len(pairs)), key=lambda i: room(found[i][0], found[i][0]))
-    # Towards an open end of the band the other pairs say nothing of the worst one.
-    low, high = found[worst][1]
-    ends = (
-        low if band_low is None else min(ci[0] for _, ci in found),
-        high if band_high is None else max(ci[1] for _, ci in found),
+    """`ico.report.all_measured`, for a claim's id."""
+    return report.all_measured(
+        next(entry for entry in CLAIMS if entry.id == claim), *samples, statistic=statistic
     )
-    note = f"{len(pairs)} pairs; the hull of their intervals"
-    strict = [
-        interval(*pair, statistic=statistic, resamples=4000, level=1 - 0.05 / len(pairs))
-        for pair in pairs
-    ]
-    # An interval lies outside if even its better end does.
-    refuted = [i for i, (_, (low, high)) in enumerate(strict) if room(high, low) < 0]
-    if refuted:
-        worst = min(refuted, key=lambda i: room(found[i][0], found[i][0]))
-        ends = strict[worst][1]
-        note = f"of {len(pairs)} pairs the one furthest outside, at 0.05 over their number"
-    num_seeds = max((len(a) for a in map(np.asarray, samples) if a.ndim == 2), default=1)
-    return Measurement(claim, found[worst][0], ends, num_seeds, int(np.shape(samples[0])[-1]), note)
 
 
 def chain(samples) -> list:

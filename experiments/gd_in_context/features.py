@@ -21,7 +21,7 @@ from experiments.gd_in_context.training import (
 from ico import algorithms, tasks
 from ico.algorithms import constructions
 from ico.models import AlternatingTransformer, LinearTransformer, learner
-from ico.report import StudyResult, unjudged
+from ico.report import StudyResult, difference, measured, ratio, unjudged
 
 EMBED, HIDDEN = 40, 160
 
@@ -54,9 +54,7 @@ def sine_mlp(context) -> StudyResult:
     share = float(gd_loss.mean() / zero_loss.mean())
     note = f"the gradient step's loss is {share:.3f} of the zero predictor's"
     if share < 0.5:
-        claim = ev.measured(
-            "sine_mlp.loss_ratio", model_loss, gd_loss, statistic=ev.ratio, note=note
-        )
+        claim = measured("sine_mlp.loss_ratio", model_loss, gd_loss, statistic=ratio, note=note)
     else:
         claim = unjudged("sine_mlp.loss_ratio", f"not trained: {note}")
     table = [ev.row(name, value, gd_loss) for name, value in loss.items()]
@@ -131,15 +129,15 @@ def token_copy(context) -> StudyResult:
 
     kinds, on_partner = _stronger_kind(partner)
     claims = [
-        ev.measured(
+        measured(
             "token_copy.neighbour_attention",
             on_partner,
             note="tokens that attend to the other of their pair, seed by seed: "
             + ", ".join("xy"[kind] for kind in kinds),
         ),
-        ev.measured("token_copy.cosine", like["cosine"]),
+        measured("token_copy.cosine", like["cosine"]),
         _linear_first_layer(loss, gd_loss),
-        ev.measured("token_copy.prefix_matching", matching, shuffled, statistic=ev.difference),
+        measured("token_copy.prefix_matching", matching, shuffled, statistic=difference),
     ]
     table = [
         {**ev.row("softmax, then linear", loss["softmax"], gd_loss),
@@ -172,7 +170,7 @@ def _linear_first_layer(loss, gd_loss):
     note = f"softmax first layer, trained alike: ratio {control:.3f}"
     if control >= 1.5:
         return unjudged(claim, f"the control did not learn either; {note}")
-    return ev.measured(claim, loss["linear"], gd_loss, statistic=ev.ratio, note=note)
+    return measured(claim, loss["linear"], gd_loss, statistic=ratio, note=note)
 
 
 def _over_seeds(function, params, *args):

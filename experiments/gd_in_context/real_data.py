@@ -15,7 +15,7 @@ from experiments.gd_in_context.single_layer import train_one_layer
 from ico import algorithms, tasks
 from ico.data import diabetes
 from ico.models import LinearTransformer, learner, scale_updates
-from ico.report import StudyResult, interval
+from ico.report import StudyResult, difference, interval
 
 _draw = jax.jit(tasks.tabular, static_argnames="config")
 
@@ -99,7 +99,7 @@ def _gaps(loss, n: int) -> list[dict]:
     layer, entries = loss["trained layer"], []
     for name, value in loss.items():
         if name != "trained layer":
-            gap, (low, high) = interval(layer, value, statistic=ev.difference)
+            gap, (low, high) = interval(layer, value, statistic=difference)
             word = "layer" if high < 0 else "other" if low > 0 else "undecided"
             entries.append({"rows in context": n, "layer minus": name, "difference": gap,
                             "95% low": low, "95% high": high, "better": word})  # fmt: skip

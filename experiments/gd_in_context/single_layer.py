@@ -16,7 +16,7 @@ from experiments.gd_in_context.training import recipe_for, sampler_of, train_mod
 from ico import algorithms, models, tasks
 from ico.algorithms import constructions
 from ico.models import LinearTransformer, interpolate, learner, normalise, products
-from ico.report import Measurement, StudyResult, unjudged
+from ico.report import Measurement, StudyResult, difference, measured, ratio, unjudged
 from ico.types import Prompt
 
 CONSTRUCTION_TASKS = 32
@@ -91,12 +91,12 @@ def one_layer(context) -> StudyResult:
         for dtype, error in exact.items()
     ]
     claims += [
-        ev.measured("one_layer.closed_form", closed_loss, note=f"rate {float(rate['rate']):.3f}"),
-        ev.measured("one_layer.loss_ratio", model_loss, gd_loss, statistic=ev.ratio),
-        ev.measured("one_layer.cosine", like["cosine"]),
-        ev.measured("one_layer.interpolated_ratio", halfway_loss, gd_loss, statistic=ev.ratio),
-        ev.measured("one_layer.weights_kq", errors["kq"][:, None]),
-        ev.measured("one_layer.weights_pv", errors["pv"][:, None]),
+        measured("one_layer.closed_form", closed_loss, note=f"rate {float(rate['rate']):.3f}"),
+        measured("one_layer.loss_ratio", model_loss, gd_loss, statistic=ratio),
+        measured("one_layer.cosine", like["cosine"]),
+        measured("one_layer.interpolated_ratio", halfway_loss, gd_loss, statistic=ratio),
+        measured("one_layer.weights_kq", errors["kq"][:, None]),
+        measured("one_layer.weights_pv", errors["pv"][:, None]),
     ]
     table = [
         ev.row("gradient descent, 1 step", gd_loss),
@@ -194,7 +194,7 @@ def dimensions(context) -> StudyResult:
         table.append(row | {"gradient descent": float(gd_loss.mean())})
         pairs += [model_loss, gd_loss]
         arrays |= {f"model/{dim}": model_loss, f"gd/{dim}": gd_loss}
-    claim = ev.all_measured("dimensions.loss_ratio", *pairs, statistic=ev.ratio)
+    claim = ev.all_measured("dimensions.loss_ratio", *pairs, statistic=ratio)
     return StudyResult([claim], {"losses": table}, arrays)
 
 
@@ -210,7 +210,7 @@ def roll_out(context) -> StudyResult:
     gd_loss = ev.losses(gd, {"rate": damping * rate["rate"]}, episode)
     pairs = [a for i in range(min(20, steps)) for a in (model_loss[:, i], gd_loss[i])]
     if steps >= 20:
-        claim = ev.all_measured("roll_out.loss_ratio", *pairs, statistic=ev.ratio)
+        claim = ev.all_measured("roll_out.loss_ratio", *pairs, statistic=ratio)
     else:
         claim = unjudged("roll_out.loss_ratio", f"{steps} steps of 20")
     table = [
@@ -246,7 +246,7 @@ def out_of_distribution(context) -> StudyResult:
         low, high = inside[name]
         pairs = [a for v, pair in zip(values, results, strict=True) if low <= v <= high
                  for a in pair]  # fmt: skip
-        claims.append(ev.all_measured(f"out_of_distribution.{name}", *pairs, statistic=ev.ratio))
+        claims.append(ev.all_measured(f"out_of_distribution.{name}", *pairs, statistic=ratio))
         arrays |= _curve_arrays(name, values, results)
     for name, values in other.items():
         results = [
@@ -287,8 +287,8 @@ def softmax_heads(context) -> StudyResult:
     one, two, flat = (loss[n] for n in ("softmax, 1 head", "softmax, 2 heads", "linear, 1 head"))
 
     claims = [
-        ev.measured("softmax_heads.one_worse_than_two", one, two, statistic=ev.difference),
-        ev.measured("softmax_heads.two_worse_than_linear", two, flat, statistic=ev.difference),
+        measured("softmax_heads.one_worse_than_two", one, two, statistic=difference),
+        measured("softmax_heads.two_worse_than_linear", two, flat, statistic=difference),
     ]
     table = [
         {**ev.row(name, value, gd_loss), "cosine with GD": float(like[name].mean())}
@@ -340,7 +340,7 @@ def distractors(context) -> StudyResult:
                       "gradient descent": float(gd_loss.mean())})  # fmt: skip
         pairs += [model_loss, gd_loss]
         results.append((model_loss, gd_loss))
-    claim = ev.all_measured("distractors.loss_ratio", *pairs, statistic=ev.ratio)
+    claim = ev.all_measured("distractors.loss_ratio", *pairs, statistic=ratio)
     return StudyResult([claim], {"losses": table}, _curve_arrays("count", counts, results))
 
 
@@ -382,7 +382,7 @@ def fixed_task_set(context) -> StudyResult:
                    f"curve/{size}/train": trained.history["loss"]}  # fmt: skip
     if len(sizes) > 1:
         claim = ev.all_measured(
-            "fixed_task_set.falls_with_tasks", *ev.chain(losses), statistic=ev.difference
+            "fixed_task_set.falls_with_tasks", *ev.chain(losses), statistic=difference
         )
     else:
         claim = unjudged("fixed_task_set.falls_with_tasks", "one size alone")

@@ -1,9 +1,54 @@
 """Explicit learners (`apply(params, prompt) -> prediction`) and weights that perform them."""
 
 from ico.algorithms import constructions
+from ico.algorithms._adaptive_ridge import (
+    TunedRidge,
+    adaptive_ridge,
+    adaptive_ridge_weights,
+    estimated_noise_variance,
+    ridge_weights,
+    tune_ridge,
+)
+from ico.algorithms._diagonal import (
+    DiagonalScalars,
+    diagonal_heads,
+    diagonal_scalars,
+    diagonal_weights,
+)
 from ico.algorithms._gradient_descent import gd, gd_plus_plus
+from ico.algorithms._implicit_model import (
+    DescentReading,
+    ImplicitModel,
+    descent_reading,
+    implicit_model,
+    implicit_weights,
+)
 from ico.algorithms._newton import newton
 from ico.algorithms._ridge import ridge
 from ico.algorithms._search import line_search
+from ico.algorithms._statistics import statistics
 
-__all__ = ["constructions", "gd", "gd_plus_plus", "line_search", "newton", "ridge"]
+__all__ = [
+    "DescentReading",
+    "DiagonalScalars",
+    "ImplicitModel",
+    "TunedRidge",
+    "adaptive_ridge",
+    "adaptive_ridge_weights",
+    "constructions",
+    "descent_reading",
+    "diagonal_heads",
+    "diagonal_scalars",
+    "diagonal_weights",
+    "estimated_noise_variance",
+    "gd",
+    "gd_plus_plus",
+    "implicit_model",
+    "implicit_weights",
+    "line_search",
+    "newton",
+    "ridge",
+    "ridge_weights",
+    "statistics",
+    "tune_ridge",
+]

@@ -3,16 +3,32 @@
 from ico.tasks._fixed_set import fixed_task_set
 from ico.tasks._linear_regression import LinearRegression, linear_regression
 from ico.tasks._loss import half_squared_error
+from ico.tasks._noisy_regression import (
+    NoisyContext,
+    NoisyEpisode,
+    NoisyRegression,
+    noisy_context,
+    noisy_regression,
+    spectral_context,
+    wishart_spectra,
+)
 from ico.tasks._sine import Sine, sine
 from ico.tasks._tabular import Tabular, tabular
 
 __all__ = [
     "LinearRegression",
+    "NoisyContext",
+    "NoisyEpisode",
+    "NoisyRegression",
     "Sine",
     "Tabular",
     "fixed_task_set",
     "half_squared_error",
     "linear_regression",
+    "noisy_context",
+    "noisy_regression",
     "sine",
+    "spectral_context",
     "tabular",
+    "wishart_spectra",
 ]

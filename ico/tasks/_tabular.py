@@ -1,6 +1,6 @@
 """Regression between the columns of a real table.
 
-Dimension key: R rows, C columns, B tasks, N context pairs, Q queries, D inputs (C - 1).
+Dimension key: R rows, C columns, B tasks, N context pairs, Q queries, D inputs.
 """
 
 import dataclasses
@@ -22,29 +22,38 @@ class Tabular:
       batch_size, num_context, num_queries: B, N, Q. Rows of a task do not repeat.
       input_std: standard deviation that inputs are scaled to. 1/sqrt(12) is that of the training
         distribution U(-1/2, 1/2); the update of a linear transformer is cubic in its inputs' scale.
+      target_std: standard deviation that targets are scaled to.
+      num_inputs: D, so many of the other columns, drawn anew for each task; 0: all C - 1.
+      whiten: turns the inputs to where they are uncorrelated, outside the task; directions with
+        less than a thousandth of the largest variance are left small.
     """
 
     batch_size: int = 1024
     num_context: int = 20
     num_queries: int = 1
     input_std: float = 1 / math.sqrt(12)
+    target_std: float = 1.0
+    num_inputs: int = 0
+    whiten: bool = False
 
     def __post_init__(self):
         for name in ("batch_size", "num_context", "num_queries"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.num_inputs < 0:
+            raise ValueError(f"num_inputs must be at least 0, not {self.num_inputs}")
 
 
 def tabular(
     key: Key[Array, ""], table: Float[Array | np.ndarray, "R C"], config: Tabular = Tabular()
 ) -> Episode:
-    """Tasks from a table [R, C]; prompt.x [B, N, C - 1], prompt.y [B, N, 1].
+    """Tasks from a table [R, C]; prompt.x [B, N, D], prompt.y [B, N, 1].
 
     Every task is standardised, inputs and target, by means and deviations of the rows **outside**
     it, so that nothing of the queries leaks into the prompt.
 
     Raises:
-      ValueError: fewer than N + Q + 2 rows, or fewer than two columns.
+      ValueError: fewer than N + Q + 2 rows, or fewer than two columns or D + 1.
     """
     c = config
     table = jnp.asarray(table)
@@ -54,6 +63,8 @@ def tabular(
         raise ValueError(f"a task of {taken} rows needs a table of {taken + 2}, not {rows}")
     if columns < 2:
         raise ValueError(f"a table needs an input and a target column, got {columns}")
+    if columns < c.num_inputs + 1:
+        raise ValueError(f"num_inputs {c.num_inputs} and a target need more columns than {columns}")
 
     def task(key):
         row_key, target_key = jax.random.split(key)
@@ -62,12 +73,25 @@ def tabular(
         deviation = outside.std(0, keepdims=True)
         # A column that is constant outside the task has no scale: it is centred and left so.
         deviation = jnp.where(deviation > 0, deviation, 1)
-        standard = (inside - outside.mean(0, keepdims=True)) / deviation
+        inside, outside = ((a - outside.mean(0, keepdims=True)) / deviation
+                           for a in (inside, outside))  # fmt: skip
         target = jax.random.randint(target_key, (), 0, columns)
         # The C - 1 columns after the target, round the corner.
         others = (target + 1 + jnp.arange(columns - 1)) % columns
-        x, y = c.input_std * standard[:, others], standard[:, target][:, None]
-        n = c.num_context
+        if c.num_inputs:
+            others = jax.random.permutation(jax.random.fold_in(key, 2), others)[: c.num_inputs]
+        x, y = inside[:, others], c.target_std * inside[:, target][:, None]
+        if c.whiten:
+            x = x @ _whitening(outside[:, others])
+        x, n = c.input_std * x, c.num_context
         return Episode(Prompt(x[:n], y[:n], x[n:]), y[n:])
 
     return jax.vmap(task)(jax.random.split(key, c.batch_size))
+
+
+def _whitening(rows_RD):
+    """[D, D], after which the columns of these rows are uncorrelated, with variance one."""
+    variance_D, axes_DD = jnp.linalg.eigh(rows_RD.T @ rows_RD / len(rows_RD))
+    floor = 1e-3 * variance_D[-1] + jnp.finfo(rows_RD.dtype).tiny
+    scale_D = jnp.sqrt(jnp.maximum(variance_D, floor))
+    return axes_DD / scale_D[None] @ axes_DD.T

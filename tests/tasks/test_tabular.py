@@ -1,5 +1,6 @@
 """Tasks from a table: what of it a task sees, found by changing the table and looking again."""
 
+import dataclasses
 import functools
 
 import jax
@@ -126,3 +127,30 @@ def test_tables_too_small(shape, message):
 def test_config_names_the_field_that_is_wrong(field):
     with pytest.raises(ValueError, match=f"{field} must be at least 1, not 0"):
         Tabular(**{field: 0})
+
+
+def test_chosen_inputs_are_other_columns_and_change_from_task_to_task():
+    config = Tabular(200, 5, 1, input_std=1.0, num_inputs=2, target_std=3.0)
+    x, y = pairs(sample(KEY, random_table(), config))
+    assert x.shape == (200, 6, 2)
+    plain_x, plain_y = pairs(sample(KEY, random_table(), Tabular(200, 5, 1, input_std=1.0)))
+    np.testing.assert_allclose(y, 3 * plain_y, rtol=1e-5)
+    match = np.abs(x[:, :, :, None] - plain_x[:, :, None]).max(1) < 1e-5  # [B, D, C - 1]
+    assert (match.sum(2) == 1).all(), "an input is not one of the other columns"
+    chosen = match.argmax(2)
+    assert (chosen[:, 0] != chosen[:, 1]).all()
+    assert len({tuple(sorted(pair)) for pair in chosen.tolist()}) == 3
+
+
+def test_whitened_inputs_are_uncorrelated():
+    """Over a table of strongly correlated columns, by the rows outside the task."""
+    rng = np.random.default_rng(0)
+    table = (rng.standard_normal((2000, 5)) @ rng.standard_normal((5, 5))).astype("float32")
+    config = Tabular(300, 20, 1, input_std=1.0)
+    x, _ = pairs(sample(KEY, table, dataclasses.replace(config, whiten=True)))
+    for b in range(3):
+        assert np.isfinite(x[b]).all()
+    # Over many rows of tasks the covariance is the identity; of plain inputs it is far from it.
+    covariance = np.einsum("bnd,bne->bde", x, x).mean(0) / x.shape[1]
+    assert np.abs(covariance - np.eye(4)).max() < 0.1
+    assert np.abs(x).max() < 50

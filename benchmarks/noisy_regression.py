@@ -1,0 +1,106 @@
+"""DIAG on noisy regression, four layers, batch 2048: closed form, and attention over 21 tokens.
+
+The straightforward way is here in full: data from `jax.random`, every token attending to all
+context tokens in every layer. Task, parameters, optimizer and batch are the same.
+
+Dimension key: B tasks, N context pairs, T = N + 1 tokens, D inputs, E = D + 1 token width.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from benchmarks._measure import Row, median_row, ratio_row, take_turns
+from ico import models, tasks, train
+from ico.algorithms import ridge_weights
+
+TASK = tasks.NoisyRegression(batch_size=2048)
+OPTIMIZER = optax.adam(1e-4)
+LAYERS, STEPS, ROUNDS, SEEDS, POOL = 4, 20, 5, 5, 65_536
+MODEL = models.DiagonalLinearTransformer(num_layers=LAYERS, init_scale=0.01)
+
+
+def straightforward_data(key):
+    """Tokens [B, T, E] and the query's clean answer [B]."""
+    B, N, D = TASK.batch_size, TASK.num_context, TASK.num_inputs
+    x_key, w_key, sigma_key, noise_key = jax.random.split(key, 4)
+    x_BTD = jax.random.normal(x_key, (B, N + 1, D))
+    w_BD = jax.random.normal(w_key, (B, D))
+    sigma_B1 = TASK.noise * jax.random.uniform(sigma_key, (B, 1))
+    y_BT = jnp.einsum("btd,bd->bt", x_BTD, w_BD)
+    noisy_BN = y_BT[:, :N] + sigma_B1 * jax.random.normal(noise_key, (B, N))
+    labels_BT = jnp.concatenate([noisy_BN, jnp.zeros((B, 1))], axis=1)
+    return jnp.concatenate([x_BTD, labels_BT[..., None]], axis=-1), y_BT[:, N]
+
+
+def straightforward_loss(params, tokens_BTE, answer_B):
+    """Half squared error of the query, all tokens updated in every layer."""
+    D = TASK.num_inputs
+    for layer in range(LAYERS):
+        p_E, q_E = (
+            jnp.concatenate([jnp.repeat(params[f"{name}_x"][layer], D), params[f"{name}_y"][layer]])
+            for name in "pq"
+        )
+        read_BNE = tokens_BTE[:, :-1]
+        scores_BTN = jnp.einsum("bte,bne->btn", tokens_BTE * q_E[None, None], read_BNE)
+        tokens_BTE = tokens_BTE + jnp.einsum("btn,bne->bte", scores_BTN, read_BNE) * p_E[None, None]
+    return 0.5 * jnp.mean((-tokens_BTE[:, -1, -1] - answer_B) ** 2)
+
+
+def _loss(params, context):
+    sigma = TASK.sigma(context.u)
+    statistics = context.at(sigma)
+    w = MODEL.apply({"params": params}, statistics, method="weights")
+    oracle = ridge_weights(statistics, sigma**2)
+    return 0.5 * jnp.mean(jnp.sum((w - oracle) ** 2, axis=1)), {}
+
+
+def _init(key):
+    context = tasks.noisy_context(key, tasks.NoisyRegression(2))
+    return MODEL.init(key, context.at(jnp.zeros(2)), method="weights")["params"]
+
+
+def _fit(loss, sampler, num_seeds: int | None):
+    key = jax.random.key(0)
+    key = key if num_seeds is None else jax.random.split(key, num_seeds)
+    step, state = train.make_step(loss, OPTIMIZER), train.init_state(_init, OPTIMIZER, key)
+    config = train.LoopConfig(STEPS, steps_per_call=STEPS)
+    return lambda: train.fit(step, state, sampler, config, progress=False)
+
+
+def _data_alone(sample):
+    @jax.jit
+    def many(key):
+        def body(total, step):
+            # Written to memory once, as a step needs it, not drawn anew for every sum below.
+            batch = jax.lax.optimization_barrier(sample(jax.random.fold_in(key, step)))
+            return total + sum(jnp.sum(leaf) for leaf in jax.tree.leaves(batch)), None
+
+        return jax.lax.scan(body, jnp.zeros(()), jnp.arange(STEPS))[0]
+
+    return lambda: many(jax.random.key(2)).block_until_ready()
+
+
+def run() -> list[Row]:
+    """Steps a second of each way, what of it is data, and the price of more seeds."""
+    spectra = jnp.asarray(tasks.wishart_spectra(jax.random.key(3), TASK, POOL))
+    sampler = functools.partial(tasks.spectral_context, spectra=spectra, config=TASK)
+    plain = _fit(lambda params, batch: (straightforward_loss(params, *batch), {}),
+                 straightforward_data, None)  # fmt: skip
+    ways = {
+        "DIAG, 4 layers, closed form": _fit(_loss, sampler, None),
+        "attention over 21 tokens": plain,
+        f"closed form, {SEEDS} seeds in one vmap": _fit(_loss, sampler, SEEDS),
+        "data alone": _data_alone(sampler),
+    }
+    ours, theirs, seeds, data = take_turns(ways, ROUNDS).values()
+    names = list(ways)
+    return [
+        median_row(names[0], [STEPS / s for s in ours], "steps/s"),
+        median_row(names[1], [STEPS / s for s in theirs], "steps/s"),
+        ratio_row("closed form over attention", theirs, ours, (">=", 8.0)),
+        ratio_row("share of data in a step", data, ours, ("<=", 0.4))._replace(unit=""),
+        ratio_row(f"{SEEDS} seeds over one", seeds, ours, ("<=", 3.0)),
+    ]

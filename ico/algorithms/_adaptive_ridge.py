@@ -1,0 +1,141 @@
+"""Ridge regression when the noise level is not known: ConstRR, AdaRR and TunedRR of 2402.14180.
+
+Their definitions (section 3.2 of the paper), all (S + s I)^-1 b with S = sum x x^T, b = sum y x:
+
+- ConstRR takes one s for all tasks: `ridge` with a tuned "noise_variance";
+- AdaRR estimates s in each task, by the residuals of ordinary least squares over N - D;
+- TunedRR multiplies that estimate with a tuned number and caps it at another.
+
+How the paper tunes is UNVERIFIED; here by a grid that is refined three times.
+
+Dimension key: B tasks, N context pairs, Q queries, D inputs, G candidates.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ico.algorithms._linear_solve import solve_positive_definite
+from ico.algorithms._statistics import statistics
+from ico.tasks import NoisyRegression, noisy_context
+from ico.types import Prompt, PyTree, Statistics
+
+
+def ridge_weights(
+    statistics: Statistics, noise_variance: Float[Array, "*B"] | float
+) -> Float[Array, "B D"]:
+    """`(sum x x^T + s I)^-1 sum y x` for noise variance s: one number, or one a task.
+
+    With w ~ N(0, I) and s the variance of the task's noise this is the posterior mean, which
+    nothing beats on average: the oracle.
+    """
+    B, D = statistics.xy.shape
+    s_B = jnp.broadcast_to(jnp.asarray(noise_variance, statistics.xy.dtype), (B,))
+    if statistics.xx.ndim == 2:
+        return statistics.xy / (statistics.xx + s_B[:, None])
+    matrix_BDD = statistics.xx + s_B[:, None, None] * jnp.eye(D, dtype=s_B.dtype)[None]
+    return solve_positive_definite(matrix_BDD, statistics.xy[..., None])[..., 0]
+
+
+def estimated_noise_variance(statistics: Statistics, num_context: int) -> Float[Array, "B"]:
+    """The residuals of ordinary least squares, squared and summed, over N - D.
+
+    Raises:
+      ValueError: N <= D, where least squares leaves no residual.
+    """
+    D = statistics.xy.shape[1]
+    if num_context <= D:
+        raise ValueError(
+            f"a noise variance is estimated from more pairs than inputs, not {num_context} pairs "
+            f"of {D} inputs: give longer contexts, or ridge a noise variance"
+        )
+    ols_BD = ridge_weights(statistics, 0.0)
+    residual_B = statistics.yy - jnp.sum(ols_BD * statistics.xy, axis=1)
+    return jnp.maximum(residual_B, 0) / (num_context - D)
+
+
+def adaptive_ridge_weights(
+    params: PyTree, statistics: Statistics, num_context: int
+) -> Float[Array, "B D"]:
+    """`adaptive_ridge` on statistics."""
+    s_B = estimated_noise_variance(statistics, num_context) * params.get("multiplier", 1.0)
+    return ridge_weights(statistics, jnp.minimum(s_B, params.get("maximum", jnp.inf)))
+
+
+def adaptive_ridge(params: PyTree, prompt: Prompt) -> Float[Array, "B Q 1"]:
+    """Ridge regression with a noise variance estimated in context: AdaRR, and TunedRR.
+
+    Args:
+      params: {} is AdaRR; with "multiplier" of the estimate and "maximum" for it, TunedRR.
+      prompt: x [B, N, D], y [B, N, 1], x_query [B, Q, D].
+
+    Raises:
+      ValueError: N <= D.
+    """
+    w_BD = adaptive_ridge_weights(params, statistics(prompt), prompt.x.shape[1])
+    return jnp.einsum("bqd,bd->bq", prompt.x_query, w_BD)[..., None]
+
+
+class TunedRidge(NamedTuple):
+    """What `tune_ridge` found, as parameters of `ridge` and of `adaptive_ridge`."""
+
+    constant: dict[str, float]
+    tuned: dict[str, float]
+
+
+@functools.lru_cache(maxsize=64)
+def tune_ridge(task: NoisyRegression, *, num_tasks: int = 65_536, seed: int = 0) -> TunedRidge:
+    """The best ConstRR and TunedRR for a task's distribution; cached.
+
+    Measured by the excess over the oracle, 1/2 |w - w_oracle|^2, in float64 and in the
+    eigenvectors of each S, where any s costs D divisions.
+
+    Args:
+      task: the distribution; its batch and queries do not matter.
+      num_tasks: contexts that they are tuned on.
+      seed: of these contexts. They must not be those that the result is judged on.
+
+    Raises:
+      ValueError: no more pairs than inputs.
+    """
+    N, D = task.num_context, task.num_inputs
+    if N <= D:
+        raise ValueError(f"ridge is tuned on more pairs than inputs, not {N} pairs of {D} inputs")
+    context = noisy_context(jax.random.key(seed), dataclasses.replace(task, batch_size=num_tasks))
+    sigma_B = np.asarray(task.sigma(context.u), np.float64)
+    xx, xy, yy = (
+        np.asarray(leaf, np.float64) for leaf in context.at(jnp.asarray(sigma_B, context.u.dtype))
+    )
+    values_BD, vectors_BDE = np.linalg.eigh(xx)
+    b_BD = np.einsum("bde,bd->be", vectors_BDE, xy)
+    oracle_BD = b_BD / (values_BD + sigma_B[:, None] ** 2)
+    residual_B = np.maximum(yy - np.sum(b_BD**2 / values_BD, axis=1), 0) / (N - D)
+
+    def excess(s_B):
+        return 0.5 * np.mean(np.sum((b_BD / (values_BD + s_B[..., None]) - oracle_BD) ** 2, -1))
+
+    constant, _ = _zoom(lambda s: excess(np.full(1, s)), [(1e-8, 1e3)], 25)
+    (multiplier, maximum), _ = _zoom(
+        lambda m, top: excess(np.minimum(m * residual_B, top)), [(0.1, 10.0), (1e-2, 1e3)], 9
+    )
+    return TunedRidge(
+        {"noise_variance": constant[0]}, {"multiplier": multiplier, "maximum": maximum}
+    )
+
+
+def _zoom(loss, ranges, count: int, rounds: int = 4) -> tuple[tuple[float, ...], float]:
+    """The least loss on a logarithmic grid, refined around its best point again and again."""
+    best, least = (), np.inf
+    for _ in range(rounds):
+        axes = [np.geomspace(low, high, count) for low, high in ranges]
+        for point in np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes)):
+            if (value := loss(*point)) < least:
+                best, least = tuple(float(x) for x in point), value
+        steps = [axis[1] / axis[0] for axis in axes]
+        ranges = [(x / step, x * step) for x, step in zip(best, steps, strict=True)]
+    return best, float(least)

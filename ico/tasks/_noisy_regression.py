@@ -1,0 +1,214 @@
+"""Linear regression whose noise level differs from task to task (2402.14180).
+
+Dimension key: B tasks, N context pairs, Q queries, D inputs.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from ico.tasks._random import normal, uniform
+from ico.types import Prompt, Statistics
+
+# A prior on sigma: U(0, noise), equally likely values, or the quantile function of any other.
+Noise = float | tuple[float, ...] | Callable[[Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyRegression:
+    """`y = <w, x> + sigma e`; x, w, e standard normal, sigma drawn anew for each task.
+
+    Fields:
+      batch_size, num_inputs, num_context, num_queries: B, D, N, Q.
+      noise: prior of sigma, a **standard deviation**. A number: uniform up to it (0: no noise). A
+        tuple: its values, equally likely. A function: the quantile function of any prior,
+        from [0, 1) to sigma, elementwise; for example
+        `lambda u: -jnp.log1p(-u)` (exponential).
+
+    Raises:
+      ValueError: a size below one, a noise that is negative, not finite or an empty tuple.
+    """
+
+    batch_size: int = 2048
+    num_inputs: int = 10
+    num_context: int = 20
+    num_queries: int = 1
+    noise: Noise = 5.0
+
+    def __post_init__(self):
+        for name in ("batch_size", "num_inputs", "num_context", "num_queries"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if callable(self.noise):
+            return
+        values = self.noise if isinstance(self.noise, tuple) else (self.noise,)
+        if not values:
+            raise ValueError("noise must name at least one standard deviation")
+        if not all(math.isfinite(value) and value >= 0 for value in values):
+            raise ValueError(f"noise is a standard deviation, at least 0, not {self.noise}")
+
+    def sigma(self, u: Float[Array, "B"]) -> Float[Array, "B"]:
+        """The quantile function of the prior, at u in [0, 1)."""
+        if callable(self.noise):
+            return self.noise(u)
+        if isinstance(self.noise, tuple):
+            values = jnp.asarray(self.noise, u.dtype)
+            return values[jnp.floor(u * len(self.noise)).astype(int)]
+        return self.noise * u
+
+
+class NoisyEpisode(NamedTuple):
+    """An `Episode` with what was behind it. The query is clean."""
+
+    prompt: Prompt
+    y_query: Float[Array, "B Q 1"]
+    sigma: Float[Array, "B"]
+    weights: Float[Array, "B D"]
+
+
+class NoisyContext(NamedTuple):
+    """What a context's statistics are made of, before a noise level is chosen.
+
+    `u` is uniform on [0, 1), to choose it with.
+    """
+
+    xx: Float[Array, "B D D"] | Float[Array, "B D"]  # sum of x x^T, or its diagonal
+    xe: Float[Array, "B D"]  # sum of e x
+    ee: Float[Array, "B"]  # sum of e^2
+    weights: Float[Array, "B D"]
+    u: Float[Array, "B"]
+
+    def at(self, sigma: Float[Array, "B"]) -> Statistics:
+        """The statistics with noise of standard deviation sigma."""
+        if self.xx.ndim == 2:
+            clean = self.xx * self.weights
+        else:
+            clean = jnp.einsum("bde,be->bd", self.xx, self.weights)
+        cross = jnp.sum(self.weights * self.xe, axis=1)
+        xy = clean + sigma[:, None] * self.xe
+        yy = jnp.sum(self.weights * clean, axis=1) + 2 * sigma * cross + sigma**2 * self.ee
+        return Statistics(self.xx, xy, yy)
+
+
+def noisy_regression(
+    key: Key[Array, ""], config: NoisyRegression = NoisyRegression()
+) -> NoisyEpisode:
+    """A batch of tasks: prompt.x [B, N, D], prompt.y [B, N, 1] noisy, y_query [B, Q, 1] clean."""
+    c = config
+    x_key, w_key, e_key, u_key = jax.random.split(key, 4)
+    x = normal(x_key, (c.batch_size, c.num_context + c.num_queries, c.num_inputs))
+    weights = normal(w_key, (c.batch_size, c.num_inputs))
+    sigma = c.sigma(uniform(u_key, (c.batch_size,)))
+    y = jnp.einsum("bnd,bd->bn", x, weights)[..., None]
+    N = c.num_context
+    noise = sigma[:, None, None] * normal(e_key, (c.batch_size, N, 1))
+    return NoisyEpisode(Prompt(x[:, :N], y[:, :N] + noise, x[:, N:]), y[:, N:], sigma, weights)
+
+
+def noisy_context(key: Key[Array, ""], config: NoisyRegression = NoisyRegression()) -> NoisyContext:
+    """Statistics of the contexts of `noisy_regression`, drawn without drawing the contexts.
+
+    Their distribution is the same exactly: sum x x^T is Wishart, A A^T with A lower triangular,
+    standard normal below a diagonal of chi variables (Bartlett's decomposition); given it,
+    sum e x = A z with z standard normal, and sum e^2 = |z|^2 + a chi-squared variable with N - D
+    degrees of freedom. For 20 pairs of 10 inputs that is a third of the work. Fewer pairs than
+    inputs have no such form and are drawn one by one.
+    """
+    c = config
+    B, D, N = c.batch_size, c.num_inputs, c.num_context
+    if N < D:
+        episode = noisy_regression(key, dataclasses.replace(c, noise=1.0, num_queries=1))
+        x, e_key = episode.prompt.x, jax.random.fold_in(key, 1)
+        e_BN = normal(e_key, (B, N))
+        return NoisyContext(
+            jnp.einsum("bnd,bne->bde", x, x), jnp.einsum("bnd,bn->bd", x, e_BN),
+            jnp.sum(e_BN**2, axis=1), episode.weights,
+            uniform(jax.random.fold_in(key, 2), (B,)),
+        )  # fmt: skip
+    normal_key, uniform_key = jax.random.split(key)
+    below = D * (D - 1) // 2
+    degrees = [N - i for i in range(D)] + [N - D]
+    # The batch is last until the end: all of this is then arithmetic on whole rows of the batch.
+    normals = normal(normal_key, (2 * D + below + sum(k % 2 for k in degrees), B))
+    weights, z, lower, odd = jnp.split(normals, np.cumsum([D, D, below]))
+    uniforms = uniform(uniform_key, (1 + sum(k // 2 for k in degrees), B))
+    chi2 = _chi_squares(uniforms[1:], odd, degrees)
+    diagonal = jnp.sqrt(chi2[:D])
+    a_DDB = jnp.stack([
+        jnp.concatenate([
+            lower[i * (i - 1) // 2 : i * (i + 1) // 2], diagonal[i : i + 1],
+            jnp.zeros((D - 1 - i, B), lower.dtype),
+        ])
+        for i in range(D)
+    ])  # fmt: skip
+    # Sums over whole rows, not a product: XLA multiplies small matrices one by one.
+    xx = sum(a_DDB[:, k, None] * a_DDB[None, :, k] for k in range(D))
+    xe = sum(a_DDB[:, k] * z[k][None] for k in range(D))
+    ee = jnp.sum(z**2, axis=0) + chi2[D]
+    parts = xx, xe, ee, weights, uniforms[0]
+    return NoisyContext(*(jnp.moveaxis(part, -1, 0) for part in parts))
+
+
+def wishart_spectra(
+    key: Key[Array, ""], config: NoisyRegression, count: int
+) -> Float[np.ndarray, "count D"]:
+    """Eigenvalues of sum x x^T for `count` contexts, for `spectral_context`; by LAPACK."""
+    contexts = jax.jit(noisy_context, static_argnums=1)(
+        key, dataclasses.replace(config, batch_size=count)
+    )
+    return np.linalg.eigvalsh(np.asarray(contexts.xx)).clip(min=0)
+
+
+def spectral_context(
+    key: Key[Array, ""],
+    spectra: Float[Array | np.ndarray, "count D"],
+    config: NoisyRegression = NoisyRegression(),
+) -> NoisyContext:
+    """`noisy_context` in each context's own eigenvectors, with a spectrum from a given pool.
+
+    A turn of the inputs changes neither the distribution of weights and noise nor what a learner
+    without a preferred basis makes of them; so its losses here are distributed as on
+    `noisy_context`, but for the pool being finite. There is a fifth of the random numbers, and
+    everything about sum x x^T is elementwise. Not for models with free matrices.
+
+    Args:
+      key: which.
+      spectra: the pool, from `wishart_spectra`.
+      config: of at least as many pairs as inputs.
+
+    Raises:
+      ValueError: fewer pairs than inputs.
+    """
+    c = config
+    B, D, N = c.batch_size, c.num_inputs, c.num_context
+    if N < D:
+        raise ValueError(f"a spectral context needs as many pairs as inputs, not {N} of {D}")
+    normal_key, uniform_key = jax.random.split(key)
+    rest = N - D
+    normals = normal(normal_key, (2 * D + rest % 2, B))
+    uniforms = uniform(uniform_key, (2 + rest // 2, B))
+    which = jnp.minimum(jnp.floor(uniforms[1] * len(spectra)).astype(int), len(spectra) - 1)
+    f_BD = jnp.asarray(spectra)[which]
+    z_DB = normals[D : 2 * D]
+    ee = jnp.sum(z_DB**2, axis=0) + _chi_squares(uniforms[2:], normals[2 * D :], [rest])[0]
+    xe = jnp.sqrt(f_BD) * z_DB.T
+    return NoisyContext(f_BD, xe, ee, normals[:D].T, uniforms[0])
+
+
+def _chi_squares(uniforms, odd, degrees):
+    """Chi-squared variables [len(degrees), B], of even degrees 2m as -2 sum_m log U.
+
+    An odd degree has one squared standard normal more. Both come in the order of the degrees.
+    """
+    # 1 - U lies in (0, 1].
+    logs, squares = -2 * jnp.log1p(-uniforms), list(odd**2)
+    ends = np.cumsum([k // 2 for k in degrees])
+    sums = [jnp.sum(logs[end - k // 2 : end], axis=0) for k, end in zip(degrees, ends, strict=True)]
+    return jnp.stack([one + squares.pop(0) if k % 2 else one
+                      for k, one in zip(degrees, sums, strict=True)])  # fmt: skip

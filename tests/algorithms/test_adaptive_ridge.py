@@ -1,0 +1,98 @@
+"""AdaRR and TunedRR are what they say; the oracle is unbeaten; tuning finds the best."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ico import algorithms as al
+from ico.tasks import NoisyRegression, noisy_context, noisy_regression
+
+TASK = NoisyRegression(4_000, num_inputs=5, num_context=12, noise=4.0)
+
+
+def test_adaptive_ridge_by_numpy(make_episode, x64):
+    prompt = make_episode(0, 4, 12, 5, 1, 3).prompt
+    params = {"multiplier": 1.7, "maximum": 0.08}
+    ada, tuned = al.adaptive_ridge({}, prompt), al.adaptive_ridge(params, prompt)
+    for b in range(4):
+        x, y, query = (np.asarray(leaf[b]) for leaf in prompt)
+        _, residual, *_ = np.linalg.lstsq(x, y[:, 0])
+        s = residual[0] / (12 - 5)
+        for got, noise in ((ada, s), (tuned, min(1.7 * s, 0.08))):
+            w = np.linalg.solve(x.T @ x + noise * np.eye(5), x.T @ y)
+            np.testing.assert_allclose(got[b], query @ w, rtol=1e-9)
+
+
+def test_ridge_weights_are_those_of_ridge(make_episode, x64):
+    prompt = make_episode(0, 4, 12, 5, 1, 3).prompt
+    w = al.ridge_weights(al.statistics(prompt), jnp.array([0.1, 0.2, 0.3, 4.0]))
+    expected = al.ridge({"noise_variance": jnp.array([0.1, 0.2, 0.3, 4.0])}, prompt)
+    np.testing.assert_allclose(jnp.einsum("bqd,bd->bq", prompt.x_query, w), expected[..., 0])
+
+
+def test_the_oracle_is_the_posterior_mean():
+    """Its error is that of the posterior, and every other learner's is larger by the excess."""
+    episode = jax.jit(noisy_regression, static_argnums=1)(jax.random.key(0), TASK)
+    statistics = al.statistics(episode.prompt)
+    oracle = np.asarray(al.ridge_weights(statistics, episode.sigma**2))
+    truth = np.asarray(episode.weights)
+    for other in (al.adaptive_ridge_weights({}, statistics, 12), al.ridge_weights(statistics, 3.0)):
+        excess = np.sum((np.asarray(other) - oracle) ** 2, 1)
+        raw = np.sum((np.asarray(other) - truth) ** 2, 1) - np.sum((oracle - truth) ** 2, 1)
+        gap = raw - excess
+        assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(gap.size)
+        assert excess.mean() > 0.02
+
+
+def excess(weights, statistics, sigma):
+    oracle = al.ridge_weights(statistics, sigma**2)
+    return float(0.5 * jnp.mean(jnp.sum((weights - oracle) ** 2, axis=1)))
+
+
+def test_tuning_finds_the_least():
+    found = al.tune_ridge(TASK, num_tasks=4_000, seed=3)
+    context = noisy_context(jax.random.key(3), TASK)  # the contexts that it was tuned on
+    sigma = TASK.sigma(context.u)
+    statistics = context.at(sigma)
+
+    def constant(factor):
+        s = factor * found.constant["noise_variance"]
+        return excess(al.ridge_weights(statistics, s), statistics, sigma)
+
+    def tuned(m, top):
+        params = {"multiplier": m * found.tuned["multiplier"],
+                  "maximum": top * found.tuned["maximum"]}  # fmt: skip
+        return excess(al.adaptive_ridge_weights(params, statistics, 12), statistics, sigma)
+
+    assert constant(1.0) < min(constant(0.8), constant(1.25))
+    assert tuned(1, 1) < min(tuned(0.8, 1), tuned(1.25, 1), tuned(1, 0.8), tuned(1, 1.25))
+    ada = excess(al.adaptive_ridge_weights({}, statistics, 12), statistics, sigma)
+    assert tuned(1, 1) < ada < constant(1.0)
+
+
+def test_tuning_is_cached_and_one_call():
+    assert al.tune_ridge(TASK, num_tasks=500) is al.tune_ridge(TASK, num_tasks=500)
+
+
+def test_no_noise_needs_no_regulariser():
+    task = NoisyRegression(num_inputs=5, num_context=12, noise=0.0)
+    found = al.tune_ridge(task, num_tasks=500)
+    context = noisy_context(jax.random.key(9), task)
+    statistics = context.at(jnp.zeros(task.batch_size))
+    w = al.ridge_weights(statistics, found.constant["noise_variance"])
+    assert excess(w, statistics, jnp.zeros(task.batch_size)) < 1e-6
+
+
+@pytest.mark.parametrize("pairs", [3, 5])
+def test_no_more_pairs_than_inputs_is_refused(make_episode, pairs):
+    prompt = make_episode(0, 2, pairs, 5, 1, 1).prompt
+    with pytest.raises(ValueError, match=f"more pairs than inputs, not {pairs} pairs of 5"):
+        al.adaptive_ridge({}, prompt)
+    with pytest.raises(ValueError, match="more pairs than inputs"):
+        al.tune_ridge(NoisyRegression(num_inputs=5, num_context=pairs))
+
+
+def test_statistics_are_of_one_output(make_episode):
+    with pytest.raises(ValueError, match="one output, not 2"):
+        al.statistics(make_episode(0, 2, 6, 3, 2, 1).prompt)

@@ -1,0 +1,190 @@
+"""The pieces of `noisy_regression`: priors, training, mechanism, GD++ on spectra, preset."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.launch import Context
+from experiments.noisy_regression import evaluation, mechanism, table, training
+from experiments.noisy_regression.config import EXPERIMENT, PAPER, SMOKE
+from ico import algorithms as al
+from ico import tasks
+from ico.models import FreeDiagonalLinearTransformer, GdPlusPlusLinearTransformer
+from ico.types import Statistics
+
+CPU = EXPERIMENT.presets["cpu"]
+
+
+def context(config, folder):
+    return Context(config, folder, 0, "smoke", False)
+
+
+@pytest.mark.parametrize("noise", [0.0, 3.0, (1.0, 3.0), (1.0, 3.0, 5.0)])
+def test_traced_prior_is_the_tasks(noise):
+    u = jnp.linspace(0, 0.999, 301)
+    prior = training.Prior(*map(jnp.asarray, training.prior_of(noise)))
+    expected = tasks.NoisyRegression(noise=noise).sigma(u)
+    np.testing.assert_allclose(prior.sigma(u), expected, atol=1e-5)
+
+
+def test_training_loss_leaves_out_what_no_number_holds():
+    """A context that a model maps beyond all numbers must not make the gradient infinite."""
+    model = FreeDiagonalLinearTransformer(num_layers=4)
+    drawn = tasks.noisy_context(jax.random.key(0), tasks.NoisyRegression(8))
+    wild = drawn._replace(xx=drawn.xx.at[0].mul(1e6))
+    params = {
+        "model": {name: jnp.full(4, -0.01) for name in ("w_xx", "w_xy", "w_yx", "w_yy")},
+        "prior": training.Prior(*map(jnp.asarray, training.prior_of(1.0))),
+    }
+    (loss, metrics), grads = jax.value_and_grad(training.loss_of(model), has_aux=True)(params, wild)
+    assert np.isfinite(loss) and metrics["lost"] >= 1 / 8
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads["prior"]))
+
+
+def test_training_goes_down_and_never_moves_the_prior(tmp_path):
+    config = dataclasses.replace(SMOKE, num_seeds=2, batch_size=128, spectra_pool=2_000)
+    settings, recipe = (0.0, 5.0), training.Recipe(300, 128, 0.01)
+    run = context(config, tmp_path)
+    trained = training.train_models(run, "DIAG", 1, settings, recipe)
+    loss = trained.history["loss"]
+    assert loss.shape == (3, 4)
+    assert (loss[-1] < 0.8 * 5).all()
+    again = training.train_models(run, "DIAG", 1, settings, recipe)
+    jax.tree.map(np.testing.assert_array_equal, trained.params, again.params)
+    # One layer has a single scalar that matters; its best value without noise is known.
+    best = evaluation.one(trained, 0, 0)
+    w_yx = float((best["p_y"] * best["q_x"])[0, 0])
+    # w = -w_yx sum y x minimises E|w - w_true|^2 = D - 2 a N D + a^2 N (N + D + 1) D at 1 / 31.
+    assert abs(-w_yx * 31 - 1) < 0.05
+
+
+def test_excess_is_the_expected_excess():
+    """Over queries x ~ N(0, I) the paper's adjusted loss has this mean, and more variance."""
+    run_task = tasks.NoisyRegression(50_000, num_inputs=3, num_context=8, noise=2.0)
+    drawn = tasks.noisy_context(jax.random.key(0), run_task)
+    bed = evaluation.bed(drawn, 2.0)
+    w = 0.8 * bed.oracle
+    x = jax.random.normal(jax.random.key(1), w.shape)
+
+    def half(weights):
+        return 0.5 * jnp.sum((weights - bed.truth) * x, 1) ** 2
+
+    raw, ours = np.asarray(half(w) - half(bed.oracle)), np.asarray(training.excess(w, bed.oracle))
+    gap = raw - ours
+    assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(gap.size)
+    assert raw.std() > 3 * ours.std()
+
+
+def test_gd_plus_plus_on_eigenvalues_is_the_model(x64):
+    """The recursion that scalars are fitted by is what the model computes."""
+    rng = np.random.default_rng(0)
+    spectrum, truth = rng.uniform(0.1, 1, 5), rng.normal(size=5)
+    scalars = -rng.uniform(0.2, 0.6, (3, 2))
+    statistics = Statistics(
+        jnp.asarray(spectrum)[None], jnp.asarray(spectrum * truth)[None],
+        jnp.asarray([np.sum(spectrum * truth**2)]),
+    )  # fmt: skip
+    model = GdPlusPlusLinearTransformer(num_layers=3)
+    columns = {"p_x": scalars[:, :1], "p_y": scalars[:, 1:], "q_x": np.ones((3, 1))}
+    params = jax.tree.map(jnp.asarray, columns)
+    w = model.apply({"params": params}, statistics, method="weights")[0]
+    error = (truth - np.asarray(w)) / truth
+    value, gradient = mechanism._log_error(scalars, spectrum)
+    np.testing.assert_allclose(value, np.log(np.mean(error**2)), rtol=1e-10)
+    for place in np.ndindex(3, 2):
+        step = np.zeros((3, 2))
+        step[place] = 1e-6
+        ends = [mechanism._log_error(scalars + sign * step, spectrum)[0] for sign in (1, -1)]
+        np.testing.assert_allclose(
+            gradient.reshape(3, 2)[place], (ends[0] - ends[1]) / 2e-6, rtol=1e-5
+        )
+
+
+def test_a_single_eigenvalue_takes_one_layer():
+    assert mechanism._layers_needed(np.ones(4), 0) <= 1
+
+
+def test_momentum_regression_finds_momentum():
+    """Steps made of a gradient and of the last step give their coefficients back."""
+    rng = np.random.default_rng(0)
+    descent, last, noise = rng.normal(size=(3, 500, 4))
+    value, (low, high), beta, last_ci = mechanism._regress(
+        0.7 * descent - 0.3 * last + 0.05 * noise, [descent, last]
+    )
+    assert abs(beta - [0.7, -0.3]).max() < 0.01 and low < value < high and value > 0.99
+    assert last_ci[0] < -0.3 < last_ci[1] < 0
+    value, _, _, last_ci = mechanism._regress(0.7 * descent + noise, [descent, last])
+    assert value < 0.5 and last_ci[0] < 0 < last_ci[1]
+
+
+def test_published_numbers():
+    assert table.published("5", "DIAG", 4) == 0.059
+    assert table.published("{1, 3}", "GD++", 1) == 1.007
+    assert table.published("5", "DIAG, free scalars", 4) is None
+
+
+def test_other_sizes_leave_the_claims_of_the_table_unjudged():
+    config = dataclasses.replace(CPU, num_inputs=4)
+    claims = table._claims(config, {})
+    assert {claim.claim for claim in claims} == {
+        claim.id for claim in EXPERIMENT.claims if claim.study == "table1"
+    }
+    assert all(np.isnan(claim.value) for claim in claims)
+
+
+def test_baselines_have_the_papers_losses():
+    """A small version of the first claims, at the paper's sizes."""
+    task = tasks.NoisyRegression(20_000, noise=5.0)
+    bed = evaluation.bed(tasks.noisy_context(jax.random.key(0), task), 5.0)
+    tuned = al.tune_ridge(task, num_tasks=8_000, seed=1)
+    ada = training.excess(al.adaptive_ridge_weights({}, bed.statistics, 20), bed.oracle)
+    best = training.excess(al.adaptive_ridge_weights(tuned.tuned, bed.statistics, 20), bed.oracle)
+    assert abs(float(ada.mean()) / 0.068 - 1) < 0.1
+    assert abs(float(best.mean()) / 0.049 - 1) < 0.12
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"num_context": 10}, "num_context"),
+        ({"sigma_max": (-1.0, 5.0)}, "sigma_max"),
+        ({"sigma_max": (3.0,)}, "sigma_max"),
+        ({"sigma_sets": ((1.0, 2.0, 3.0, 4.0),)}, "sigma_sets"),
+        ({"depths": (0, 1)}, "depths"),
+        ({"deep_depth": 0}, "deep_depth"),
+        ({"eval_tasks": 1}, "eval_tasks"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+    ],
+)
+def test_settings_that_make_no_sense(changes, word):
+    with pytest.raises(ValueError, match=word):
+        dataclasses.replace(CPU, **changes).validate()
+
+
+class StartedError(Exception):
+    """Raised in place of training."""
+
+
+@pytest.mark.parametrize(("variant", "depth"), [("DIAG", 7), ("FULL", 3), ("GD++", 2)])
+def test_paper_preset_starts(variant, depth, tmp_path, monkeypatch):
+    """Its first step has the right shapes, at its full sizes."""
+
+    def only_shapes(step, state, data, config, **_):
+        def once(state):
+            return step(state, data(jax.random.fold_in(state.key, state.step)))
+
+        after, _ = jax.eval_shape(jax.vmap(once), state)
+        kinds = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (state, after))
+        assert kinds[0] == kinds[1]
+        assert state.step.shape == (PAPER.num_seeds * len(PAPER.settings),)
+        assert config.num_steps == 200_000
+        raise StartedError
+
+    monkeypatch.setattr(training.train, "fit", only_shapes)
+    small = dataclasses.replace(PAPER, spectra_pool=100)
+    with pytest.raises(StartedError):
+        evaluation.train_variant(context(small, tmp_path), variant, depth)
