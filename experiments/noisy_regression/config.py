@@ -113,23 +113,24 @@ class Config:
         return (*self.sigma_max, *self.sigma_sets)
 
 
+# Equal numbers of contexts everywhere: then the studies share what they compile.
 SMOKE = Config(
     num_seeds=2,
     sigma_max=(0.0, 5.0),
-    depths=(1, 2, 4),
-    full_depths=(2, 4),
+    depths=(1, 2),
+    full_depths=(2,),
     deep_depth=3,
     batch_size=16,
     steps_per_layer=2,
     full_steps=2,
     deep_steps=2,
     spectra_pool=64,
-    choice_tasks=32,
+    choice_tasks=64,
     eval_tasks=64,
-    profile_tasks=32,
+    profile_tasks=64,
     tuning_tasks=64,
     spectra=2,
-    real_tasks=16,
+    real_tasks=64,
 )
 
 # The paper: batch 2048, 200,000 steps, best of five seeds, one to seven layers, all noise settings.

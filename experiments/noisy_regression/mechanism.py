@@ -17,6 +17,8 @@ from ico.algorithms import DiagonalScalars, diagonal_heads, diagonal_weights
 from ico.report import Measurement, StudyResult, difference, interval, interval_of, measured
 from ico.types import Statistics
 
+_weights = jax.jit(diagonal_weights)
+
 
 def weights(context) -> StudyResult:
     """P and Q of the trained FULL model, and how much of them is diagonal."""
@@ -64,11 +66,11 @@ def mechanism(context) -> StudyResult:
 
 def _ablations(scalars, test):
     """The loss when one kind of scalar is zero in all layers."""
-    full = np.asarray(excess(diagonal_weights(scalars, test.statistics), test.oracle))
+    full = np.asarray(excess(_weights(scalars, test.statistics), test.oracle))
     rows, claim = [{"left out": "nothing", "loss": float(full.mean()), "rise": None}], None
     for name in ("yy", "xy", "xx"):
         less = scalars._replace(**{name: jnp.zeros_like(getattr(scalars, name))})
-        loss = np.asarray(excess(diagonal_weights(less, test.statistics), test.oracle))
+        loss = np.asarray(excess(_weights(less, test.statistics), test.oracle))
         rise, (low, high) = interval(loss, full, statistic=difference)
         rows.append({"left out": f"w_{name}", "loss": float(loss.mean()), "rise": rise,
                      "95% low": low, "95% high": high})  # fmt: skip
@@ -86,7 +88,7 @@ def _effective_step(context, scalars):
     for sigma in grid:
         at = ev.bed_at(contexts, float(sigma))
         ols = algorithms.ridge_weights(at.statistics, 0.0)
-        w = diagonal_weights(scalars, at.statistics)
+        w = _weights(scalars, at.statistics)
         along_TG.append(np.asarray(jnp.sum(w * ols, axis=1)))
         oracle_TG.append(np.asarray(jnp.sum(at.oracle * ols, axis=1)))
         square_TG.append(np.asarray(jnp.sum(ols**2, axis=1)))

@@ -106,7 +106,8 @@ def tune_ridge(task: NoisyRegression, *, num_tasks: int = 65_536, seed: int = 0)
     N, D = task.num_context, task.num_inputs
     if N <= D:
         raise ValueError(f"ridge is tuned on more pairs than inputs, not {N} pairs of {D} inputs")
-    context = noisy_context(jax.random.key(seed), dataclasses.replace(task, batch_size=num_tasks))
+    task = dataclasses.replace(task, batch_size=num_tasks)
+    context = jax.jit(noisy_context, static_argnums=1)(jax.random.key(seed), task)
     sigma_B = np.asarray(task.sigma(context.u), np.float64)
     xx, xy, yy = (
         np.asarray(leaf, np.float64) for leaf in context.at(jnp.asarray(sigma_B, context.u.dtype))

@@ -31,6 +31,7 @@ def solve_positive_definite(
     return jax.lax.fori_loop(0, D, eliminate, augmented)[..., D:]
 
 
+@jax.jit  # outside of any jit its hundred small steps would each be compiled
 def _unrolled(matrix_BDD, rhs_BDK):
     """The same on what is left of the matrix, the batch last: every update is on whole rows."""
     D = matrix_BDD.shape[-1]

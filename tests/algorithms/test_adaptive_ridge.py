@@ -9,6 +9,7 @@ from ico import algorithms as al
 from ico.tasks import NoisyRegression, noisy_context, noisy_regression
 
 TASK = NoisyRegression(4_000, num_inputs=5, num_context=12, noise=4.0)
+draw = jax.jit(noisy_context, static_argnums=1)
 
 
 def test_adaptive_ridge_by_numpy(make_episode, x64):
@@ -52,7 +53,7 @@ def excess(weights, statistics, sigma):
 
 def test_tuning_finds_the_least():
     found = al.tune_ridge(TASK, num_tasks=4_000, seed=3)
-    context = noisy_context(jax.random.key(3), TASK)  # the contexts that it was tuned on
+    context = draw(jax.random.key(3), TASK)  # the contexts that it was tuned on
     sigma = TASK.sigma(context.u)
     statistics = context.at(sigma)
 
@@ -78,7 +79,7 @@ def test_tuning_is_cached_and_one_call():
 def test_no_noise_needs_no_regulariser():
     task = NoisyRegression(num_inputs=5, num_context=12, noise=0.0)
     found = al.tune_ridge(task, num_tasks=500)
-    context = noisy_context(jax.random.key(9), task)
+    context = draw(jax.random.key(9), task)
     statistics = context.at(jnp.zeros(task.batch_size))
     w = al.ridge_weights(statistics, found.constant["noise_variance"])
     assert excess(w, statistics, jnp.zeros(task.batch_size)) < 1e-6

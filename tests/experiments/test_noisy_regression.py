@@ -16,6 +16,7 @@ from ico.models import FreeDiagonalLinearTransformer, GdPlusPlusLinearTransforme
 from ico.types import Statistics
 
 CPU = EXPERIMENT.presets["cpu"]
+draw = jax.jit(tasks.noisy_context, static_argnums=1)
 
 
 def context(config, folder):
@@ -33,13 +34,14 @@ def test_traced_prior_is_the_tasks(noise):
 def test_training_loss_leaves_out_what_no_number_holds():
     """A context that a model maps beyond all numbers must not make the gradient infinite."""
     model = FreeDiagonalLinearTransformer(num_layers=4)
-    drawn = tasks.noisy_context(jax.random.key(0), tasks.NoisyRegression(8))
+    drawn = draw(jax.random.key(0), tasks.NoisyRegression(8))
     wild = drawn._replace(xx=drawn.xx.at[0].mul(1e6))
     params = {
         "model": {name: jnp.full(4, -0.01) for name in ("w_xx", "w_xy", "w_yx", "w_yy")},
         "prior": training.Prior(*map(jnp.asarray, training.prior_of(1.0))),
     }
-    (loss, metrics), grads = jax.value_and_grad(training.loss_of(model), has_aux=True)(params, wild)
+    slope = jax.jit(jax.value_and_grad(training.loss_of(model), has_aux=True))
+    (loss, metrics), grads = slope(params, wild)
     assert np.isfinite(loss) and metrics["lost"] >= 1 / 8
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads["prior"]))
@@ -65,7 +67,7 @@ def test_training_goes_down_and_never_moves_the_prior(tmp_path):
 def test_excess_is_the_expected_excess():
     """Over queries x ~ N(0, I) the paper's adjusted loss has this mean, and more variance."""
     run_task = tasks.NoisyRegression(50_000, num_inputs=3, num_context=8, noise=2.0)
-    drawn = tasks.noisy_context(jax.random.key(0), run_task)
+    drawn = draw(jax.random.key(0), run_task)
     bed = evaluation.bed(drawn, 2.0)
     w = 0.8 * bed.oracle
     x = jax.random.normal(jax.random.key(1), w.shape)
@@ -139,7 +141,7 @@ def test_other_sizes_leave_the_claims_of_the_table_unjudged():
 def test_baselines_have_the_papers_losses():
     """A small version of the first claims, at the paper's sizes."""
     task = tasks.NoisyRegression(20_000, noise=5.0)
-    bed = evaluation.bed(tasks.noisy_context(jax.random.key(0), task), 5.0)
+    bed = evaluation.bed(draw(jax.random.key(0), task), 5.0)
     tuned = al.tune_ridge(task, num_tasks=8_000, seed=1)
     ada = training.excess(al.adaptive_ridge_weights({}, bed.statistics, 20), bed.oracle)
     best = training.excess(al.adaptive_ridge_weights(tuned.tuned, bed.statistics, 20), bed.oracle)

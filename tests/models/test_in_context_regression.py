@@ -52,7 +52,7 @@ def test_initialisation_is_small_and_gradients_flow(name, make_prompt):
     params = model.init(jax.random.key(0), prompt)["params"]
     leaves = jax.tree.leaves(params)
     assert all(0 < float(jnp.abs(leaf).max()) < 5 * model.init_scale for leaf in leaves)
-    grads = jax.grad(lambda p: jnp.sum(model.apply({"params": p}, prompt) ** 2))(params)
+    grads = jax.jit(jax.grad(lambda p: jnp.sum(model.apply({"params": p}, prompt) ** 2)))(params)
     # The first p_x and q_y of DIAG do something through later layers alone, the last nothing.
     assert sum(float(jnp.abs(leaf).sum()) > 0 for leaf in jax.tree.leaves(grads)) == len(leaves)
 

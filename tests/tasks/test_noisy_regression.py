@@ -18,6 +18,7 @@ from ico.tasks import (
 )
 
 TASK = NoisyRegression(20_000, num_inputs=4, num_context=9, noise=2.0)
+draw = jax.jit(noisy_context, static_argnums=1)
 SMALL = dataclasses.replace(TASK, batch_size=50)
 
 
@@ -81,7 +82,7 @@ def test_priors(noise, quantiles):
 @pytest.mark.parametrize("name", ["triangular", "spectral"])
 def test_statistics_are_distributed_as_those_of_contexts(name, explicit):
     if name == "triangular":
-        context = jax.jit(noisy_context, static_argnums=1)(jax.random.key(2), TASK)
+        context = draw(jax.random.key(2), TASK)
     else:
         spectra = wishart_spectra(jax.random.key(3), TASK, 40_000)
         context = jax.jit(spectral_context, static_argnums=2)(jax.random.key(2), spectra, TASK)
@@ -91,7 +92,7 @@ def test_statistics_are_distributed_as_those_of_contexts(name, explicit):
 
 
 def test_each_entry_of_the_gram_matrix_is_as_of_contexts(explicit):
-    context = noisy_context(jax.random.key(2), TASK)
+    context = draw(jax.random.key(2), TASK)
     for i, j in ((0, 0), (3, 3), (0, 1), (3, 2)):
         ours, theirs = (np.asarray(s.xx[:, i, j]) for s in (context, explicit))
         assert ks_2samp(ours, theirs).pvalue > 1e-3, (i, j)
@@ -101,14 +102,14 @@ def test_each_entry_of_the_gram_matrix_is_as_of_contexts(explicit):
 def test_a_wrong_distribution_would_be_noticed(explicit):
     """The comparison above can fail: one pair more in the context is enough."""
     task = dataclasses.replace(TASK, num_context=10)
-    context = noisy_context(jax.random.key(2), task)
+    context = draw(jax.random.key(2), task)
     ours, theirs = features(context.at(TASK.sigma(context.u))), features(explicit)
     assert ks_2samp(ours["least eigenvalue"], theirs["least eigenvalue"]).pvalue < 1e-6
 
 
 def test_fewer_pairs_than_inputs():
     task = NoisyRegression(500, num_inputs=6, num_context=4)
-    context = noisy_context(jax.random.key(0), task)
+    context = draw(jax.random.key(0), task)
     assert (np.linalg.matrix_rank(np.asarray(context.xx), tol=1e-3) == 4).all()
     # <sum e x, v> for v outside the span of the inputs is zero: the parts belong together.
     values, vectors = np.linalg.eigh(np.asarray(context.xx, np.float64))
