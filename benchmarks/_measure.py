@@ -92,3 +92,20 @@ def _seconds(function: Callable[[], None], calls: int) -> float:
     for _ in range(calls):
         function()
     return time.perf_counter() - started
+
+
+def data_alone(sample: Callable, steps: int) -> Callable[[], None]:
+    """A function that draws the batches `sample(key)` of so many steps and does no more."""
+    import jax
+    import jax.numpy as jnp
+
+    @jax.jit
+    def many(key):
+        def body(total, step):
+            # Written to memory once, as a step needs it, not drawn anew for every sum below.
+            batch = jax.lax.optimization_barrier(sample(jax.random.fold_in(key, step)))
+            return total + sum(jnp.sum(leaf) for leaf in jax.tree.leaves(batch)), None
+
+        return jax.lax.scan(body, jnp.zeros(()), jnp.arange(steps))[0]
+
+    return lambda: many(jax.random.key(2)).block_until_ready()

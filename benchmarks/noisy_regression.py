@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks._measure import Row, median_row, ratio_row, take_turns
+from benchmarks._measure import Row, data_alone, median_row, ratio_row, take_turns
 from ico import models, tasks, train
 from ico.algorithms import ridge_weights
 
@@ -70,19 +70,6 @@ def _fit(loss, sampler, num_seeds: int | None):
     return lambda: train.fit(step, state, sampler, config, progress=False)
 
 
-def _data_alone(sample):
-    @jax.jit
-    def many(key):
-        def body(total, step):
-            # Written to memory once, as a step needs it, not drawn anew for every sum below.
-            batch = jax.lax.optimization_barrier(sample(jax.random.fold_in(key, step)))
-            return total + sum(jnp.sum(leaf) for leaf in jax.tree.leaves(batch)), None
-
-        return jax.lax.scan(body, jnp.zeros(()), jnp.arange(STEPS))[0]
-
-    return lambda: many(jax.random.key(2)).block_until_ready()
-
-
 def run() -> list[Row]:
     """Steps a second of each way, what of it is data, and the price of more seeds."""
     spectra = jnp.asarray(tasks.wishart_spectra(jax.random.key(3), TASK, POOL))
@@ -93,7 +80,7 @@ def run() -> list[Row]:
         "DIAG, 4 layers, closed form": _fit(_loss, sampler, None),
         "attention over 21 tokens": plain,
         f"closed form, {SEEDS} seeds in one vmap": _fit(_loss, sampler, SEEDS),
-        "data alone": _data_alone(sampler),
+        "data alone": data_alone(sampler, STEPS),
     }
     ours, theirs, seeds, data = take_turns(ways, ROUNDS).values()
     names = list(ways)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks._measure import Row, median_row, ratio_row, take_turns
+from benchmarks._measure import Row, data_alone, median_row, ratio_row, take_turns
 from ico import models, tasks, train
 
 TASK = tasks.LinearRegression(batch_size=2048)
@@ -99,19 +99,6 @@ def _ico(num_seeds: int | None):
     return lambda: train.fit(step, state, sampler, config, progress=False)
 
 
-def _data_alone(sample):
-    @jax.jit
-    def many(key):
-        def body(total, step):
-            # Written to memory once, as a step needs it, not drawn anew for every sum below.
-            batch = jax.lax.optimization_barrier(sample(jax.random.fold_in(key, step)))
-            return total + sum(jnp.sum(leaf) for leaf in jax.tree.leaves(batch)), None
-
-        return jax.lax.scan(body, jnp.zeros(()), jnp.arange(STEPS))[0]
-
-    return lambda: many(jax.random.key(2)).block_until_ready()
-
-
 def run() -> list[Row]:
     """Steps a second of each way, and what of it is data."""
     dispatched, scanned = _straightforward()
@@ -120,10 +107,10 @@ def run() -> list[Row]:
         "straightforward, one call a step": dispatched,
         "straightforward, one lax.scan": scanned,
         f"ico.train.fit, {SEEDS} seeds in one vmap": _ico(SEEDS),
-        "data alone, ico.tasks": _data_alone(
-            functools.partial(tasks.linear_regression, config=TASK)
+        "data alone, ico.tasks": data_alone(
+            functools.partial(tasks.linear_regression, config=TASK), STEPS
         ),
-        "data alone, jax.random": _data_alone(straightforward_data),
+        "data alone, jax.random": data_alone(straightforward_data, STEPS),
     }
     seconds = take_turns(ways, ROUNDS)
     ours, plain, scan, seeds, data, plain_data = seconds.values()
