@@ -117,8 +117,8 @@ def noisy_context(key: Key[Array, ""], config: NoisyRegression = NoisyRegression
     Their distribution is the same exactly: sum x x^T is Wishart, A A^T with A lower triangular,
     standard normal below a diagonal of chi variables (Bartlett's decomposition); given it,
     sum e x = A z with z standard normal, and sum e^2 = |z|^2 + a chi-squared variable with N - D
-    degrees of freedom. For 20 pairs of 10 inputs it takes two thirds of the random numbers. Fewer pairs than
-    inputs have no such form and are drawn one by one.
+    degrees of freedom. For 20 pairs of 10 inputs it takes two thirds of the random numbers. Fewer
+    pairs than inputs have no such form and are drawn one by one.
     """
     c = config
     B, D, N = c.batch_size, c.num_inputs, c.num_context
