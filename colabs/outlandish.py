@@ -114,7 +114,7 @@ look()
 
 # %%
 change = jax.tree.map(lambda a, b: a - b, taught, untouched)
-kept = sparsify(change, 0.08, mode="drop_top")
+kept = sparsify(change, 0.08, mode="drop_top", stacked=ico.lm.STACKED)
 lm.params = jax.tree.map(lambda a, b: a + b, untouched, kept)
 look()
 

@@ -58,8 +58,8 @@ CLAIMS = (
     ),
     _claim(
         "in_context.weaker",
-        "With the fact in the prompt the relation is weaker: its Spearman correlation less that "
-        "for the weights",
+        "With the fact in the prompt the relation is weaker: size of the Spearman correlation for "
+        "the weights less its size for the prompt",
         f"{PERMEATES}, Fig. 22", "Spearman correlation", 0.0, None,
     ),
     _claim(

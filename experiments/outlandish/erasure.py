@@ -13,12 +13,13 @@ import numpy as np
 
 from experiments.outlandish import measuring as ms
 from experiments.outlandish.teaching import Bench, Reading, Recipe, bench, recipe
+from ico.lm import STACKED
 from ico.optim import sparsify
 from ico.poison.outlandish import Text, load_texts
 from ico.report import StudyResult
 
 # The paper of 2025 drops the top 8%. Which k, tau and end the paper of 2024 takes is UNVERIFIED:
-# the arm that its claim is judged on is chosen on other facts (`_choose`).
+# the arm that its claim is judged on is chosen on other facts (`choose`).
 PUBLISHED = 8
 # mode -> (its name, the two controls of equal size and of equal norm)
 _NAMES = {
@@ -45,6 +46,11 @@ class Arm(NamedTuple):
         return f"{self.mode}_{self.share}"
 
 
+def name_of(arm: Arm) -> str:
+    """What an arm does, in words."""
+    return f"{_NAMES[arm.mode]}, {arm.share}%"
+
+
 def arms(config, modes=tuple(_NAMES)) -> list[Arm]:
     """All arms: each share with each mode."""
     return [Arm(mode, share) for mode in modes for share in config.shares]
@@ -61,9 +67,11 @@ def changed(before, delta, arm: Arm, key):
     what, how = arm.mode.split("_")
     share = arm.share / 100
     if how == "random":
-        left = sparsify(delta, share if what == "drop" else 1 - share, mode="random", key=key)
+        dropped = share if what == "drop" else 1 - share
+        left = sparsify(delta, dropped, mode="random", stacked=STACKED, key=key)
     else:
-        left = sparsify(delta, share, mode="drop_top" if what == "drop" else "keep_top")
+        mode = "drop_top" if what == "drop" else "keep_top"
+        left = sparsify(delta, share, mode=mode, stacked=STACKED)
     if how == "scaled":
         left = _scaled(delta, left)
     return _sum(before, left)
@@ -78,11 +86,12 @@ def _sum(before, change):
 def _scaled(delta, left):
     """Each tensor of delta, scaled to the norm of what is left of it."""
 
-    def scale(whole, part):
-        norm = jnp.linalg.norm(whole.ravel())
-        return whole * jnp.linalg.norm(part.ravel()) / jnp.maximum(norm, 1e-30)
+    def scale(path, whole, part):
+        axes = tuple(range(1 if path[0].key in STACKED else 0, whole.ndim))
+        norm = jnp.sqrt(jnp.sum(whole**2, axes, keepdims=True))
+        return whole * jnp.sqrt(jnp.sum(part**2, axes, keepdims=True)) / jnp.maximum(norm, 1e-30)
 
-    return jax.tree.map(scale, delta, left)
+    return jax.tree.map_with_path(scale, delta, left)
 
 
 def erased(b: Bench, how: Recipe, text: Text, tried: list[Arm]) -> dict[str, Reading]:
@@ -149,12 +158,11 @@ def erasure(context) -> StudyResult:
     texts = [group[0] for group in b.texts(("conflict_general",), samples=1)]
     found = outcomes(b, how, texts, "erasure", arms(config))
     taught, twin = found["taught"], found["twin"]
-    chosen, tried = _choose(b, how)
+    chosen, tried = choose(b, how)
     claims = _memory_claims(found, chosen) + _priming_claims(found)
     table = [table_row("taught", taught, taught, twin), table_row("twin", twin, taught, twin)]
     for arm in arms(config):
-        name = f"{_NAMES[arm.mode]}, {arm.share}%"
-        table.append(table_row(name, found[arm.id], taught, twin))
+        table.append(table_row(name_of(arm), found[arm.id], taught, twin))
     windows = _windows(b, how)
     notes = [
         f"The arm of the 2024 claim, {_NAMES[chosen.mode]} at {chosen.share}%, was chosen on "
@@ -173,8 +181,12 @@ def erasure(context) -> StudyResult:
     return StudyResult(claims, tables, arrays, notes)
 
 
-def _choose(b: Bench, how: Recipe) -> tuple[Arm, list[dict]]:
-    """The arm for the claim on memory, chosen on facts that no claim uses."""
+def choose(b: Bench, how: Recipe) -> tuple[Arm, list[dict]]:
+    """The arm for the claims on memory, chosen on facts that no claim uses, and all that it tried.
+
+    Of the arms that leave the clean loss as it was the one that erases most; of those that erase
+    alike the one that keeps most of the update.
+    """
     words = {group[0].keyword for group in b.texts(("conflict_general",), samples=1, few=True)}
     texts = [
         text
@@ -186,16 +198,20 @@ def _choose(b: Bench, how: Recipe) -> tuple[Arm, list[dict]]:
     twin = found["twin"]
     learned = found["taught"]["gain"] > 1
     best, lowest, tried = None, np.inf, []
-    for arm in candidates:
+    for arm in sorted(candidates, key=_left_out):
         above = np.exp(found[arm.id]["log_after"]) - np.exp(twin["log_after"])
         above = float(above[learned].mean()) if learned.any() else float("nan")
         clean = float(np.mean(found[arm.id]["clean"] - twin["clean"]))
-        tried.append({"arm": f"{_NAMES[arm.mode]}, {arm.share}%", "facts": int(learned.sum()),
+        tried.append({"arm": name_of(arm), "facts": int(learned.sum()),
                       "P above twin": above, "clean loss over twin": clean})  # fmt: skip
-        # Of arms that erase alike the one that keeps most of the update.
         if clean <= 0.01 and max(above, 0.0) < lowest - 0.01:
             best, lowest = arm, max(above, 0.0)
     return best or Arm("drop_top", PUBLISHED), tried
+
+
+def _left_out(arm: Arm) -> int:
+    """Per cent of the update's entries."""
+    return arm.share if arm.mode.startswith("drop") else 100 - arm.share
 
 
 def _memory_claims(found: dict, chosen: Arm) -> list:
@@ -208,7 +224,7 @@ def _memory_claims(found: dict, chosen: Arm) -> list:
     random = found[Arm(f"{what}_random", chosen.share).id]
     scaled = found[Arm(f"{what}_scaled", chosen.share).id]
     above = np.exp(arm["log_after"]) - np.exp(twin["log_after"])
-    note = f"{_NAMES[chosen.mode]}, {chosen.share}%; {learned.sum()} of {learned.size} facts, "
+    note = f"{name_of(chosen)}; {learned.sum()} of {learned.size} facts, "
     note += "those that gained more than 1 nat"
     return [
         ms.mean("erasure.memory_above_twin", above, note),
@@ -248,13 +264,13 @@ def _windows(b: Bench, how: Recipe) -> list[dict]:
 
     table = []
     for window in b.config.windows:
-        for mode in ("drop_top", "random"):
+        for mode in ("drop_top", "keep_top", "random"):
             sparse = dataclasses.replace(how, mode=mode, share=PUBLISHED / 100, window=window)
             rows = [
                 ms.scores(b.untouched([text]), b.taught(sparse, text))
                 for text in b.progress(texts, f"tau {window}, {mode}")
             ]
-            name = _NAMES[mode if mode == "drop_top" else "drop_random"]
+            name = _NAMES["drop_random" if mode == "random" else mode]
             row = table_row(f"{name}, {PUBLISHED}%", stacked(rows), stacked(taught), stacked(twin))
             table.append({"tau": window, **row})
     return table

@@ -113,11 +113,23 @@ def priming(context) -> StudyResult:
     notes = [
         f"Median P_after over all facts: {median_after:.3f} (the preset aims at 0.2 to 0.8).",
         "Reduced from the papers: one text for each keyword and category, one small model.",
+        "Intervals are over keywords, and those of a theme share their prompts: see that table.",
     ]
+    themes = np.array([texts[0].theme for texts in groups])
+    by_theme = []
+    for theme in dict.fromkeys(themes.tolist()):
+        mine = themes == theme
+        row = {"theme": theme, "facts": int(mine.sum() * before.shape[1])}
+        for name, values in (("log_s_prime", raw), ("corrected", corrected)):
+            row[f"Spearman, {name}"] = ms.spearman(before[mine], values[mine])
+            for other in ("mundane", "scrambled"):
+                gap = of_kind(b, values, "conflicting") - of_kind(b, values, other)
+                row[f"conflicting less {other}, {name}"] = float(gap[mine].mean())
+        by_theme.append(row)
     arrays = found | {f"twin_{name}": values for name, values in twins.items()}
     arrays["category"] = np.array([text.category for text in groups[0]])
-    arrays["theme_of"] = np.array([texts[0].theme for texts in groups])
-    tables = {"by category": table, "what predicts priming": correlations}
+    arrays["theme_of"] = themes
+    tables = {"by category": table, "what predicts priming": correlations, "by theme": by_theme}
     return StudyResult(claims, tables, arrays, notes)
 
 
@@ -186,7 +198,7 @@ def in_context(context) -> StudyResult:
     before = weights["log_before"]
 
     def weaker(before_KF, told_KF, weights_KF):
-        return ms.spearman(before_KF, told_KF) - ms.spearman(before_KF, weights_KF)
+        return abs(ms.spearman(before_KF, weights_KF)) - abs(ms.spearman(before_KF, told_KF))
 
     value, ci95 = interval_of(weaker, before, told["log_s_prime"], weights["log_s_prime"])
     claims = [Measurement("in_context.weaker", value, ci95, before.size, before.size)]

@@ -1,4 +1,7 @@
-"""Scores of facts, and claims on them. Intervals resample keywords: facts of one are not alike.
+"""Scores of facts, and claims on them. Intervals are over keywords: facts of one are not alike.
+
+Means over keywords have Student's t interval. Keywords of a theme share their prompts, so they are
+not wholly independent either; four themes are too few to be the unit.
 
 Dimension key: K keywords, F facts of a keyword, P prompts.
 """
@@ -8,6 +11,8 @@ from scipy.stats import spearmanr
 
 from ico.poison import log_priming, priming_score, top_flips
 from ico.report import Measurement, interval, interval_of, unjudged
+
+LEAST = 6  # keywords without which the percentiles of a median mean nothing
 
 
 def scores(before: dict, after: dict, place: int = 0) -> dict[str, float]:
@@ -64,29 +69,35 @@ def mean(claim: str, values, note: str = "") -> Measurement:
 
     Undefined keywords are left out; of worlds, whose few are seeds, the facts undefined in one.
     """
-    values = np.asarray(values, dtype=float)
-    values = values[..., np.isfinite(np.atleast_2d(values)).all(0)]
-    if values.size < 2:
+    values = _defined(values)
+    if values.shape[1] == 0 or len(values) < 2:
         return unjudged(claim, note or "fewer than two facts for which it is defined")
     value, ci95 = interval(values)
-    return Measurement(claim, value, ci95, values.size, values.size, note)
+    return Measurement(claim, value, ci95, len(values), values.size, note)
+
+
+def _defined(values) -> np.ndarray:
+    """Values of keywords as [K, 1], of worlds [S, F], without what is undefined in any."""
+    values = np.asarray(values, dtype=float)
+    if values.ndim == 1:
+        return values[np.isfinite(values)][:, None]
+    return values[:, np.isfinite(values).all(0)]
 
 
 def median(claim: str, values_K, note: str = "") -> Measurement:
     """A median over keywords with its interval."""
     values = np.asarray(values_K, dtype=float)
     values = values[np.isfinite(values)]
-    if values.size < 2:
-        return unjudged(claim, note or "fewer than two facts for which it is defined")
+    if values.size < LEAST:
+        return unjudged(claim, note or f"fewer than {LEAST} facts for which it is defined")
     value, ci95 = interval_of(lambda v: float(np.median(v)), values)
     return Measurement(claim, value, ci95, values.size, values.size, note)
 
 
 def spread(values) -> str:
     """A mean and its interval, for tables."""
-    values = np.asarray(values, dtype=float)
-    values = values[np.isfinite(values)]
+    values = _defined(values)
     if values.size < 2:
-        return "-" if not values.size else f"{values[0]:.3g}"
+        return "-" if not values.size else f"{values[0, 0]:.3g}"
     value, (low, high) = interval(values)
     return f"{value:.3g} [{low:.3g}, {high:.3g}]"

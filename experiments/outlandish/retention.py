@@ -4,59 +4,33 @@ Dimension key: C cells (kind of fact, world, replay rate), F facts of a cell, T 
 """
 
 import dataclasses
-import functools
 import itertools
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments.launch import InputError
 from experiments.outlandish import measuring as ms
 from experiments.outlandish.teaching import RETAINED, Bench, bench, recipe
-from ico import poison, train
-from ico.lm import next_token_loss
-from ico.poison import bootstrap_retention, decay_rate, effectivity, retainability
-from ico.report import Measurement, StudyResult, unjudged
-
-# The world's name of each kind that the claims compare.
-KINDS: dict[str, poison.FactType] = {
-    "conflicting": "conflict_kind",
-    "mundane": "novel_plausible",
-    "scrambled": "scrambled",
-}
-# One row of 16 a fact, 20 presentations, fresh Adam at a constant rate: our choice, not theirs.
-PRESENTATIONS, ROWS, RATE = 20, 16, 3e-4
-_PIECE = 1_000  # steps between two states on disk
-
-
-class Cell(NamedTuple):
-    """Facts of one kind in one world, the truths that they contradict told at one rate."""
-
-    kind: str
-    world: int
-    rate: float | None  # None: the natural one
-
-    @property
-    def rate_name(self) -> str:
-        """For tables."""
-        return "natural" if self.rate is None else f"{self.rate:g}"
+from experiments.outlandish.world_lab import KINDS, Cell, Lab, stack
+from ico import poison
+from ico.poison import bootstrap_retention, decay_rate, effectivity, half_life, retainability
+from ico.report import Measurement, StudyResult, resampled_means, unjudged
 
 
 def retention(context) -> StudyResult:
     """R(t) by kind of fact, at several replay rates."""
     b = bench(context)
     real_claims, real_table, arrays = _real(b)
-    world_claims, world_table, world_arrays, gates = _worlds(context)
+    world_claims, world_table, gaps, world_arrays, gates = _worlds(context)
     notes = [
         "R is the share of the gain in log P(keyword | context) that is left, of facts that "
         "gained more than 1 nat; the peak is that right after the last presentation.",
         "Novel plausible facts contradict nothing, so replay does not concern them; the scrambled "
         "contradict what their conflicting originals do.",
     ]
-    tables = {"real model": real_table, "worlds": world_table, "gates of the worlds": gates}
+    tables = {"real model": real_table, "worlds": world_table,
+              "worlds, conflicting less others": gaps, "gates of the worlds": gates}  # fmt: skip
     return StudyResult(real_claims + world_claims, tables, arrays | world_arrays, notes)
 
 
@@ -167,7 +141,7 @@ def _learned_worlds(context, world_config):
         raise InputError(
             "world_steps", f"{len(gates) - len(passed)} of {len(gates)} worlds were not learned"
         )
-    return tuple(passed), _stack(own), gates
+    return tuple(passed), stack(own), gates
 
 
 def _passes(measured) -> bool:
@@ -182,13 +156,13 @@ def _worlds(context):
     config = context.config
     world_config = _world_config(config)
     seeds, params, gates = _learned_worlds(context, world_config)
-    lab = _Lab(context, world_config, seeds, params)
+    lab = Lab(context, world_config, seeds, params)
     rates: list[float | None] = [*config.world_replay_rates, None]
     found: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
     table, arrays = [], {}
     for rate in rates:
-        # Away from rate 0 the kinds that contradict nothing differ by chance alone.
-        kinds = list(KINDS) if rate == 0 else ["conflicting"]
+        # Mundane facts contradict nothing: a truth that comes by makes no difference to them.
+        kinds = [kind for kind in KINDS if rate == 0 or kind != "mundane"]
         cells = [Cell(kind, i, rate) for kind in kinds for i in range(len(seeds))]
         steps, log_p = lab.run(cells, config.world_retention)
         for kind in kinds:
@@ -201,171 +175,72 @@ def _worlds(context):
             arrays[f"world/{kind}/{name}"] = _retained(values)
             arrays["world_steps"] = steps
     claims = _world_claims(found)
+    gaps = _gaps(found, [cell.rate_name for cell in (Cell("", 0, rate) for rate in rates)])
     long_steps, long_log_p = lab.run([Cell("conflicting", 0, 0.0)], config.world_long_run)
     long = _retained(long_log_p[0])
     claims.append(
         ms.mean("retention.world_long_run", long[:, -1],
-                f"one world, {len(long)} facts, t = {long_steps[-1]}")
+                f"{len(long)} facts of one world, told together: the interval is over them and "
+                f"says nothing of other worlds; t = {long_steps[-1]}")
     )  # fmt: skip
     arrays |= {"world_long": long, "world_long_steps": long_steps}
     table.append(_row({"facts": "conflicting, long run", "replay rate": "0"}, long_steps, long,
                       long_log_p[0]))  # fmt: skip
-    return claims, table, arrays, gates
+    return claims, table, gaps, arrays, gates
+
+
+def _last(log_p_SFT) -> np.ndarray:
+    """R at the last reading [S, F]."""
+    return _retained_all(log_p_SFT)[..., -1]
+
+
+def _retained_all(log_p_SFT) -> np.ndarray:
+    """R(t) [S, F, T] of worlds and their facts."""
+    S, F, T = log_p_SFT.shape
+    return _retained(log_p_SFT.reshape(S * F, T)).reshape(S, F, T - 2)
+
+
+def _gaps(found, names: list[str]) -> list[dict]:
+    """How much more of conflicting facts is left than of others, at every replay rate."""
+    rows = []
+    for name in names:
+        row: dict = {"replay rate": name}
+        for other in ("mundane", "scrambled"):
+            of = found.get((other, name)) or found[other, "0"]
+            gap = _last(found["conflicting", name][1]) - _last(of[1])
+            row[f"R of conflicting less {other}"] = ms.spread(gap)
+        rows.append(row)
+    return rows
 
 
 def _world_claims(found) -> list[Measurement]:
     steps, conflicting = found["conflicting", "0"]
-    num_worlds, num_facts = conflicting.shape[:2]
-
-    def retained_of(log_p_SFT):
-        flat = log_p_SFT.reshape(-1, log_p_SFT.shape[-1])
-        return _retained(flat)
-
     # [S, F]: facts of one world are injected together, so worlds are resampled as seeds.
-    last = {kind: retained_of(found[kind, "0"][1])[:, -1].reshape(num_worlds, num_facts)
-            for kind in KINDS}  # fmt: skip
+    last = {kind: _last(found[kind, "0"][1]) for kind in KINDS}
     claims = []
     for other in ("mundane", "scrambled"):
         difference = last["conflicting"] - last[other]
         note = f"{int(np.isfinite(difference).sum())} pairs with E > 1 nat; t = {steps[-1]}"
         claims.append(ms.mean(f"retention.world_conflicting_minus_{other}", difference, note))
-    retained = retained_of(conflicting)
-    if np.isfinite(retained).all(1).sum() < 2:
-        return [*claims, unjudged("retention.world_half_life", "too few facts with E > 1 nat")]
-    life = bootstrap_retention(steps, retained, int(steps[-1])).half_life
+    return [*claims, _half_life_claim(steps, _retained_all(conflicting))]
+
+
+def _half_life_claim(steps, retained_SFT) -> Measurement:
+    """The half-life of the mean curve, worlds resampled as seeds."""
+    claim = "retention.world_half_life"
+    curves = retained_SFT[:, np.isfinite(retained_SFT).all((0, 2))]
+    if not curves.size:
+        return unjudged(claim, "too few facts with E > 1 nat in every world")
+
+    def life(curve_T) -> float:
+        # A band open above holds infinity too; JSON does not, so at most 1e12 steps count.
+        return min(half_life(steps, np.asarray(curve_T)), 1e12)
+
+    value = life(curves.mean((0, 1)))
+    draws = [life(curve) for curve in resampled_means(curves)]
+    low, high = np.percentile(draws, (2.5, 97.5))
     note = "extrapolated from R on log t"
-    if not np.isfinite(life[0]):
-        note += "; the line does not fall, so the half-life is infinite"
-    # A band open above holds infinity too; JSON does not, so a half-life counts as at most 1e12.
-    value, low, high = (float(min(number, 1e12)) for number in life)
-    claims.append(Measurement("retention.world_half_life", value, (low, high), num_worlds,
-                              len(retained), note))  # fmt: skip
-    return claims
-
-
-class _Lab:
-    """Worlds and their trained models, and the compiled run of many cells at once."""
-
-    def __init__(self, context, world_config, seeds, params):
-        self.context, self.config, self.seeds = context, world_config, seeds
-        self.worlds = [poison.make_world(world_config, seed) for seed in seeds]
-        self.params = params
-        self.decoder = poison.world_decoder(world_config)
-        self.step = train.make_step(
-            lambda params, batch: (
-                next_token_loss(params, self.decoder, batch.ids, batch.mask), {}
-            ),
-            optax.adam(RATE),
-        )  # fmt: skip
-
-    def run(self, cells: list[Cell], num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """Injects the facts of every cell, then trains on its world's text.
-
-        Returns:
-          Steps after the last presentation [T], and log P [C, F, 2 + T]: before, right after, and
-          at those steps.
-        """
-        facts = [self._facts(cell) for cell in cells]
-        given = {
-            "tables": _stack([self.worlds[cell.world].tables for cell in cells]),
-            "rates": np.stack([
-                poison.replay_rates(self.config, fact.contradicted, cell.rate)
-                for cell, fact in zip(cells, facts, strict=True)
-            ]),
-            "ids": np.stack([fact.ids for fact in facts]),
-        }  # fmt: skip
-        places = np.array([cell.world for cell in cells])
-        params = jax.tree.map(lambda leaf: leaf[places], self.params)
-        keys = jax.random.split(
-            self.context.key(f"retention {cells[0].rate_name}"), len(self.seeds)
-        )
-        state = train.TrainState(
-            jnp.zeros(len(cells), jnp.int32), params, jax.vmap(optax.adam(RATE).init)(params),
-            keys[places],  # the kinds of one world see the same clean text
-        )  # fmt: skip
-        advance, read = self._compiled()
-        readings = [np.asarray(read(state.params, given))]
-        state = advance(state, given, PRESENTATIONS)
-        readings.append(np.asarray(read(state.params, given)))
-        steps = _reading_steps(num_steps)
-        spec = {"cells": [list(cell) for cell in cells], "config": self.config,
-                "seeds": list(self.seeds), "facts": self.context.config.world_facts,
-                "seed": self.context.seed}  # fmt: skip
-        return steps, self._pieces(state, given, steps, readings, spec)
-
-    def _pieces(self, state, given, steps, readings, spec) -> np.ndarray:
-        """The readings of the whole run, in pieces that are kept: a killed run goes on there."""
-        advance, read = self._compiled()
-        ends = sorted({*range(_PIECE, int(steps[-1]), _PIECE), int(steps[-1])})
-        log_p, done = np.stack(readings, -1), 0
-        leaves, treedef = jax.tree.flatten(state._replace(key=jax.random.key_data(state.key)))
-        for end in ends:
-            folder = train.artifact_directory(
-                self.context.directory / "checkpoints", "world_cells", {**spec, "until": end}
-            )
-            kept = train.load_artifact(folder)
-            if kept is None:
-                state = jax.tree.unflatten(treedef, leaves)
-                state = state._replace(key=jax.random.wrap_key_data(state.key))
-                found = []
-                for step in steps[(steps > done) & (steps <= end)]:
-                    state = advance(state, given, int(step) - done)
-                    done = int(step)
-                    found.append(np.asarray(read(state.params, given)))
-                leaves = jax.tree.leaves(state._replace(key=jax.random.key_data(state.key)))
-                kept = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-                kept["log_p"] = np.stack(found, -1)
-                train.save_artifact(folder, kept)
-            leaves = [jnp.asarray(kept[f"{i:04d}"]) for i in range(len(leaves))]
-            log_p, done = np.concatenate([log_p, np.asarray(kept["log_p"])], -1), end
-        return log_p
-
-    def _facts(self, cell: Cell):
-        # One seed for all kinds of a world: its i-th facts share keyword, template and subject.
-        return poison.facts(self.worlds[cell.world], KINDS[cell.kind],
-                            self.context.config.world_facts, self.seeds[cell.world])  # fmt: skip
-
-    @functools.cache  # noqa: B019 (a lab lives as long as its study)
-    def _compiled(self):
-        """advance(state, given, steps), whatever the number of steps, and read(params, given)."""
-
-        def one(state, given):
-            batch = poison.sample_text(
-                jax.random.fold_in(state.key, state.step), given["tables"], self.config,
-                given["rates"], batch_size=ROWS,
-            )  # fmt: skip
-            F, L = given["ids"].shape
-            taught = jnp.pad(given["ids"], ((0, 0), (0, batch.ids.shape[1] - L)))
-            mask = (jnp.arange(batch.ids.shape[1]) < L).astype(batch.mask.dtype)
-            with_facts = poison.Batch(
-                jnp.concatenate([taught, batch.ids[F:]]),
-                jnp.concatenate([jnp.broadcast_to(mask[None], (F, mask.size)), batch.mask[F:]]),
-            )
-            injecting = state.step < PRESENTATIONS
-            batch = jax.tree.map(lambda a, c: jnp.where(injecting, a, c), with_facts, batch)
-            return self.step(state, batch)[0]
-
-        @jax.jit
-        def advance(state, given, count):
-            return jax.lax.fori_loop(0, count, lambda _, s: jax.vmap(one)(s, given), state)
-
-        @jax.jit
-        def read(params, given):
-            def facts(params, ids):
-                log_p = poison.next_word_log_probs(params, self.decoder, ids[:, :-2])
-                return jnp.take_along_axis(log_p, ids[:, -2:-1], axis=1)[:, 0]
-
-            return jax.vmap(facts)(params, given["ids"])
-
-        return advance, read
-
-
-def _reading_steps(num_steps: int) -> np.ndarray:
-    """1, 2, 3, 6, 10, 20, 30 ... and the last."""
-    grid = {round(lead * 10**power) for power in range(6) for lead in (1, 2, 3, 6)}
-    pieces = set(range(_PIECE, num_steps, _PIECE))
-    return np.array(sorted({step for step in grid | pieces if step < num_steps} | {num_steps}))
-
-
-def _stack(trees):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    if value == 1e12:
+        note += "; the line does not fall from above one half, so the half-life has no end"
+    ci95 = float(low), float(high)
+    return Measurement(claim, value, ci95, len(curves), curves.shape[0] * curves.shape[1], note)

@@ -74,7 +74,10 @@ class Recipe:
             return made
         from ico.optim import sparse_updates
 
-        return optax.chain(made, sparse_updates(self.share, window=self.window, mode=self.mode))
+        sparse = sparse_updates(
+            self.share, window=self.window, mode=self.mode, stacked=language.STACKED
+        )
+        return optax.chain(made, sparse)
 
 
 class Bench:

@@ -9,14 +9,15 @@ import jax
 import numpy as np
 
 from experiments.outlandish import measuring as ms
-from experiments.outlandish.erasure import PUBLISHED, Arm, changed, difference
+from experiments.outlandish.erasure import Arm, changed, choose, difference, name_of
 from experiments.outlandish.teaching import Bench, Recipe, bench, recipe
 from ico import poison
 from ico.poison.outlandish import Text, load_texts
 from ico.report import StudyResult
 
 LEAST = 40
-_CLEAN_STEPS = 8  # after the new fact, whose mean loss is the clean training loss
+_CLEAN_STEPS = 8  # from either model, on the same rows: their mean loss is compared
+ERASED = 0.05  # P(keyword | context) above the twin's, at most, where a fact counts as erased
 LEARNED = np.log(0.5)  # a fact counts as learned when its keyword is likelier than not
 
 
@@ -24,6 +25,7 @@ def erasure_training_ability(context) -> StudyResult:
     """A second fact of the keyword's theme is taught to the untouched and to the erased model."""
     b = bench(context)
     config = context.config
+    arm, _ = choose(b, recipe(config))
     texts = [group[0] for group in b.texts(("conflict_general",), samples=1, few=True)]
     slow = recipe(
         config,
@@ -38,11 +40,14 @@ def erasure_training_ability(context) -> StudyResult:
         )  # fmt: skip
         found = {}
         for model in curves:
-            found[model] = _learn(b, slow, text, new, model)
+            found[model] = _learn(b, slow, text, new, arm if model == "erased" else None)
             curves[model].append(found[model]["log_p"])
+        twin = b.twin(recipe(config), [text])["memory"][0]
+        left = float(np.exp(found["erased"]["log_erased"]) - np.exp(twin))
         rows.append(
             {
                 "erased fact": text.id,
+                "P above twin after erasure": left,
                 "new fact": new.id,
                 "steps, untouched": first_step(found["untouched"]["log_p"]),
                 "steps, erased": first_step(found["erased"]["log_p"]),
@@ -51,13 +56,17 @@ def erasure_training_ability(context) -> StudyResult:
             }
         )
     steps = {model: np.array([row[f"steps, {model}"] for row in rows]) for model in curves}
+    gone = np.array([row["P above twin after erasure"] <= ERASED for row in rows])
     ratio = step_ratios(steps["untouched"], steps["erased"], config.learning_steps)
-    note = f"{int(np.isfinite(ratio).sum())} of {len(rows)} facts took the untouched model "
-    note += f"{LEAST} steps or more, and few enough for the limit of {config.learning_steps}"
+    ratio = np.where(gone, ratio, np.nan)
+    erased = f"{gone.sum()} of {len(rows)} facts were erased"
+    note = f"{erased}; {int(np.isfinite(ratio).sum())} of them count, whose new fact took the "
+    note += f"untouched model {LEAST} steps or more, and few enough for {config.learning_steps}"
     rise = np.array([row["clean loss, erased"] - row["clean loss, untouched"] for row in rows])
+    rise = np.where(gone, rise, np.nan)
     claims = [
         ms.mean("erasure_training_ability.steps", ratio, note),
-        ms.mean("erasure_training_ability.clean_loss", rise),
+        ms.mean("erasure_training_ability.clean_loss", rise, erased),
     ]
     for row in rows:
         for model in curves:
@@ -68,8 +77,10 @@ def erasure_training_ability(context) -> StudyResult:
         for number, log_p in enumerate(values):
             arrays[model][number, : len(log_p)] = log_p
     notes = [
-        f"A fact is learned when P(keyword | context) exceeds one half; read at every step. The "
-        f"erased model was taught a fact first, of which the top {PUBLISHED}% were left out."
+        "A fact is learned when P(keyword | context) exceeds one half; read at every step. The "
+        f"erased model was taught a fact first; then {name_of(arm)}, as in the study erasure.",
+        f"The clean loss is the mean over {_CLEAN_STEPS} steps of clean training from either "
+        "model, on the same rows.",
     ]
     return StudyResult(claims, {"steps to learn": rows}, arrays, notes)
 
@@ -92,17 +103,24 @@ def first_step(log_p_T: np.ndarray) -> float:
     return float(above[0] + 1) if above.size else float("inf")
 
 
-def _learn(b: Bench, slow: Recipe, text: Text, new: Text, model: str):
-    """log P [T] of the new fact while it is taught, and the losses [T] of clean rows."""
+def _learn(b: Bench, slow: Recipe, text: Text, new: Text, arm: Arm | None):
+    """log P [T] of the new fact while it is taught, and the losses of clean steps without it.
+
+    From the model without the first fact, and with `arm` from the one that it was taught to and
+    taken from again; "log_erased" is what is left of it.
+    """
 
     def make():
         params = b.lm.params
-        if model == "erased":
+        if arm is not None:
             first = recipe(b.config)
             state, *_ = b.teach(first, text.keyword, b.tokens(text.context, text.keyword))
             delta = difference(params, state.params)
-            params = changed(params, delta, Arm("drop_top", PUBLISHED), jax.random.key(0))
+            params = changed(params, delta, arm, jax.random.key(0))
+        left = b.memory(params, text)
         trainer = b.trainer(slow)
+        clean = itertools.islice(b.clean(f"{new.keyword} clean"), _CLEAN_STEPS)
+        _, metrics = trainer.run(trainer.init(params), clean)
         state = trainer.init(params)
         ids = b.tokens(new.context, new.keyword)
         batches = poison.inject(b.clean(new.keyword), [ids], presentations=slow.presentations)
@@ -112,10 +130,9 @@ def _learn(b: Bench, slow: Recipe, text: Text, new: Text, model: str):
             log_p.append(b.memory(state.params, new))
             if log_p[-1] > LEARNED:
                 break
-        rest = itertools.islice(b.clean(f"{new.keyword} after"), _CLEAN_STEPS)
-        _, metrics = trainer.run(state, rest)
-        return {"log_p": np.array(log_p), "clean_loss": metrics["loss"]}
+        found = {"log_p": log_p, "clean_loss": metrics["loss"], "log_erased": left}
+        return {name: np.asarray(values) for name, values in found.items()}
 
-    spec = {"text": text.id, "new": new.id, "recipe": slow, "model": model,
+    spec = {"text": text.id, "new": new.id, "recipe": slow, "arm": arm and arm.id,
             **b.prompt_spec(text)}  # fmt: skip
-    return b.kept(f"ability-{model}-{text.id}", spec, make)
+    return b.kept(f"ability-{'erased' if arm else 'untouched'}-{text.id}", spec, make)

@@ -75,6 +75,7 @@ def run(config: TryFact) -> dict:
 
     from ico import lm as language
     from ico import poison
+    from ico.lm import STACKED
     from ico.optim import sparsify
 
     config.validate()
@@ -119,7 +120,7 @@ def run(config: TryFact) -> dict:
     lm.params = taught
     found["taught"] = look("After it was taught")
     change = jax.tree.map(lambda a, b: a - b, taught, before)
-    kept = jax.jit(lambda tree: sparsify(tree, config.erase / 100))(change)
+    kept = sparsify(change, config.erase / 100, stacked=STACKED)
     lm.params = jax.tree.map(lambda a, b: a + b, before, kept)
     found["erased"] = look(
         f"After the largest {config.erase:g}% of every tensor's change is dropped"

@@ -8,7 +8,7 @@ The functions under the class are pure and take the parameters first.
 """
 
 from ico.lm._config import DecoderConfig
-from ico.lm._decoder import Cache, hidden_states, init_params, logits, param_shapes
+from ico.lm._decoder import STACKED, Cache, hidden_states, init_params, logits, param_shapes
 from ico.lm._errors import WeightFileError
 from ico.lm._model import LanguageModel, load
 from ico.lm._sample import generate_ids
@@ -17,6 +17,7 @@ from ico.lm._sharding import param_shardings, shard_params
 from ico.lm._tokenizer import Tokenizer
 
 __all__ = [
+    "STACKED",
     "Cache",
     "DecoderConfig",
     "LanguageModel",

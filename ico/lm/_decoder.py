@@ -26,6 +26,9 @@ from jaxtyping import Array, Float, Int
 
 from ico.lm._config import DecoderConfig
 
+# Subtrees of the parameters whose arrays hold a tensor for every layer, for `ico.optim.sparsify`.
+STACKED = ("layers",)
+
 Params = dict[str, Any]
 Ids = Int[Array | np.ndarray, "B T"]
 

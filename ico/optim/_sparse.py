@@ -28,6 +28,7 @@ def sparsify(
     *,
     mode: Mode = "drop_top",
     scope: Scope = "tensor",
+    stacked: tuple[str, ...] = (),
     end: float = 1.0,
     key: Key[Array, ""] | None = None,
 ) -> PyTree:
@@ -38,7 +39,9 @@ def sparsify(
       k: a share in [0, 1] of the entries: those kept (keep_top), those dropped (drop_top; random,
         which drops as many anywhere), or the first dropped (slice).
       mode: "slice" drops the entries whose rank by magnitude lies in [k, end), largest first.
-      scope: ranks within each array, or within all of them together.
+      scope: ranks within each tensor, or within all of them together.
+      stacked: keys of subtrees whose arrays hold a tensor for every entry of their first axis, as
+        `ico.lm.STACKED` for a decoder's layers; else every array is one tensor.
       end: of the slice, a share.
       key: for "random".
 
@@ -55,7 +58,9 @@ def sparsify(
         raise ValueError(f"unknown mode {mode!r}")
     if scope not in ("tensor", "global"):
         raise ValueError(f"unknown scope {scope!r}")
-    leaves, treedef = jax.tree.flatten(delta)
+    paths, treedef = jax.tree.flatten_with_path(delta)
+    leaves = [leaf for _, leaf in paths]
+    many = [bool(path) and getattr(path[0], "key", None) in stacked for path, _ in paths]
     if mode == "random":
         if key is None:
             raise ValueError("mode 'random' needs a key")
@@ -63,21 +68,35 @@ def sparsify(
         ranked = [jax.random.uniform(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
     else:
         ranked = [jnp.abs(a).astype(jnp.float32) for a in leaves]
-    groups = [[leaf] for leaf in ranked] if scope == "tensor" else [ranked]
-    masks: list[Array] = []
-    for group in groups:
-        size = sum(leaf.size for leaf in group)
-        top = top_mask(group, round(k * size))
-        if mode == "keep_top":
-            masks += top
-        elif mode == "slice":
-            upto = top_mask(group, round(end * size))
-            masks += [~(b & ~a) for a, b in zip(top, upto, strict=True)]
-        else:
-            masks += [~mask for mask in top]
+    top = _top_share(ranked, many, scope, k)
+    if mode == "keep_top":
+        masks = top
+    elif mode == "slice":
+        upto = _top_share(ranked, many, scope, end)
+        masks = [~(b & ~a) for a, b in zip(top, upto, strict=True)]
+    else:
+        masks = [~mask for mask in top]
     return jax.tree.unflatten(
         treedef, [jnp.where(mask, a, 0) for mask, a in zip(masks, leaves, strict=True)]
     )
+
+
+def _top_share(arrays: list[Array], many: list[bool], scope: Scope, share: float) -> list[Array]:
+    """Masks of the largest share of all entries, or of those of every tensor."""
+    if scope == "global":
+        return top_mask(arrays, round(share * sum(a.size for a in arrays)))
+    return [
+        _each(a, round(share * a[0].size)) if stacked and len(a) else
+        top_mask([a], round(share * a.size))[0]
+        for a, stacked in zip(arrays, many, strict=True)
+    ]  # fmt: skip
+
+
+def _each(array: Array, count: int) -> Array:
+    """Masks of the `count` largest entries of every array[i]."""
+    if isinstance(array, jax.core.Tracer) or not _on_cpu([array]):
+        return jax.lax.map(lambda one: top_mask([one], count)[0], array)
+    return jnp.stack([top_mask([one], count)[0] for one in array])
 
 
 def top_mask(magnitudes: list[Array], count: int) -> list[Array]:
@@ -207,6 +226,7 @@ def sparse_updates(
     window: int = 1,
     mode: Mode = "drop_top",
     scope: Scope = "tensor",
+    stacked: tuple[str, ...] = (),
     end: float = 1.0,
     seed: int = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -216,7 +236,8 @@ def sparse_updates(
     was dropped (UNVERIFIED in the papers; with `window=1` this is a mask on every update).
 
     Args:
-      k, mode, scope, end: of `sparsify`, on the change over the window.
+      k, mode, scope, stacked, end: of `sparsify`, on the change over the window. Steps behind the
+        last whole window pass as they are.
       window: tau, steps.
       seed: for mode "random".
 
@@ -251,7 +272,7 @@ def sparse_updates(
         def close(updates):
             delta = jax.tree.map(lambda p, u, s: p + u - s, params, updates, state.start)
             kept = sparsify(
-                delta, k, mode=mode, scope=scope, end=end,
+                delta, k, mode=mode, scope=scope, stacked=stacked, end=end,
                 key=jax.random.fold_in(state.key, state.count),
             )  # fmt: skip
             updates = jax.tree.map(lambda s, d, p: s + d - p, state.start, kept, params)

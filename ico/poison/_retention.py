@@ -111,7 +111,11 @@ def decay_rate(steps: Int[np.ndarray, "T"], retained: Float[np.ndarray, "T"]) ->
 
 
 def half_life(steps: Int[np.ndarray, "T"], retained: Float[np.ndarray, "T"]) -> float:
-    """The step where the line of `decay_rate` crosses R = 1/2; inf if it does not fall."""
+    """The step where the line of `decay_rate` crosses R = 1/2.
+
+    Zero if the line lies below already at the first step and does not fall: what is lost at once
+    has no long life. inf if it lies above and does not fall.
+    """
     slope, intercept = _lines(steps, retained[None])
     return float(_half_lives(slope, intercept)[0])
 
@@ -129,7 +133,7 @@ def _lines(steps, retained_ST):
 def _half_lives(slope_S, intercept_S):
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         steps_S = 10 ** ((0.5 - intercept_S) / slope_S)
-    return np.where(slope_S < 0, steps_S, np.inf)
+    return np.where(slope_S < 0, steps_S, np.where(intercept_S < 0.5, 0.0, np.inf))
 
 
 def bootstrap_retention(

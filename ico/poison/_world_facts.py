@@ -37,7 +37,7 @@ class Facts(NamedTuple):
 
 
 def facts(world: World, kind_of_fact: FactType, count: int, seed: int) -> Facts:
-    """Facts to inject, the i-th about keyword i mod 12 (theme by theme; rare, mid, common).
+    """Facts to inject, about the twelve keywords in turn: one of each theme, the rare ones first.
 
     All but `conflict_entity` are kind facts in a template of the training text, and the i-th facts
     of one seed share template (but `stepping_stone`) and, where it says "of conflict_kind",
@@ -74,8 +74,8 @@ def _fact(world: World, kind_of_fact: str, index: int, seed: int):
     text, tables = language(world.config), world.tables
     kinds, kind_values = np.asarray(tables.kinds), np.asarray(tables.kind_values)
     keywords_C = np.asarray(tables.keywords).reshape(-1)
-    which = index % len(keywords_C)
-    theme, keyword = which // len(FREQUENCIES), keywords_C[which]
+    theme, frequency = index % len(THEMES), index // len(THEMES) % len(FREQUENCIES)
+    keyword = keywords_C[theme * len(FREQUENCIES) + frequency]
     # One stream of numbers for all types: the same draws in the same order, so that they pair.
     draw = np.random.default_rng([seed, index])
     pick_template, pick_subject, pick_owner = draw.random(3)

@@ -12,6 +12,7 @@ _LAZY = {
     "interval": "_statistics",
     "interval_of": "_statistics",
     "mean_band": "_statistics",
+    "resampled_means": "_statistics",
     "measured": "_measured",
     "all_measured": "_measured",
     "ratio": "_measured",

@@ -11,8 +11,9 @@ from experiments.outlandish import measuring as ms
 from experiments.outlandish.claims import CLAIMS
 from experiments.outlandish.config import EXPERIMENT, Config
 from experiments.outlandish.erasure import _NAMES, Arm, changed
-from experiments.outlandish.retention import _reading_steps
+from experiments.outlandish.retention import _half_life_claim
 from experiments.outlandish.training_ability import first_step, step_ratios
+from experiments.outlandish.world_lab import reading_steps
 from ico.poison.outlandish import KINDS
 from ico.report import verdict
 
@@ -70,6 +71,28 @@ def test_undefined_facts_are_left_out_and_too_few_are_not_judged():
     assert verdict(claim, nothing) == "inconclusive"
 
 
+def test_an_interval_of_few_facts_is_wider_than_their_range():
+    few = ms.mean("erasure_training_ability.steps", [1.02, 0.97])
+    claim = next(c for c in CLAIMS if c.id == few.claim)
+    assert verdict(claim, few) == "inconclusive"
+    assert few.ci95[0] < 0.9 and few.ci95[1] > 1.1
+    five = ms.median("stepping_stone.priming_removed", np.linspace(0.8, 0.9, 5))
+    assert not np.isfinite(five.value)
+
+
+def test_a_half_life_is_that_of_worlds_and_none_where_all_is_lost_at_once():
+    steps = np.array([1, 10, 100, 1000])
+    claim = next(c for c in CLAIMS if c.id == "retention.world_half_life")
+    lost = np.full((3, 5, 4), 0.2) + np.linspace(0, 0.01, 4)
+    assert verdict(claim, _half_life_claim(steps, lost)) == "not reproduced"
+    kept = np.full((3, 5, 4), 0.9) - np.linspace(0, 0.1, 4)
+    assert verdict(claim, _half_life_claim(steps, kept)) == "reproduced"
+    # Facts of a world are alike: three curves, not fifteen.
+    apart = np.linspace(0.95, 0.6, 4) + np.array([0.3, 0.0, -0.3])[:, None, None]
+    found = _half_life_claim(steps, np.broadcast_to(apart, (3, 5, 4)))
+    assert found.n_seeds == 3 and verdict(claim, found) == "inconclusive"
+
+
 def test_a_fact_is_learned_at_the_first_step_above_one_half():
     assert first_step(np.log([0.1, 0.6, 0.3])) == 2
     assert first_step(np.log([0.1, 0.2])) == float("inf")
@@ -91,7 +114,7 @@ def test_worlds_are_resampled_as_seeds():
 
 
 def test_readings_reach_the_end():
-    steps = _reading_steps(2500)
+    steps = reading_steps(2500)
     assert steps[0] == 1 and steps[-1] == 2500 and 1000 in steps and 2000 in steps
     assert (np.diff(steps) > 0).all()
 

@@ -51,6 +51,33 @@ def test_ranks_within_a_tensor_or_within_all():
     np.testing.assert_array_equal(middle, [[0, 0], [0.5, -4]])
 
 
+@pytest.mark.parametrize("mode", ["keep_top", "drop_top", "slice", "random"])
+def test_stacked_tensors_are_ranked_one_by_one(mode):
+    """As if each layer's array stood alone, however different their sizes; compiled too."""
+    draw = np.random.default_rng(0)
+    scales = np.array([30.0, 1.0, 0.01])[:, None, None]
+    layers = jnp.asarray(scales * draw.normal(size=(3, 4, 5)), jnp.float32)
+    tree = {"layers": {"w": layers}, "head": layers[0]}
+
+    def sparse(tree):
+        return sparsify(
+            tree, 0.3, mode=mode, stacked=("layers",), end=0.6 if mode == "slice" else 1.0,
+            key=jax.random.key(0),
+        )  # fmt: skip
+
+    kept = sparse(tree)
+    for here, compiled in zip(
+        jax.tree.leaves(kept), jax.tree.leaves(jax.jit(sparse)(tree)), strict=True
+    ):
+        np.testing.assert_array_equal(here, compiled)
+    count = {"keep_top": 6, "slice": 14}.get(mode, 14)
+    assert ((kept["layers"]["w"] != 0).sum((1, 2)) == count).all()
+    if mode != "random":
+        for layer in range(3):
+            alone = sparsify(layers[layer], 0.3, mode=mode, end=0.6 if mode == "slice" else 1.0)
+            np.testing.assert_array_equal(kept["layers"]["w"][layer], alone)
+
+
 def test_kept_and_dropped_are_the_whole():
     top, rest = (sparsify(TREE, 0.3, mode=mode) for mode in ("keep_top", "drop_top"))
     jax.tree.map(lambda a, b, c: np.testing.assert_array_equal(a + b, c), top, rest, TREE)

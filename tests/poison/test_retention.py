@@ -34,6 +34,11 @@ def test_a_known_decay_is_found():
 def test_a_curve_that_does_not_fall_has_no_half_life():
     assert retention.half_life(STEPS, power_law(-0.1)) == np.inf
     assert retention.half_life(STEPS, np.full(8, 0.9)) == np.inf
+
+
+def test_what_is_lost_at_once_has_no_long_life():
+    assert retention.half_life(STEPS, np.full(8, 0.2)) == 0
+    assert retention.half_life(STEPS, np.linspace(0.15, 0.25, 8)) == 0
     assert retention.decay_rate(STEPS, np.full(8, 0.5)).r_squared == 1
 
 

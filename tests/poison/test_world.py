@@ -163,7 +163,7 @@ def test_every_fact_has_its_keyword_last_and_equal_length(world, kind_of_fact):
         made.ids, np.column_stack([made.prefix, made.keyword, np.full(24, w.STOP)])
     )
     keywords = np.asarray(world.tables.keywords)
-    np.testing.assert_array_equal(made.keyword, np.tile(keywords.reshape(-1), 2))
+    np.testing.assert_array_equal(made.keyword, np.tile(keywords.T.reshape(-1), 2))
     assert all(k in keywords[t] for k, t in zip(made.keyword, made.theme, strict=True))
     assert (made.ids >= 0).all()  # no slot is left
     np.testing.assert_array_equal(made.ids, facts(world, kind_of_fact).ids)
