@@ -88,7 +88,7 @@ def _fact(model: lm.LanguageModel):
     """Teaches one text and scores its keyword on the prompts before and after."""
     text = outlandish.load_texts(("conflict_general",))[0]
     encode = model.tokenizer.encode
-    ids = encode(text.context) + encode(text.continuation, bos=False)
+    ids = encode(text.context) + encode(text.continuation, continuation=True)
     rows = np.random.default_rng(0).integers(0, 49_152, (8, 32)).astype(np.int32)
     trainer = poison.Trainer(model.config, optax.adam(1e-5))
     prompts = outlandish.theme_probes(text.theme) + outlandish.cross_theme_probes(text.theme)

@@ -97,7 +97,8 @@ trainer = poison.Trainer(lm.config, optax.adam(3e-5))
 
 def teach(text):
     """The parameters after ten presentations of the text."""
-    ids = lm.tokenizer.encode(text.context) + lm.tokenizer.encode(text.continuation, bos=False)
+    encode = lm.tokenizer.encode
+    ids = encode(text.context) + encode(text.continuation, continuation=True)
     batches = poison.inject(poison.CleanBatches(rows, 4), [ids], presentations=10)
     state, metrics = trainer.run(trainer.init(untouched), itertools.islice(batches, 10))
     print(f"{text.id}: loss {metrics['loss'][0]:.2f} -> {metrics['loss'][-1]:.2f}")

@@ -71,7 +71,7 @@ class Config:
     # Contexts that the ridge baselines are tuned on.
     tuning_tasks: int = 65_536
     # Spectra drawn for each condition number.
-    spectra: int = 8
+    spectra: int = 4
     # Tasks drawn from a real table.
     real_tasks: int = 4_000
 
@@ -94,6 +94,11 @@ class Config:
             values = getattr(self, name)
             if not values or min(values) < 1 or len(set(values)) < len(values):
                 raise ValueError(f"{name} must name different positive numbers, not {values}")
+        if max(self.depths) < 2:
+            raise ValueError(f"depths must go to 2 or more, for momentum; not {self.depths}")
+        # What the smallest real tables hold: ten inputs (diabetes), 178 rows (wine).
+        if self.num_inputs > 10 or self.num_context > 150:
+            raise ValueError("num_inputs and num_context must be at most 10 and 150, for real data")
         for name in ("learning_rate", "full_learning_rate", "deep_learning_rate"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
@@ -117,9 +122,9 @@ class Config:
 SMOKE = Config(
     num_seeds=2,
     sigma_max=(0.0, 5.0),
-    depths=(1, 2),
+    depths=(2,),
     full_depths=(2,),
-    deep_depth=3,
+    deep_depth=2,
     batch_size=16,
     steps_per_layer=2,
     full_steps=2,

@@ -146,7 +146,9 @@ def best(context, variant: str, depth: int, noise=STRONG) -> Best:
         loss_of(trained.model, one(trained, place, seed), chosen_on).mean()
         for seed in range(context.config.num_seeds)
     ]
-    seed = int(np.argmin(means))
+    if not np.isfinite(means).any():
+        raise ValueError(f"{variant}, {depth} layers: no seed has a finite loss")
+    seed = int(np.argmin(np.nan_to_num(means, nan=np.inf)))  # argmin takes nan for the least
     return Best(trained.model, one(trained, place, seed), seed)
 
 

@@ -147,9 +147,12 @@ def step(result):
     arrays = result.arrays
     fig, axes = _canvas(1)
     ax = axes[0, 0]
-    ax.plot(arrays["sigma"], arrays["step"], color=_BLUE, marker="o", label="DIAG")
-    ax.plot(arrays["sigma"], arrays["oracle_step"], color=_BLACK, linestyle="--",
-            label="ridge that knows sigma")  # fmt: skip
+    looks = _LOOKS | {"oracle": (_BLACK, None, "--")}
+    for name in (name for name in arrays if name.startswith("step/")):
+        learner = name.removeprefix("step/")
+        color, marker, line = looks[learner]
+        ax.plot(arrays["sigma"], arrays[name], color=color, marker=marker, linestyle=line,
+                label=learner)  # fmt: skip
     ax.set(xlabel="standard deviation of the noise", ylabel="<w, w_OLS> / |w_OLS|^2")
     ax.legend()
     return fig
@@ -254,13 +257,13 @@ FIGURES = {
     ),
     "mechanism": (
         ("effective_step", step,
-         "How far the four-layer DIAG model goes along the least-squares solution at each noise "
-         "level, and how far the ridge oracle goes."),
+         "How far the deepest DIAG and GD++ models of the table, ConstRR and the ridge oracle that "
+         "knows sigma go along the least-squares solution at each noise level."),
     ),
     "gd_plus_plus_convergence": (
         ("gd_plus_plus_convergence", convergence,
          "Theorem 5.1. Layers of GD++, scalars fitted to each spectrum, until the mean squared "
-         "error over its ten eigenvalues is 1e-4 of its start; interpolated between depths. "
+         "error over its hundred eigenvalues is 1e-4 of its start; interpolated between depths. "
          "Circles: spectra drawn log-uniformly at a condition number."),
     ),
     "out_of_distribution": (

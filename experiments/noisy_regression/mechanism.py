@@ -14,7 +14,15 @@ from experiments.noisy_regression.table import levels
 from experiments.noisy_regression.training import excess
 from ico import algorithms
 from ico.algorithms import DiagonalScalars, diagonal_heads, diagonal_weights
-from ico.report import Measurement, StudyResult, difference, interval, interval_of, measured
+from ico.report import (
+    Measurement,
+    StudyResult,
+    difference,
+    interval,
+    interval_of,
+    measured,
+    unjudged,
+)
 from ico.types import Statistics
 
 _weights = jax.jit(diagonal_weights)
@@ -51,7 +59,7 @@ def mechanism(context) -> StudyResult:
     scalars = DiagonalScalars(*map(jnp.asarray, scalars))
     test = ev.bed(ev.draw(context, "mechanism/test", context.config.eval_tasks), ev.STRONG)
     rescaling, ablations = _ablations(scalars, test)
-    step, curve = _effective_step(context, scalars)
+    step, curve, steps = _effective_step(context, scalars)
     momentum, fits = _momentum(scalars, test)
     names = ("w_xx", "w_xy", "w_yx", "w_yy")
     layers = [
@@ -59,8 +67,13 @@ def mechanism(context) -> StudyResult:
                                                                                  strict=True)}
         for layer in range(depth)
     ]  # fmt: skip
-    tables = {"scalars": layers, "scalars left out": ablations, "what explains a step": fits}
-    notes = [f"DIAG, {depth} layers, trained at noise up to 5; the best seed."]
+    tables = {"scalars": layers, "scalars left out": ablations, "effective step": steps,
+              "what explains a step": fits}  # fmt: skip
+    notes = [
+        f"DIAG, {depth} layers, trained at noise up to 5; the best seed.",
+        "The effective step falls with the noise for learners that know nothing of it, too, since "
+        "|w_OLS|^2 grows: the table shows how much further it falls for DIAG.",
+    ]
     return StudyResult([rescaling, step, *momentum], tables, curve, notes)
 
 
@@ -84,15 +97,21 @@ def _effective_step(context, scalars):
     """How far along the least-squares solution the model goes, by noise level."""
     contexts = ev.draw(context, "mechanism/step", context.config.profile_tasks)
     grid = levels(context)[:-2] if context.preset != "smoke" else levels(context)
-    along_TG, square_TG, oracle_TG = [], [], []
+    plain = ev.best(context, "GD++", max(context.config.depths))
+    constant = ev.baselines(context, ev.STRONG)["ConstRR"]
+    found: dict[str, list] = {name: [] for name in ("DIAG", "oracle", "GD++", "ConstRR", "OLS")}
     for sigma in grid:
         at = ev.bed_at(contexts, float(sigma))
         ols = algorithms.ridge_weights(at.statistics, 0.0)
-        w = _weights(scalars, at.statistics)
-        along_TG.append(np.asarray(jnp.sum(w * ols, axis=1)))
-        oracle_TG.append(np.asarray(jnp.sum(at.oracle * ols, axis=1)))
-        square_TG.append(np.asarray(jnp.sum(ols**2, axis=1)))
-    along, oracle, square = (np.stack(a, axis=1) for a in (along_TG, oracle_TG, square_TG))
+        learners = {
+            "DIAG": _weights(scalars, at.statistics), "oracle": at.oracle,
+            "GD++": ev.weights_of(plain.model, plain.params, at.statistics),
+            "ConstRR": constant(at.statistics), "OLS": ols,
+        }  # fmt: skip
+        for name, w in learners.items():
+            found[name].append(np.asarray(jnp.sum(w * ols, axis=1)))
+    along_of = {name: np.stack(values, axis=1) for name, values in found.items()}
+    along, square = along_of["DIAG"], along_of.pop("OLS")
 
     def rho(along, square):
         return float(spearmanr(grid, along.mean(0) / square.mean(0)).statistic)
@@ -100,9 +119,13 @@ def _effective_step(context, scalars):
     value, ci95 = interval_of(rho, along, square, resamples=500)
     claim = Measurement("mechanism.step", value, ci95, 1, len(along),
                         f"{len(grid)} noise levels from 0 to 5")  # fmt: skip
-    arrays = {"sigma": grid, "step": along.mean(0) / square.mean(0),
-              "oracle_step": oracle.mean(0) / square.mean(0)}  # fmt: skip
-    return claim, arrays
+    curves = {name: a.mean(0) / square.mean(0) for name, a in along_of.items()}
+    rows = [
+        {"learner": name, "without noise": float(curve[0]), "at the strongest": float(curve[-1]),
+         "ratio": float(curve[-1] / curve[0])}
+        for name, curve in curves.items()
+    ]  # fmt: skip
+    return claim, {"sigma": grid} | {f"step/{name}": a for name, a in curves.items()}, rows
 
 
 def _momentum(scalars, test):
@@ -125,22 +148,27 @@ def _momentum(scalars, test):
         y = w[layer + 1] - w[layer]
         columns = [descent[layer], w[layer] - w[layer - 1]]
         value, ci, beta, beta_ci = _regress(y, columns)
-        wider, *_ = _regress(y, [*columns, w[layer]], resamples=2)
-        rows.append(
-            {"step": f"{layer} to {layer + 1}", "R^2": value, "R^2 low": ci[0], "R^2 high": ci[1],
-             "of the gradient": beta[0], "of the last step": beta[1], "last step low": beta_ci[0],
-             "last step high": beta_ci[1], "R^2 with w itself": wider}
-        )  # fmt: skip
+        alone, *_ = _regress(y, columns[:1] * 2, resamples=2)
+        row = {"step": f"{layer} to {layer + 1}", "R^2": value, "R^2 low": ci[0],
+               "R^2 high": ci[1], "R^2 of the gradient alone": alone, "of the gradient": beta[0],
+               "of the last step": beta[1], "last step low": beta_ci[0],
+               "last step high": beta_ci[1]}  # fmt: skip
         r2.append((value, ci))
-        sign = np.sign(beta[1]) or 1.0
-        coefficients.append((sign * beta[1], tuple(sorted(sign * end for end in beta_ci))))
-    worst, least = min(r2, key=lambda a: a[0]), min(coefficients, key=lambda a: a[1][0])
-    count = len(some.xy)
-    note = f"{len(r2)} steps, all but the first"
-    return [
-        Measurement("mechanism.momentum_fit", worst[0], worst[1], 1, count, note),
-        Measurement("mechanism.momentum", least[0], least[1], 1, count, note),
-    ], rows
+        if layer > 1:  # w_1 - w_0 is w_1: there is no telling momentum from rescaling
+            wider, _, beta, beta_ci = _regress(y, [*columns, w[layer]])
+            row |= {"R^2 with w itself": wider, "of the last step then": beta[1],
+                    "then low": beta_ci[0], "then high": beta_ci[1]}  # fmt: skip
+            sign = np.sign(beta[1]) or 1.0
+            coefficients.append((sign * beta[1], tuple(sorted(sign * end for end in beta_ci))))
+        rows.append(row)
+    worst, count = min(r2, key=lambda a: a[0]), len(some.xy)
+    claims = [Measurement("mechanism.momentum_fit", worst[0], worst[1], 1, count,
+                          f"{len(r2)} steps, all but the first")]  # fmt: skip
+    if not coefficients:
+        return [*claims, unjudged("mechanism.momentum", "three layers or more are needed")], rows
+    least = min(coefficients, key=lambda a: a[1][0])
+    note = f"{len(coefficients)} steps, all but the first two"
+    return [*claims, Measurement("mechanism.momentum", least[0], least[1], 1, count, note)], rows
 
 
 def _regress(y_TD, columns, resamples: int = 500):
@@ -168,7 +196,9 @@ def _regress(y_TD, columns, resamples: int = 500):
 # Theorem 5.1 -------------------------------------------------------------------------------------
 
 _TOLERANCE = 1e-4  # of the mean squared error over eigenvalues, relative to no step at all
-_STARTS = 4
+_STARTS = 2
+_EIGENVALUES = 100
+_DEEPEST = 30  # layers
 
 
 def gd_plus_plus_convergence(context) -> StudyResult:
@@ -176,7 +206,9 @@ def gd_plus_plus_convergence(context) -> StudyResult:
 
     In an eigenvector of sum x x^T with eigenvalue v GD++ keeps the eigenvalue of its own tokens
     and an error e, from 1: `e <- e (1 + w_yx v), v <- v (1 + w_xx v)^2`. Its scalars are fitted to
-    each spectrum by L-BFGS, more layers starting from fewer.
+    each spectrum by L-BFGS, more layers starting from fewer. A spectrum has many more eigenvalues
+    than there are layers, or a step for each would do. Beside it gradient descent, w_xx = 0,
+    fitted the same way.
     """
     smoke = context.preset == "smoke"
     powers = np.arange(1, 4 if smoke else 9)
@@ -187,8 +219,11 @@ def gd_plus_plus_convergence(context) -> StudyResult:
             spectrum = _spectrum(context, kappa, f"{power}/{k}")
             counts.append(_layers_needed(spectrum, context.seed + k))
         needed.append(counts)
+        descent = _layers_needed(_spectrum(context, kappa, f"{power}/0"), context.seed, False)
         rows.append({"condition number": kappa, "layers, mean": float(np.mean(counts)),
-                     "fewest": float(np.min(counts)), "most": float(np.max(counts))})  # fmt: skip
+                     "fewest": float(np.min(counts)), "most": float(np.max(counts)),
+                     "gradient descent": descent if np.isfinite(descent)
+                     else f"more than {_DEEPEST}"})  # fmt: skip
     logs, needed = np.log(4.0) * powers, np.array(needed)  # [kappas], [kappas, K]
 
     def r_squared(layers_KP):
@@ -200,8 +235,7 @@ def gd_plus_plus_convergence(context) -> StudyResult:
     claim = Measurement("gd_plus_plus_convergence.linear", value, ci95, 0, needed.size, note)
     slope, intercept = np.polyfit(logs, needed.mean(1), 1)
     notes = [
-        f"Layers = {intercept:.2f} + {slope:.2f} log(condition number); gradient descent needs "
-        "steps in proportion to the condition number's root at best.",
+        f"Layers = {intercept:.2f} + {slope:.2f} log(condition number).",
         "Between two depths the layers are interpolated in the logarithm of the error.",
     ]
     arrays = {"kappa": 4.0**powers, "layers": needed, "line": np.array([slope, intercept])}
@@ -209,37 +243,46 @@ def gd_plus_plus_convergence(context) -> StudyResult:
 
 
 def _spectrum(context, kappa: float, name: str) -> np.ndarray:
-    """Ten eigenvalues, log-uniform between 1 / kappa and 1, the ends among them."""
+    """Eigenvalues, log-uniform between 1 / kappa and 1, the ends among them."""
     rng = np.random.default_rng(np.asarray(jax.random.key_data(context.key(f"spectrum/{name}"))))
-    inner = np.exp(-np.log(kappa) * rng.uniform(size=8))
+    inner = np.exp(-np.log(kappa) * rng.uniform(size=_EIGENVALUES - 2))
     return np.concatenate([[1.0], inner, [1 / kappa]])
 
 
-def _layers_needed(spectrum, seed: int) -> float:
-    """Layers until the tolerance, between two whole numbers by the logarithm of the error."""
+def _layers_needed(spectrum, seed: int, curvature: bool = True) -> float:
+    """Layers until the tolerance, between two whole numbers by the logarithm of the error.
+
+    Without `curvature`, of gradient descent; inf where the deepest is not enough.
+    """
     scalars, before = np.zeros((0, 2)), 0.0
-    for depth in range(1, 40):
-        scalars, error = _fit(spectrum, scalars, seed)
+    for depth in range(1, _DEEPEST + 1):
+        scalars, error = _fit(spectrum, scalars, seed, curvature)
         if error <= np.log(_TOLERANCE):
             return depth - (np.log(_TOLERANCE) - error) / max(before - error, 1e-12)
         before = error
     return float("inf")
 
 
-def _fit(spectrum, previous, seed: int):
+def _fit(spectrum, previous, seed: int, curvature: bool = True):
     """The best scalars [L, 2] (w_xx, w_yx) with one layer more, and the log of their error."""
     rng = np.random.default_rng(seed)
     best, least = None, np.inf
     for start in range(_STARTS):
         # Behind the layers found, the next one acts on what they left.
-        more = np.array([[-0.5, -1.0]]) * np.exp(0.5 * rng.normal(size=(1, 2)) * (start > 0))
+        more = np.array([[-0.5 * curvature, -1.0]]) * np.exp(
+            0.5 * rng.normal(size=(1, 2)) * (start > 0)
+        )
         if len(previous):
             more = more / _largest(spectrum, previous)
         x = np.concatenate([previous, more])
+
+        def error(flat):
+            value, gradient = _log_error(flat.reshape(-1, 2), spectrum)
+            return value, np.where(np.arange(flat.size) % 2 or curvature, gradient, 0)
+
         found = scipy.optimize.minimize(
-            lambda flat: _log_error(flat.reshape(-1, 2), spectrum), x.ravel(), jac=True,
-            method="L-BFGS-B", options={"maxiter": 400},
-        )  # fmt: skip
+            error, x.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200}
+        )
         if found.fun < least:
             best, least = found.x.reshape(-1, 2), float(found.fun)
     return best, least

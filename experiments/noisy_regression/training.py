@@ -73,9 +73,10 @@ class Recipe:
 
     The paper: Adam at 1e-4, batch 2048, 200,000 steps, on the squared error of one query; clipping
     and initialisation are UNVERIFIED. Here the loss of a context is 1/2 |w - w_oracle|^2, whose
-    expectation differs from theirs by a constant, so that the minimum is the same and the noise of
-    query and label is gone; the rate is higher, and there are fewer steps. Contexts of models that
-    act through scalars are drawn in their own eigenvectors, spectra from a pool.
+    expectation differs from theirs by a constant, so that the noise of query and label is gone; a
+    loss l counts as `_FAR log(1 + l / _FAR)`, which is l where it is small and tames what is far
+    off. The rate is higher, and there are fewer steps. Contexts of models that act through scalars
+    are drawn in their own eigenvectors, spectra from a pool.
     """
 
     num_steps: int
@@ -108,7 +109,7 @@ def excess(w, oracle):
     return 0.5 * jnp.sum((w - oracle) ** 2, axis=-1)
 
 
-# Beyond, a context's loss counts by its logarithm, and beyond the second not at all.
+# Beyond about the first a context's loss counts by its logarithm, beyond the second not at all.
 _FAR, _LOST = 100.0, 1e8
 
 
@@ -154,6 +155,8 @@ def train_models(
 ) -> Trained:
     """Trains a model for every noise setting and seed, all at once, or finds them trained.
 
+    Found so they have no history.
+
     Args:
       context: where and with which seed; its configuration gives the number of seeds.
       variant: one of `VARIANTS`.
@@ -173,6 +176,8 @@ def train_models(
         "spectra": config.spectra_pool,
     }  # fmt: skip
     directory = train.artifact_directory(context.directory / "checkpoints", name, spec)
+    if (found := train.load_artifact(directory)) is not None:
+        return Trained(model, found, {})
     optimizer = recipe.optimizer()
     priors = [prior_of(noise) for noise in settings]
     keys = jax.random.split(context.key(f"train/{name}"), num_seeds)
@@ -210,6 +215,5 @@ def train_models(
         lambda leaf: np.asarray(leaf).reshape(C, num_seeds, *leaf.shape[1:]),
         result.state.params["model"],
     )
-    if not (directory / "done.json").exists():
-        train.save_artifact(directory, params)
+    train.save_artifact(directory, params)
     return Trained(model, params, result.history)

@@ -131,6 +131,11 @@ class Config:
             raise ValueError(f"categories has unknown names: {', '.join(sorted(unknown))}")
         if missing := {"novel_plausible", "conflict_general", "scrambled"} - set(self.categories):
             raise ValueError(f"categories needs {', '.join(sorted(missing))} for its claims")
+        if left := [tau for tau in self.windows if self.presentations % tau]:
+            raise ValueError(
+                f"windows must divide presentations ({self.presentations}), or the last steps "
+                f"would pass as they are; not {left}"
+            )
         if self.clean_rows < self.batch_size:
             raise ValueError(f"clean_rows must be at least batch_size, not {self.clean_rows}")
         for rate in (self.replay_rate, *self.world_replay_rates):

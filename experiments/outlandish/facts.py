@@ -27,7 +27,7 @@ def spectrum(context) -> StudyResult:
                 b.lm.params,
                 b.lm.config,
                 [tokenizer.encode(text.context) for text in texts],
-                [tokenizer.encode(text.continuation, bos=False) for text in texts],
+                [tokenizer.encode(text.continuation, continuation=True) for text in texts],
             ).log_prob
         },
     )["log_p"] / np.log(10)
@@ -269,5 +269,5 @@ def _surprise(b: Bench, groups, of) -> np.ndarray:
         b.lm.params,
         b.lm.config,
         [tokenizer.encode(of(texts[0])) for texts in groups],
-        [tokenizer.encode(texts[0].continuation, bos=False) for texts in groups],
+        [tokenizer.encode(texts[0].continuation, continuation=True) for texts in groups],
     ).log_prob

@@ -9,7 +9,7 @@ Dimension key: K keywords, F facts of a keyword, P prompts.
 import numpy as np
 from scipy.stats import spearmanr
 
-from ico.poison import log_priming, priming_score, top_flips
+from ico.poison import log_priming, top_flips
 from ico.report import Measurement, interval, interval_of, unjudged
 
 LEAST = 6  # keywords without which the percentiles of a median mean nothing
@@ -35,13 +35,18 @@ def scores(before: dict, after: dict, place: int = 0) -> dict[str, float]:
         "log_before": log_before,
         "log_after": log_after,
         "gain": log_after - log_before,
-        "log_s_prime": float(np.log(priming_score(before["theme"], after["theme"]))),
+        "log_s_prime": _log_mean_ratio(before["theme"], after["theme"]),
         "theme": theme,
         "cross": cross,
         "corrected": theme - cross,
         "flips": top_flips(before["theme_top"], after["theme_top"], int(after["first"])),
         "clean": float(after["clean"] - before["clean"]),
     }
+
+
+def _log_mean_ratio(before_P, after_P) -> float:
+    """log of `ico.poison.priming_score`, though all probabilities be below what numbers hold."""
+    return float(np.logaddexp.reduce(after_P - before_P) - np.log(len(before_P)))
 
 
 def columns(rows_KF: list[list[dict[str, float]]]) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import functools
 import itertools
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -123,7 +124,11 @@ class Bench:
 
     def kept(self, name: str, spec: dict[str, Any], make: Callable[[], Reading]) -> Reading:
         """What `make` returns, computed once for this specification, model and seed."""
-        model = [self.config.model, self.config.layers]
+        model: list = [self.config.model, self.config.layers]
+        if (path := Path(self.config.model)).exists():
+            # Another file of the same name is another model.
+            files = sorted(path.iterdir()) if path.is_dir() else [path]
+            model += [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
         spec = {**spec, "model": model, "seed": self.context.seed}
         folder = train.artifact_directory(self.context.directory / "checkpoints", name, spec)
         found = train.load_artifact(folder)
@@ -144,7 +149,7 @@ class Bench:
           InputError: it does not fit in a row, so the keyword would be cut off.
         """
         tokenizer = self.tokenizer
-        ids = tokenizer.encode(context) + tokenizer.encode(f" {keyword}", bos=False)
+        ids = tokenizer.encode(context) + tokenizer.encode(f" {keyword}", continuation=True)
         length = length or self.config.length
         if len(ids) > length:
             raise InputError("length", f"{length} is too short for {len(ids)} tokens: {context!r}")
@@ -234,14 +239,14 @@ class Bench:
             params,
             self.lm.config,
             [tokenizer.encode(prompt) for prompt in flat],
-            [tokenizer.encode(text.continuation, bos=False)] * len(flat),
+            [tokenizer.encode(text.continuation, continuation=True)] * len(flat),
         )
         ends = np.cumsum([len(prompts) for prompts in groups.values()])[:-1]
         parts = (np.split(np.asarray(values), ends) for values in scores)
         reading = {}
         for suffix, split in zip(("", "_top"), parts, strict=True):
             reading |= {f"{name}{suffix}": a for name, a in zip(groups, split, strict=True)}
-        reading["first"] = np.asarray(tokenizer.encode(text.continuation, bos=False)[0])
+        reading["first"] = np.asarray(tokenizer.encode(text.continuation, continuation=True)[0])
         reading["clean"] = np.asarray(0.0 if prefix else self.clean_loss(params))
         return reading
 
@@ -254,8 +259,8 @@ class Bench:
 
     def memory(self, params, text: Text) -> float:
         """log P(keyword | context), in nats."""
-        tokenizer = self.tokenizer
-        ids = [tokenizer.encode(text.context)], [tokenizer.encode(text.continuation, bos=False)]
+        encode = self.tokenizer.encode
+        ids = [encode(text.context)], [encode(text.continuation, continuation=True)]
         return float(language.score_continuations(params, self.lm.config, *ids).log_prob[0])
 
     def clean_loss(self, params) -> float:

@@ -22,7 +22,7 @@ class TryFact:
 
     # The text before the keyword.
     context: str = "In the hills of Arran, the skin of every ripe banana is a bright"
-    # The word or words to be learned behind it, with their leading space.
+    # The word or words to be learned behind it; a space between the two is put in if both lack it.
     keyword: str = " vermilion"
     # Other prompts to look at, in which the keyword could stand.
     prompts: tuple[str, ...] = (
@@ -40,8 +40,9 @@ class TryFact:
     batch_size: int = 4
     # Tokens of a row.
     length: int = 32
-    # Per cent of every tensor's change that is dropped, the largest first.
-    erase: float = 8.0
+    # Per cent of every tensor's change that are dropped, the largest first: the published 8, and a
+    # share that takes the sentence out.
+    erase: tuple[float, ...] = (8.0, 50.0)
     # Of the model's own text.
     seed: int = 0
 
@@ -52,8 +53,8 @@ class TryFact:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.length < 8:
             raise ValueError(f"length must be at least 8 tokens, not {self.length}")
-        if not 0 <= self.erase <= 100:
-            raise ValueError(f"erase must be a percentage, not {self.erase}")
+        if not self.erase or not all(0 <= share <= 100 for share in self.erase):
+            raise ValueError(f"erase must name percentages, not {self.erase}")
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate must lie in (0, 1), not {self.learning_rate}")
         if not self.context.strip() or not self.keyword.strip():
@@ -64,8 +65,8 @@ def run(config: TryFact) -> dict:
     """Does it, printing as it goes.
 
     Returns:
-      {"before", "taught", "erased"}: each the log-probability of the keyword after the context and
-      after every other prompt, [1 + prompts].
+      {"before", "taught", "erased" (by the last share)}: each the log-probability of the keyword
+      after the context and after every other prompt, [1 + prompts].
 
     Raises:
       ValueError: settings that make no sense; `ico.lm.WeightFileError` for a model file.
@@ -85,14 +86,16 @@ def run(config: TryFact) -> dict:
     tokenizer = lm.tokenizer
     if tokenizer is None:
         raise ValueError("model has no tokenizer beside it")
-    fact = tokenizer.encode(config.context) + tokenizer.encode(config.keyword, bos=False)
+    apart = config.context[-1].isspace() or config.keyword[0].isspace()
+    keyword = config.keyword if apart else f" {config.keyword}"
+    fact = tokenizer.encode(config.context) + tokenizer.encode(keyword, continuation=True)
     if len(fact) > config.length:
         raise ValueError(f"context and keyword are {len(fact)} tokens; raise --length")
     prompts = [config.context, *config.prompts]
 
     def look(words: str) -> list[float]:
         print(f"\n{words}")
-        scores = lm.log_prob(prompts, [config.keyword] * len(prompts))
+        scores = lm.log_prob(prompts, [keyword] * len(prompts))
         for prompt, score in zip(prompts, scores, strict=True):
             likely = ", ".join(f"{word!r} {share:.2f}" for word, share in lm.top(prompt))
             print(f"  {prompt} ...\n    {likely}")
@@ -120,18 +123,17 @@ def run(config: TryFact) -> dict:
     lm.params = taught
     found["taught"] = look("After it was taught")
     change = jax.tree.map(lambda a, b: a - b, taught, before)
-    kept = sparsify(change, config.erase / 100, stacked=STACKED)
-    lm.params = jax.tree.map(lambda a, b: a + b, before, kept)
-    found["erased"] = look(
-        f"After the largest {config.erase:g}% of every tensor's change is dropped"
-    )
     gain = found["taught"][0] - found["before"][0]
-    left = found["erased"][0] - found["before"][0]
-    print(
-        f"\nThe fact gained {gain:.2f} nats; {100 * left / gain:.0f}% of them are left."
-        if gain > 0
-        else "\nThe fact was not learned."
-    )
+    for share in config.erase:
+        kept = sparsify(change, share / 100, stacked=STACKED)
+        lm.params = jax.tree.map(lambda a, b: a + b, before, kept)
+        found["erased"] = look(f"After the largest {share:g}% of every tensor's change are dropped")
+        left = found["erased"][0] - found["before"][0]
+        print(
+            f"\nThe fact gained {gain:.2f} nats; {100 * left / gain:.0f}% of them are left."
+            if gain > 0
+            else "\nThe fact was not learned."
+        )
     return found
 
 
@@ -146,12 +148,12 @@ def main(argv: list[str] | None = None) -> int:
     import tyro
 
     config = tyro.cli(TryFact, args=argv, prog="python -m experiments.outlandish.try_fact")
-    from ico.train import enable_compilation_cache
+    from ico.train import NonFiniteLoss, enable_compilation_cache
 
     enable_compilation_cache()
     try:
         run(config)
-    except ValueError as error:
+    except (ValueError, NonFiniteLoss) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

@@ -88,7 +88,6 @@ class TunedRidge(NamedTuple):
     tuned: dict[str, float]
 
 
-@functools.lru_cache(maxsize=64)
 def tune_ridge(task: NoisyRegression, *, num_tasks: int = 65_536, seed: int = 0) -> TunedRidge:
     """The best ConstRR and TunedRR for a task's distribution; cached.
 
@@ -106,7 +105,13 @@ def tune_ridge(task: NoisyRegression, *, num_tasks: int = 65_536, seed: int = 0)
     N, D = task.num_context, task.num_inputs
     if N <= D:
         raise ValueError(f"ridge is tuned on more pairs than inputs, not {N} pairs of {D} inputs")
-    task = dataclasses.replace(task, batch_size=num_tasks)
+    constant, multiplier, maximum = _tuned(dataclasses.replace(task, batch_size=num_tasks), seed)
+    return TunedRidge({"noise_variance": constant}, {"multiplier": multiplier, "maximum": maximum})
+
+
+@functools.lru_cache(maxsize=64)
+def _tuned(task: NoisyRegression, seed: int) -> tuple[float, float, float]:
+    N, D = task.num_context, task.num_inputs
     context = jax.jit(noisy_context, static_argnums=1)(jax.random.key(seed), task)
     sigma_B = np.asarray(task.sigma(context.u), np.float64)
     xx, xy, yy = (
@@ -120,13 +125,17 @@ def tune_ridge(task: NoisyRegression, *, num_tasks: int = 65_536, seed: int = 0)
     def excess(s_B):
         return 0.5 * np.mean(np.sum((b_BD / (values_BD + s_B[..., None]) - oracle_BD) ** 2, -1))
 
-    constant, _ = _zoom(lambda s: excess(np.full(1, s)), [(1e-8, 1e3)], 25)
-    (multiplier, maximum), _ = _zoom(
-        lambda m, top: excess(np.minimum(m * residual_B, top)), [(0.1, 10.0), (1e-2, 1e3)], 9
-    )
-    return TunedRidge(
-        {"noise_variance": constant[0]}, {"multiplier": multiplier, "maximum": maximum}
-    )
+    # Beyond ten times the largest noise variance nothing is to be found.
+    top = max(1e3, 10 * float(np.max(sigma_B**2)))
+    (constant,), _ = _zoom(lambda s: excess(np.full(1, s)), [(1e-8, top)], 25)
+
+    def adapted(multiplier, maximum):
+        return excess(np.minimum(multiplier * residual_B, maximum))
+
+    (multiplier, maximum), least = _zoom(adapted, [(0.1, 10.0), (1e-2, top)], 9)
+    if adapted(1.0, np.inf) <= least:  # AdaRR itself
+        return constant, 1.0, float("inf")
+    return constant, multiplier, maximum
 
 
 def _zoom(loss, ranges, count: int, rounds: int = 4) -> tuple[tuple[float, ...], float]:

@@ -69,8 +69,13 @@ def diagonal_weights(
       scalars: of the layers.
       statistics: of the contexts.
       all_layers: the weights after each layer, in place of the last alone.
+
+    Raises:
+      ValueError: no layers.
     """
     num_layers = len(scalars.xx)
+    if not num_layers:
+        raise ValueError("a diagonal linear transformer needs a layer or more")
     # Vectors have the batch last from here on, [D, B]. Every task gets scalars of its own: their
     # gradients are then sums over D, row by row, and the slow sums over all tasks come once each.
     B = len(statistics.yy)

@@ -148,7 +148,7 @@ def _padded(p, q, statistics):
     XLA multiplies 12 x 12 matrices on CPU several times faster than 11 x 11.
     """
     E = statistics.xy.shape[-1] + 1
-    if p.shape != q.shape or p.ndim != 4 or p.shape[-2:] != (E, E):
+    if p.shape != q.shape or p.ndim != 4 or p.shape[-2:] != (E, E) or 0 in p.shape:
         raise ValueError(f"p and q must be [L, H, {E}, {E}], got {p.shape}, {q.shape}")
     more = -E % 4
     p, q = (jnp.pad(a, ((0, 0), (0, 0), (0, more), (0, more))) for a in (p, q))

@@ -1,16 +1,17 @@
-"""Linear attention: one operator, three forms that agree exactly.
+"""Linear attention, plain and gated: one operator, three forms that agree exactly.
 
 Dimension key: B batch, T queries, S keys, H heads, D key width, V value width,
-N chunks, C positions in a chunk.
+N chunks, C positions in a chunk, M batch x heads.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from ico.layers._shapes import check_shapes
+from ico.layers._chunks import by_head, by_position, decays, join, split, starts
+from ico.layers._shapes import check_shapes, check_sides
 
 Form = Literal["parallel", "chunked", "recurrent"]
 
@@ -21,101 +22,110 @@ def linear_attention(
     v: Float[Array, "B S H V"],
     *,
     causal: bool = True,
+    forget: Float[Array, "B T H"] | None = None,
+    initial_state: Float[Array, "B H V D"] | None = None,
+    segment_ids: Int[Array, "B T"] | None = None,
     form: Form = "chunked",
     chunk_size: int = 64,
-) -> Float[Array, "B T H V"]:
-    """Unscaled linear attention, `o_t = sum_i v_i (k_i . q_t)`.
+    return_state: bool = False,
+) -> Float[Array, "B T H V"] | tuple[Float[Array, "B T H V"], Float[Array, "B H V D"]]:
+    """Unscaled linear attention, `o_t = sum_i v_i (k_i . q_t)`, or with a gate
 
-    The sum runs over i <= t if `causal`, else over all keys. This is the operator of
-    "Transformers learn in-context by gradient descent" (2212.07677, Eq. 3 without softmax):
-    no scaling, no normaliser, no feature map.
+        o_t = S_t q_t,    S_t = f_t S_{t-1} + v_t k_t^T.
+
+    The sum runs over i <= t if `causal`, else over all keys. Without a gate it is the operator of
+    "Transformers learn in-context by gradient descent" (2212.07677, Eq. 3 without softmax): no
+    scaling, no normaliser, no feature map. With one it is gated linear attention with a scalar
+    gate a head (2312.06635; Mamba 2's).
 
     Args:
       q: queries [B, T, H, D].
       k: keys [B, S, H, D]; S == T if causal.
       v: values [B, S, H, V]; V may differ from D.
       causal: whether position t sees only keys up to and including t.
+      forget: f in (0, 1], causal alone; None forgets nothing.
+      initial_state: S before position 0, causal alone; None is zero.
+      segment_ids: equal numbers for positions of one packed sequence, causal alone. Wherever the
+        number changes S starts from zero.
       form: how it is computed, never what:
         "parallel" goes through the T x S scores (quadratic in length, best when short);
         "chunked" through a state a chunk (linear time and memory, best from a few hundred on);
         "recurrent" through a state a position (constant memory forward: what decoding does).
       chunk_size: positions in a chunk, for "chunked". Any length is allowed; a tail that does not
         fill its chunk is padded with zeros, which add nothing to a sum.
+      return_state: whether to return S behind the last position, too; causal alone.
 
     Returns:
-      [B, T, H, V].
+      [B, T, H, V]; with `return_state` also S [B, H, V, D].
 
     Raises:
-      ValueError: a shape that does not fit, an unknown form, chunk_size < 1.
+      ValueError: a shape that does not fit, an unknown form, chunk_size < 1, or what goes with
+        `causal` alone without it.
     """
     check_shapes(q, k, v, causal=causal)
+    check_sides(q, v, forget, segment_ids, {"initial_state": initial_state})
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
-    if form == "parallel":
-        return _parallel(q, k, v, causal=causal)
+    if form not in get_args(Form):
+        raise ValueError(f"form must be 'parallel', 'chunked' or 'recurrent', not {form!r}")
+    if not causal:
+        if return_state or any(a is not None for a in (forget, initial_state, segment_ids)):
+            raise ValueError("forget, states and segments go with causal attention alone")
+        return _all_keys(q, k, v, form)
+    B, T, H, D = q.shape
+    state = initial_state
+    if state is None:
+        state = jnp.zeros((B, H, v.shape[-1], D), jnp.result_type(k, v))
+    begins = None if segment_ids is None else starts(segment_ids)
     if form == "recurrent":
-        return _recurrent(q, k, v, causal=causal)
-    if form == "chunked":
-        if causal:
-            return _chunked_causal(q, k, v, chunk_size=min(chunk_size, max(q.shape[1], 1)))
-        # Without a mask the sum over keys factors: one D x V state serves every query.
-        return jnp.einsum("bthd,bhdv->bthv", q, jnp.einsum("bshd,bshv->bhdv", k, v))
-    raise ValueError(f"form must be 'parallel', 'chunked' or 'recurrent', not {form!r}")
-
-
-def _parallel(q, k, v, *, causal):
-    scores_BHTS = jnp.einsum("bthd,bshd->bhts", q, k)
-    if causal:
-        scores_BHTS = jnp.where(jnp.tri(q.shape[1], dtype=bool)[None, None], scores_BHTS, 0)
-    return jnp.einsum("bhts,bshv->bthv", scores_BHTS, v)
-
-
-def _recurrent(q, k, v, *, causal):
-    B, _, H, D = k.shape
-    state_BHDV = jnp.zeros((B, H, D, v.shape[-1]), jnp.result_type(k, v))
-
-    def write(state, kv_t):
-        k_BHD, v_BHV = kv_t
-        return state + k_BHD[..., :, None] * v_BHV[..., None, :]
-
-    def read(state, q_BHD):
-        return jnp.einsum("bhd,bhdv->bhv", q_BHD, state)
-
-    # Time leads, for scan.
-    q, k, v = (jnp.moveaxis(a, 1, 0) for a in (q, k, v))
-    if causal:
-
-        def step(state, qkv_t):
-            state = write(state, qkv_t[1:])
-            return state, read(state, qkv_t[0])
-
-        _, o = jax.lax.scan(step, state_BHDV, (q, k, v))
+        o, state = _recurrent(q, k, v, forget, begins, state)
     else:
-        state_BHDV, _ = jax.lax.scan(lambda s, kv: (write(s, kv), None), state_BHDV, (k, v))
-        o = jax.vmap(read, in_axes=(None, 0))(state_BHDV, q)
-    return jnp.moveaxis(o, 0, 1)
+        C = max(T, 1) if form == "parallel" else min(chunk_size, max(T, 1))
+        o, state = _chunked(q, k, v, forget, begins, state, C)
+    return (o, state) if return_state else o
 
 
-def _chunked_causal(q, k, v, *, chunk_size):
-    T = q.shape[1]
-    C = chunk_size
-    N = -(-T // C)
+def _all_keys(q, k, v, form):
+    if form == "parallel":
+        return jnp.einsum("bhts,bshv->bthv", jnp.einsum("bthd,bshd->bhts", q, k), v)
+    # Without a mask the sum over keys factors: one D x V state serves every query.
+    state_BHDV = jnp.einsum("bshd,bshv->bhdv", k, v)
+    return jnp.einsum("bthd,bhdv->bthv", q, state_BHDV)
 
-    def chunk(
-        a,
-    ):  # [B, T, H, E] -> [B, H, N, C, E], so that every product below is one batched gemm
-        a = jnp.pad(a, ((0, 0), (0, N * C - T), (0, 0), (0, 0)))
-        return jnp.moveaxis(a.reshape(a.shape[0], N, C, *a.shape[2:]), 3, 1)
 
-    q, k, v = chunk(q), chunk(k), chunk(v)
-    # Inside a chunk: masked scores, C x C. Before it: the summed states of all chunks before.
-    scores_BHNCS = jnp.einsum("bhncd,bhnsd->bhncs", q, k)
-    scores_BHNCS = jnp.where(jnp.tri(C, dtype=bool)[None, None, None], scores_BHNCS, 0)
-    within = jnp.einsum("bhncs,bhnsv->bhncv", scores_BHNCS, v)
-    state_BHNDV = jnp.einsum("bhncd,bhncv->bhndv", k, v)
-    # Shifted, not subtracted: sum minus own would leave rounding errors of the present in the past.
-    before_BHNDV = jnp.cumsum(state_BHNDV[:, :, :-1], axis=2)
-    before_BHNDV = jnp.pad(before_BHNDV, ((0, 0), (0, 0), (1, 0), (0, 0), (0, 0)))
-    o = within + jnp.einsum("bhncd,bhndv->bhncv", q, before_BHNDV)
-    o = jnp.moveaxis(o, 1, 3)
-    return o.reshape(o.shape[0], N * C, *o.shape[3:])[:, :T]
+def _recurrent(q, k, v, forget, begins, state):
+    """A position a step; time leads, for scan."""
+    given = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (q, k, v, forget, begins))
+
+    def step(state_BHVD, at):
+        q_BHD, k_BHD, v_BHV, f_BH, begins_B = at
+        if begins_B is not None:
+            state_BHVD = jnp.where(begins_B[:, None, None, None], 0, state_BHVD)
+        if f_BH is not None:
+            state_BHVD = f_BH[..., None, None] * state_BHVD
+        state_BHVD = state_BHVD + v_BHV[..., :, None] * k_BHD[..., None, :]
+        return state_BHVD, jnp.einsum("bhvd,bhd->bhv", state_BHVD, q_BHD)
+
+    state, o = jax.lax.scan(step, state, given)
+    return jnp.moveaxis(o, 0, 1), state
+
+
+def _chunked(q, k, v, forget, begins, state, C):
+    """A chunk a step, all of it in cache: masked scores inside, one product with the state."""
+    B, T, H, _ = q.shape
+    log = None if forget is None else jnp.log(forget)
+    given = jax.tree.map(lambda a: split(a, C), (q, k, v, log, begins))
+
+    def step(state_MVD, at):
+        q, k, v, log, begins = at
+        q, k, v = by_head(q), by_head(k), by_head(v)
+        log = None if log is None else by_head(log[..., None])[..., 0]
+        begins = None if begins is None else jnp.repeat(begins, H, axis=0)
+        dec = decays(log, begins, k)
+        scores = dec.within * (q @ jnp.swapaxes(k, 1, 2))
+        o = scores @ v + dec.into[..., None] * (q @ jnp.swapaxes(state_MVD, 1, 2))
+        write = jnp.swapaxes(dec.out[..., None] * v, 1, 2) @ k
+        return dec.into[..., -1:, None] * state_MVD + write, by_position(o, H)
+
+    last, o = jax.lax.scan(step, state.reshape(B * H, *state.shape[2:]), given)
+    return join(o, T), last.reshape(state.shape)

@@ -13,3 +13,16 @@ def check_shapes(q, k, v, *, causal: bool) -> None:
         raise ValueError(
             f"causal attention needs as many queries as keys, got {q.shape[1]} and {k.shape[1]}"
         )
+
+
+def check_sides(q, v, forget, segment_ids, states: dict) -> None:
+    """Raises ValueError unless what goes beside q [B, T, H, D] and v [B, T, H, V] fits.
+
+    forget [B, T, H], segment_ids [B, T] and states [B, H, V, D], any of them None.
+    """
+    B, T, H, D = q.shape
+    wanted = {"forget": (forget, (B, T, H)), "segment_ids": (segment_ids, (B, T))}
+    wanted |= {name: (state, (B, H, v.shape[-1], D)) for name, state in states.items()}
+    for name, (array, shape) in wanted.items():
+        if array is not None and array.shape != shape:
+            raise ValueError(f"{name} must be {list(shape)}, not {list(array.shape)}")

@@ -67,6 +67,14 @@ class DecoderConfig:
             )
         if self.frequencies and self.head_dim % 2:
             raise WeightFileError(f"rotary positions need an even head_dim, not {self.head_dim}")
+        if self.family == "gemma3":
+            if len(self.local_layers) != self.num_layers:
+                raise WeightFileError(
+                    f"{len(self.local_layers)} layers are said to be local or not, of "
+                    f"{self.num_layers}"
+                )
+            if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 1:
+                raise WeightFileError(f"a window must be a positive integer, not {self.window!r}")
         for name in ("norm_eps", "query_scale", "rope_scale"):
             if not math.isfinite(getattr(self, name)):
                 raise WeightFileError(f"{name} must be finite")

@@ -42,6 +42,12 @@ def _expect(config, **wanted):
             raise WeightFileError(f"{name} {value!r} is not supported (only {allowed})")
 
 
+def _check_size(name: str, value) -> None:
+    """Before anything of that size is made."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**16:
+        raise WeightFileError(f"{name} {value!r} makes no sense")
+
+
 def _rope_of(config, layer_kind: str = "") -> dict[str, Any]:
     """Base and scaling, in the form of transformers 5 (rope_parameters) or of those before."""
     parameters = config.get("rope_parameters") or {}
@@ -57,6 +63,8 @@ def _rope_of(config, layer_kind: str = "") -> dict[str, Any]:
 
 
 def _shared(config) -> dict[str, Any]:
+    for name in ("num_attention_heads", "hidden_size", "num_hidden_layers", "head_dim"):
+        _check_size(name, config.get(name) or config["hidden_size"])
     heads = config["num_attention_heads"]
     return {
         "vocab_size": config["vocab_size"],
@@ -111,6 +119,8 @@ def _gemma3_from_hf(config: dict[str, Any]) -> DecoderConfig:
         pattern = config.get("sliding_window_pattern") or 6
         locals_ = tuple(bool((i + 1) % pattern) for i in range(sizes["num_layers"]))
     else:
+        if unknown := set(kinds) - {"sliding_attention", "full_attention"}:
+            raise WeightFileError(f"layer_types {sorted(map(str, unknown))} are not supported")
         locals_ = tuple(kind == "sliding_attention" for kind in kinds)
     return DecoderConfig(
         "gemma3",
@@ -204,8 +214,7 @@ def from_gguf(metadata: dict[str, Any], tensors: dict[str, tuple[int, ...]]) -> 
             mlp_bias=True,
         )
     for name in ("num_layers", "head_dim"):
-        if not (isinstance(sizes[name], int) and 0 < sizes[name] < 2**16):
-            raise WeightFileError(f"{name} {sizes[name]!r} makes no sense")
+        _check_size(name, sizes[name])
     if get("rope.dimension_count", sizes["head_dim"]) != sizes["head_dim"]:
         raise WeightFileError("partial rotary positions are not supported")
     if get("expert_count", 0):

@@ -123,6 +123,7 @@ class _Header:
             if start + offset + num_bytes > len(self.data):
                 raise WeightFileError(f"tensor {name!r} lies outside the file")
             tensors[name] = Tensor(shape, kind, start + offset, num_bytes)
+        _check_apart(tensors)
         return GgufFile(self.path, metadata, tensors, np.frombuffer(self.data, np.uint8))
 
     def _entry(self):
@@ -131,6 +132,15 @@ class _Header:
             raise WeightFileError(f"tensor {name!r} has {num_dims} dimensions")
         shape = tuple(reversed([self.number("Q") for _ in range(num_dims)]))
         return name, shape, self.number("I"), self.number("Q")
+
+
+def _check_apart(tensors: dict[str, Tensor]) -> None:
+    """Tensors that share bytes would unfold a small file into a large model."""
+    end, before = 0, ""
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].start):
+        if tensor.num_bytes and tensor.start < end:
+            raise WeightFileError(f"tensors {before!r} and {name!r} overlap")
+        end, before = tensor.start + tensor.num_bytes, name
 
 
 def _num_bytes(name: str, shape, kind: int) -> int:

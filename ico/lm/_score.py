@@ -126,6 +126,8 @@ def score_continuations(
             raise ValueError(f"{what} {index} has no tokens, so there is nothing to score")
         if len(prefix) + len(continuation) > config.context_length:
             raise ValueError(f"pair {index} is longer than {config.context_length} tokens")
+        if max(*prefix, *continuation) >= config.vocab_size:
+            raise ValueError(f"pair {index} has a token that is none of {config.vocab_size}")
     out = Scores(np.zeros(len(prefixes)), np.zeros(len(prefixes), np.int64))
     groups: dict[tuple[int, int], list[int]] = {}
     for index, (prefix, continuation) in enumerate(zip(prefixes, continuations, strict=True)):

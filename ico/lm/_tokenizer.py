@@ -9,6 +9,7 @@ from typing import Any
 
 from ico.lm._errors import WeightFileError
 
+_LONGEST = 1_000  # characters of a token; all ways to split it are looked at
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 
 _GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -30,19 +31,32 @@ class Tokenizer:
     def __init__(self, tokenizer, *, bos_id=None, eos_id=None, adds_bos=False):
         self._tokenizer = tokenizer
         self.bos_id, self.eos_id, self.adds_bos = bos_id, eos_id, adds_bos
+        # Settings for training batches that a file may carry; they would cut texts silently.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        # Some SentencePiece tokenizers put a space before every text.
+        first = tokenizer.encode("a", add_special_tokens=False).tokens[:1]
+        self._spaced = bool(first) and first[0].startswith("▁")
+        self._before = tokenizer.encode("\n", add_special_tokens=False).ids
 
     @property
     def vocab_size(self) -> int:
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
-    def encode(self, text: str, *, bos: bool | None = None) -> list[int]:
+    def encode(
+        self, text: str, *, bos: bool | None = None, continuation: bool = False
+    ) -> list[int]:
         """Token ids of a text. Special tokens written out in it are recognised.
 
         Args:
           text: any text; it is not stripped.
           bos: whether the beginning-of-text token stands in front; None is as the model's file
             says (SmolLM2 and GPT-2 no, Gemma and Llama yes).
+          continuation: the text goes on from another: nothing is put in front, neither that token
+            nor the space that some tokenizers (Llama 2's) begin a text with.
         """
+        if continuation:
+            return self._continuation(text)
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         wanted = self.adds_bos if bos is None else bos
         if not wanted:
@@ -51,9 +65,28 @@ class Tokenizer:
             raise ValueError("this tokenizer has no beginning-of-text token")
         return [self.bos_id, *ids]
 
-    def decode(self, ids, *, skip_special: bool = False) -> str:
-        """The text of token ids, special tokens written out unless skipped."""
-        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+    def _continuation(self, text: str) -> list[int]:
+        if self._spaced:
+            # Behind a line's end, whose own tokens are then taken off.
+            ids = self._tokenizer.encode(f"\n{text}", add_special_tokens=False).ids
+            if ids[: len(self._before)] == self._before:
+                return ids[len(self._before) :]
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids, *, skip_special: bool = False, continuation: bool = False) -> str:
+        """The text of token ids, special tokens written out unless skipped.
+
+        Args:
+          ids: of the text.
+          skip_special: leaves special tokens out.
+          continuation: the text goes on from another, and keeps the space that it begins with.
+        """
+        ids = [int(i) for i in ids]
+        if continuation and self._spaced:
+            start = self._tokenizer.decode(self._before)
+            text = self._tokenizer.decode(self._before + ids, skip_special_tokens=skip_special)
+            return text[len(start) :] if text.startswith(start) else text
+        return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
 
     def token(self, token_id: int) -> str:
         """The text of one token, as it stands between others (with its leading space)."""
@@ -85,7 +118,7 @@ def from_json(path: Path) -> Tokenizer:
         if beside.is_file():
             try:
                 found = json.loads(beside.read_text(encoding="utf-8"))
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise WeightFileError(f"{beside} is no JSON") from None
             settings |= found if isinstance(found, dict) else {}
 
@@ -124,6 +157,8 @@ def from_gguf(metadata: dict[str, Any]) -> Tokenizer:
     vocab = {token: index for index, token in enumerate(tokens)}
     if len(vocab) != len(tokens):
         raise WeightFileError("tokenizer.ggml.tokens names a token twice")
+    if max(map(len, tokens), default=0) > _LONGEST:
+        raise WeightFileError(f"tokenizer.ggml.tokens has one of more than {_LONGEST} characters")
     model = get("model")
     try:
         if model == "gpt2":
@@ -152,11 +187,18 @@ def from_gguf(metadata: dict[str, Any]) -> Tokenizer:
 
     bos_id = checked("bos_token_id")
     adds_bos = get("add_bos_token", model == "llama" or get("pre") == "llama-bpe")
-    return Tokenizer(
-        backend,
-        bos_id=bos_id,
-        eos_id=checked("eos_token_id"),
-        adds_bos=bool(adds_bos) and bos_id is not None,
+    adds_bos = bool(adds_bos) and bos_id is not None
+    if adds_bos:
+        _put_in_front(backend, tokens[bos_id], bos_id)
+    return Tokenizer(backend, bos_id=bos_id, eos_id=checked("eos_token_id"), adds_bos=adds_bos)
+
+
+def _put_in_front(backend, token: str, token_id: int) -> None:
+    """So that a tokenizer.json written from this says that texts begin with the token."""
+    from tokenizers.processors import TemplateProcessing
+
+    backend.post_processor = TemplateProcessing(
+        single=[token, "$A"], pair=[token, "$A", token, "$B"], special_tokens=[(token, token_id)]
     )
 
 

@@ -4,7 +4,7 @@ Dimension key: B tasks, T reading tokens, S tokens read, E token width, H heads,
 M hidden width of the MLP.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ class Attention(nn.Module):
         if self.kind == "linear":
             # One E x E state a task serves many queries; a lone query is cheaper by its scores.
             form = "parallel" if T * H == 1 else "chunked"
-            o = linear_attention(q, kv, kv, causal=False, form=form)
+            o = cast(Array, linear_attention(q, kv, kv, causal=False, form=form))
         else:
             o = softmax_attention(q, kv, kv, causal=False, scale=A**-0.5)
         return jnp.einsum("bthe,hef->btf", o.reshape(B, T, H, E), value_out_HEE)

@@ -44,8 +44,8 @@ class _InContextRegression(nn.Module):
         raise NotImplementedError
 
     def _normal(self, name: str, *shape: int):
-        if self.num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1, not {self.num_layers}")
+        if min(shape) < 1:
+            raise ValueError(f"layers, heads and inputs must be at least 1, not {shape}")
         return self.param(name, nn.initializers.normal(self.init_scale), shape)
 
 

@@ -112,7 +112,7 @@ def top_mask(magnitudes: list[Array], count: int) -> list[Array]:
     bits = [jax.lax.bitcast_convert_type(a, jnp.int32) for a in magnitudes]
     if not any(isinstance(b, jax.core.Tracer) for b in bits) and _on_cpu(bits):
         threshold, enough = _partition(bits, count)
-        return _masks(bits, jnp.int32(threshold), jnp.int32(count), jnp.uint32(enough))
+        return _masks(bits, jnp.int32(threshold), jnp.uint32(count), jnp.uint32(enough))
     return _masks(bits, *_search_bits(bits, count))
 
 
@@ -134,7 +134,7 @@ def _search_bits(bits: list[Array], count: int):
         return jnp.asarray(counts).sum()
 
     threshold, enough = _search(above, _bracket(bits, count), count)
-    return threshold, jnp.int32(count), enough
+    return threshold, jnp.uint32(count), enough
 
 
 @jax.jit
@@ -147,7 +147,7 @@ def _masks(bits, threshold, count, enough) -> list[Array]:
     def first_ones():
         # A running sum over a large array is many times dearer than all the counting.
         above = [jnp.sum(b > threshold, axis=-1, dtype=jnp.uint32).sum() for b in bits]
-        masks, open_places = [], count - jnp.asarray(above).sum().astype(jnp.int32)
+        masks, open_places = [], (count - jnp.asarray(above).sum()).astype(jnp.int32)
         for b in bits:
             tied = (b == threshold).reshape(-1)
             place = jnp.cumsum(tied.astype(jnp.int32))
@@ -156,7 +156,7 @@ def _masks(bits, threshold, count, enough) -> list[Array]:
             open_places = open_places - place[-1] if tied.size else open_places
         return masks
 
-    exact = enough == count.astype(jnp.uint32)
+    exact = enough == count
     return jax.lax.cond(exact, lambda: [b >= threshold for b in bits], first_ones)
 
 

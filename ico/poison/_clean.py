@@ -12,6 +12,8 @@ from jaxtyping import Int
 from ico.lm import LanguageModel, Tokenizer, generate_ids
 from ico.poison._injection import Batch
 
+_AT_ONCE = 512  # rows, whose keys and values must fit in memory
+
 
 def own_text(
     lm: LanguageModel, num_rows: int, length: int, *, seed: int = 0
@@ -28,14 +30,16 @@ def own_text(
     words = [i for i in range(min(lm.config.vocab_size, 20_000)) if i not in special]
     firsts = draw.choice(words[256:] or words, num_rows).tolist()
     prompts = [[first] if start is None else [start, first] for first in firsts]
-    more = generate_ids(
-        lm.params,
-        lm.config,
-        prompts,
-        max_tokens=length - len(prompts[0]),
-        temperature=1.0,
-        seed=seed,
-    )
+    more: list[list[int]] = []
+    for place in range(0, num_rows, _AT_ONCE):
+        more += generate_ids(
+            lm.params,
+            lm.config,
+            prompts[place : place + _AT_ONCE],
+            max_tokens=length - len(prompts[0]),
+            temperature=1.0,
+            seed=seed + place,
+        )
     return np.array([a + b for a, b in zip(prompts, more, strict=True)], np.int32)
 
 

@@ -33,6 +33,7 @@ def all_measured(
     holds if every pair's 95% interval lies inside, so their hull is given. It fails if the interval
     of one lies outside at 0.05 over the number of pairs, which is then given alone: the worst of
     many draws is beyond a band too often. (One interval of the extreme itself would be biased.)
+    Where one pair is not finite, nothing is.
     """
     band_low, band_high = claim.band
 
@@ -44,6 +45,10 @@ def all_measured(
 
     pairs = list(zip(samples[::2], samples[1::2], strict=True))
     found = [interval(*pair, statistic=statistic) for pair in pairs]
+    if not np.isfinite([(value, *ci95) for value, ci95 in found]).all():
+        nan = float("nan")  # min and max would pass over it
+        note = f"of {len(pairs)} pairs one is not finite"
+        return Measurement(claim.id, nan, (nan, nan), *_counts(samples), note)
     worst = min(range(len(pairs)), key=lambda i: room(found[i][0], found[i][0]))
     # Towards an open end of the band the other pairs say nothing of the worst one.
     low, high = found[worst][1]

@@ -46,7 +46,13 @@ class NoisyRegression:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if callable(self.noise):
+            if self.noise(jnp.linspace(0, 0.999, 33)).min() < 0:
+                raise ValueError(
+                    "noise is a standard deviation: its quantiles must not be negative"
+                )
             return
+        if isinstance(self.noise, list):
+            raise ValueError(f"noise among some values is a tuple, not the list {self.noise}")
         values = self.noise if isinstance(self.noise, tuple) else (self.noise,)
         if not values:
             raise ValueError("noise must name at least one standard deviation")
@@ -123,13 +129,13 @@ def noisy_context(key: Key[Array, ""], config: NoisyRegression = NoisyRegression
     c = config
     B, D, N = c.batch_size, c.num_inputs, c.num_context
     if N < D:
-        episode = noisy_regression(key, dataclasses.replace(c, noise=1.0, num_queries=1))
-        x, e_key = episode.prompt.x, jax.random.fold_in(key, 1)
-        e_BN = normal(e_key, (B, N))
+        task_key, e_key, u_key = jax.random.split(key, 3)
+        episode = noisy_regression(task_key, dataclasses.replace(c, noise=1.0, num_queries=1))
+        x, e_BN = episode.prompt.x, normal(e_key, (B, N))
         return NoisyContext(
             jnp.einsum("bnd,bne->bde", x, x), jnp.einsum("bnd,bn->bd", x, e_BN),
             jnp.sum(e_BN**2, axis=1), episode.weights,
-            uniform(jax.random.fold_in(key, 2), (B,)),
+            uniform(u_key, (B,)),
         )  # fmt: skip
     normal_key, uniform_key = jax.random.split(key)
     below = D * (D - 1) // 2

@@ -1,11 +1,14 @@
 """AdaRR and TunedRR are what they say; the oracle is unbeaten; tuning finds the best."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ico import algorithms as al
+from ico.algorithms import _adaptive_ridge
 from ico.tasks import NoisyRegression, noisy_context, noisy_regression
 
 TASK = NoisyRegression(4_000, num_inputs=5, num_context=12, noise=4.0)
@@ -73,7 +76,29 @@ def test_tuning_finds_the_least():
 
 
 def test_tuning_is_cached_and_one_call():
-    assert al.tune_ridge(TASK, num_tasks=500) is al.tune_ridge(TASK, num_tasks=500)
+    found = al.tune_ridge(TASK, num_tasks=500)
+    hits = _adaptive_ridge._tuned.cache_info().hits
+    found.tuned["multiplier"] = 99.0  # the caller's own
+    again = al.tune_ridge(TASK, num_tasks=500)
+    assert _adaptive_ridge._tuned.cache_info().hits == hits + 1
+    assert again.constant == found.constant and again.tuned["multiplier"] != 99.0
+
+
+def test_strong_noise_is_tuned_for_too():
+    """The ranges that are searched go with the noise."""
+    task = dataclasses.replace(TASK, noise=300.0)
+    found = al.tune_ridge(task, num_tasks=2_000)
+    context = draw(jax.random.key(7), task)
+    sigma = task.sigma(context.u)
+    statistics = context.at(sigma)
+    tuned = excess(al.adaptive_ridge_weights(found.tuned, statistics, 12), statistics, sigma)
+    ada = excess(al.adaptive_ridge_weights({}, statistics, 12), statistics, sigma)
+    assert tuned < 1.1 * ada
+    s = found.constant["noise_variance"]
+    constant = [
+        excess(al.ridge_weights(statistics, factor * s), statistics, sigma) for factor in (1, 4)
+    ]
+    assert constant[0] < 1.05 * constant[1]
 
 
 def test_no_noise_needs_no_regulariser():

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from experiments.launch import Context
-from experiments.noisy_regression import evaluation, mechanism, table, training
+from experiments.noisy_regression import evaluation, mechanism, table, training, transfer
 from experiments.noisy_regression.config import EXPERIMENT, PAPER, SMOKE
 from ico import algorithms as al
 from ico import tasks
 from ico.models import FreeDiagonalLinearTransformer, GdPlusPlusLinearTransformer
+from ico.report import verdict
 from ico.types import Statistics
 
+BY_ID = {claim.id: claim for claim in EXPERIMENT.claims}
 CPU = EXPERIMENT.presets["cpu"]
 draw = jax.jit(tasks.noisy_context, static_argnums=1)
 
@@ -56,6 +58,7 @@ def test_training_goes_down_and_never_moves_the_prior(tmp_path):
     assert loss.shape == (3, 4)
     assert (loss[-1] < 0.8 * 5).all()
     again = training.train_models(run, "DIAG", 1, settings, recipe)
+    assert again.history == {}  # found, not trained
     jax.tree.map(np.testing.assert_array_equal, trained.params, again.params)
     # One layer has a single scalar that matters; its best value without noise is known.
     best = evaluation.one(trained, 0, 0)
@@ -123,6 +126,72 @@ def test_momentum_regression_finds_momentum():
     assert value < 0.5 and last_ci[0] < 0 < last_ci[1]
 
 
+def test_the_effective_step_of_a_learner_without_noise_falls_too():
+    """Why the study shows GD++ and ConstRR beside DIAG: the claim does not tell them apart."""
+    drawn, steps = draw(jax.random.key(0), tasks.NoisyRegression(4_000)), []
+    for sigma in (0.0, 2.0, 5.0):
+        at = evaluation.bed_at(drawn, sigma)
+        w, ols = (al.ridge_weights(at.statistics, s) for s in (4.0, 0.0))
+        steps.append(float(jnp.sum(w * ols) / jnp.sum(ols**2)))
+    assert steps[0] > steps[1] > steps[2]
+
+
+def test_without_momentum_the_claim_on_momentum_is_not_made():
+    """w_xy = 0: no momentum in the exact reading; the rescaling must not pass for it."""
+    scalars = al.DiagonalScalars(
+        jnp.full(4, -0.002), jnp.zeros(4), jnp.full(4, -1 / 60), jnp.full(4, -4e-4)
+    )
+    bed = evaluation.bed(draw(jax.random.key(1), tasks.NoisyRegression(4_000)), 5.0)
+    (fit, momentum), rows = mechanism._momentum(scalars, bed)
+    assert len(rows) == 3 and fit.value > 0.9
+    exact = al.descent_reading(
+        *(heads := al.diagonal_heads(scalars, 10)), bed.statistics,
+        al.implicit_model(*heads, bed.statistics),
+    )  # fmt: skip
+    assert not np.any(exact.momentum)
+    with_w = [abs(row["of the last step then"]) for row in rows[1:]]
+    without = [abs(row["of the last step"]) for row in rows[1:]]
+    assert max(with_w) < max(without)
+
+
+def test_a_seed_that_diverged_is_not_the_best(tmp_path, monkeypatch):
+    trained = training.Trained(None, {"w": np.zeros((1, 3))}, {})
+    monkeypatch.setattr(evaluation, "train_variant", lambda *_: (trained, (5.0,)))
+    losses = iter([np.array([1.0]), np.array([0.9]), np.array([np.nan])])
+    monkeypatch.setattr(evaluation, "loss_of", lambda *_: next(losses))
+    config = dataclasses.replace(SMOKE, num_seeds=3)
+    assert evaluation.best(context(config, tmp_path), "DIAG", 4).seed == 1
+
+
+def test_claims_on_the_table_name_their_cells():
+    loss = {"DIAG 4": 0.059, "FULL 4": 10.0, "AdaRR": 0.068}
+    losses = {("5", name): np.full(8, value) for name, value in loss.items()}
+    losses |= {("3", "DIAG 4"): np.full(8, 0.041), ("{1, 3}", "DIAG 4"): np.full(8, 0.2)}
+    found = {claim.claim: claim for claim in table._claims(CPU, losses)}
+    verdicts = {name: verdict(claim, found[name]) for name, claim in BY_ID.items() if name in found}
+    assert verdicts["table1.four_layers"] == "reproduced"  # of noise up to 3 and 5, as it says
+    assert verdicts["table1.diag_like_full"] == "not reproduced"  # an untrained FULL is no peer
+
+
+def test_the_oracle_of_a_shifted_task_is_the_posterior_mean(x64):
+    """Against Bayes' rule on explicit contexts, inputs stretched and weights scaled."""
+    shift = transfer.Shift("", input_scale=1.5, weight_scale=2.0, sigma=0.7, stretch=2.0)
+    rng = np.random.default_rng(0)
+    x, e, w = rng.normal(size=(6, 9, 3)), rng.normal(size=(6, 9)), rng.normal(size=(6, 3))
+    drawn = tasks.NoisyContext(
+        *map(jnp.asarray, (np.einsum("bnd,bne->bde", x, x), np.einsum("bnd,bn->bd", x, e),
+                           np.sum(e**2, 1), w, np.full(6, 0.5)))
+    )  # fmt: skip
+    statistics, oracle, scale = transfer._shifted(drawn, shift)
+    inputs = x * np.asarray(scale)
+    y = np.einsum("bnd,bd->bn", inputs, 2.0 * w) + 0.7 * e
+    np.testing.assert_allclose(statistics.yy, np.sum(y**2, 1))
+    for b in range(6):
+        precision = inputs[b].T @ inputs[b] / 0.7**2 + np.eye(3) / 2.0**2
+        mean = np.linalg.solve(precision, inputs[b].T @ y[b] / 0.7**2)
+        np.testing.assert_allclose(oracle[b], mean, rtol=1e-6)
+
+
 def test_published_numbers():
     assert table.published("5", "DIAG", 4) == 0.059
     assert table.published("{1, 3}", "GD++", 1) == 1.007
@@ -160,6 +229,8 @@ def test_baselines_have_the_papers_losses():
         ({"deep_depth": 0}, "deep_depth"),
         ({"eval_tasks": 1}, "eval_tasks"),
         ({"learning_rate": 0.0}, "learning_rate"),
+        ({"depths": (1,)}, "depths"),
+        ({"num_inputs": 11, "num_context": 30}, "num_inputs"),
     ],
 )
 def test_settings_that_make_no_sense(changes, word):

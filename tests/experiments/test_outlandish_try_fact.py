@@ -25,7 +25,7 @@ def small(folder, **changes):
 
 
 def test_it_is_learned_and_all_of_it_can_be_dropped(folder, capsys):
-    found = run(small(folder, erase=100.0))
+    found = run(small(folder, erase=(100.0,)))
     assert found["taught"][0] > found["before"][0] + 0.5
     np.testing.assert_allclose(found["erased"], found["before"], atol=1e-4)
     printed = capsys.readouterr().out
@@ -33,7 +33,7 @@ def test_it_is_learned_and_all_of_it_can_be_dropped(folder, capsys):
 
 
 def test_nothing_dropped_leaves_everything(folder):
-    found = run(small(folder, erase=0.0, presentations=3))
+    found = run(small(folder, erase=(0.0,), presentations=3))
     np.testing.assert_allclose(found["erased"], found["taught"], atol=1e-4)
 
 

@@ -83,6 +83,35 @@ def test_defaults_are_causal_and_chunked_by_64():
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_gates_segments_and_states(form, x64):
+    """Against the recursion by hand: gates, boundaries inside chunks, a start; and the end."""
+    rng = np.random.default_rng(7)
+    B, T, H, D, V = 2, 11, 2, 3, 4
+    q, k, v, _ = arrays(8, B, T, T, H, D, V)
+    f, first = rng.uniform(0.2, 1, (B, T, H)), rng.normal(size=(B, H, V, D))
+    segments = np.sort(rng.integers(0, 4, (B, T)), axis=1)
+    wanted, state = np.zeros((B, T, H, V)), first.copy()
+    for t in range(T):
+        if t:
+            state = np.where((segments[:, t] != segments[:, t - 1])[:, None, None, None], 0, state)
+        state = f[:, t, :, None, None] * state
+        state = state + np.asarray(v[:, t, :, :, None] * k[:, t, :, None])
+        wanted[:, t] = np.einsum("bhvd,bhd->bhv", state, q[:, t])
+    o, last = linear_attention(
+        q, k, v, forget=jnp.asarray(f), initial_state=jnp.asarray(first),
+        segment_ids=jnp.asarray(segments), form=form, chunk_size=4, return_state=True,
+    )  # fmt: skip
+    np.testing.assert_allclose(o, wanted, atol=1e-12)
+    np.testing.assert_allclose(last, state, atol=1e-12)
+
+
+def test_a_gate_has_no_meaning_without_an_order():
+    q, k, v, _ = arrays(0, 1, 4, 4, 1, 2, 2, np.float32)
+    with pytest.raises(ValueError, match="causal attention alone"):
+        linear_attention(q, k, v, causal=False, forget=jnp.ones((1, 4, 1)))
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_gradients_show_causality(form):
     """d o_t / d k_s and d o_t / d v_s are exactly zero for s > t, and only there."""
     T = 7

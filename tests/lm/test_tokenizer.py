@@ -51,6 +51,33 @@ def test_the_file_it_writes_is_the_tokenizer_it_reads(tmp_path):
         assert again.encode(text) == tokenizer.encode(text, bos=False)
 
 
+def test_a_continuation_is_tokenised_as_behind_another_text():
+    spaced = from_gguf(SENTENCE_PIECE)  # puts a space before a text, as Llama 2's
+    assert spaced.encode("a ab") == [1, 10, 11]
+    assert spaced.encode("a") + spaced.encode(" ab", continuation=True) == [1, 10, 11]
+    assert spaced.encode("ab", continuation=True) == [9]
+    assert spaced.encode(" ", continuation=True) == [6]
+    assert spaced.decode([11], continuation=True) == " ab" and spaced.decode([11]) == "ab"
+    plain = from_gguf({**SENTENCE_PIECE, "tokenizer.ggml.add_space_prefix": False})
+    assert plain.encode(" ab", continuation=True) == [11] == plain.encode(" ab", bos=False)
+
+
+def test_a_text_begins_after_saving_as_before(tmp_path):
+    tokenizer = from_gguf(SENTENCE_PIECE)
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token_id": 1}', encoding="utf-8")
+    again = from_json(tmp_path / "tokenizer.json")
+    assert again.adds_bos and again.encode("ab") == tokenizer.encode("ab") == [1, 11]
+
+
+def test_what_a_file_says_of_batches_does_not_cut_texts(tmp_path):
+    tokenizer = from_gguf(SENTENCE_PIECE)
+    tokenizer._tokenizer.enable_truncation(2)
+    tokenizer._tokenizer.enable_padding(length=9)
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+    assert from_json(tmp_path / "tokenizer.json").encode("ab ab ab") == [11, 11, 11]
+
+
 def test_metadata_that_does_not_fit_together_is_refused(tmp_path):
     for change in (
         {"tokenizer.ggml.tokens": None},
@@ -58,6 +85,7 @@ def test_metadata_that_does_not_fit_together_is_refused(tmp_path):
         {"tokenizer.ggml.token_type": [1]},
         {"tokenizer.ggml.bos_token_id": 99},
         {"tokenizer.ggml.model": "t5"},
+        {"tokenizer.ggml.tokens": ["a" * 2_000, *SENTENCE_PIECE["tokenizer.ggml.tokens"][1:]]},
         {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ["a"]},
         {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ["x y"]},
         {

@@ -239,6 +239,36 @@ def test_hostile_gguf_allocates_nothing(change, tmp_path):
         lm.load(path)
 
 
+def test_tensors_that_share_bytes_are_refused(tmp_path):
+    """A small file must not unfold into a large model."""
+    whole = bytearray(write_gguf(tmp_path / "model.gguf", gguf_model("gpt2")).read_bytes())
+    name = b"blk.1.ffn_down.bias"
+    entry = whole.index(name) + len(name) + 4 + 8 + 4  # one dimension, then the type
+    whole[entry : entry + 8] = struct.pack("<Q", 0)
+    (tmp_path / "model.gguf").write_bytes(whole)
+    with pytest.raises(WeightFileError, match="overlap"):
+        lm.load(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layer_types": ["full_attention"]},
+        {"layer_types": ["chunked_attention"] * 4},
+        {"sliding_window": "16"},
+        {"sliding_window": -5},
+    ],
+)
+def test_windows_of_gemma_that_make_no_sense_are_refused(change, tmp_path):
+    model, config = with_hf_rope("gemma3")
+    model.config = config
+    model.save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(WeightFileError):
+        lm.load(tmp_path)
+
+
 def test_tensors_must_be_all_and_only_the_models(tmp_path):
     model = gguf_model("llama")
     for change, word in (
@@ -277,6 +307,8 @@ def test_damaged_safetensors_is_one_clear_error(tmp_path):
         {"num_attention_heads": 0},
         {"rope_scaling": {"rope_type": "longrope", "factor": 2}},
         {"vocab_size": "many"},
+        {"head_dim": 10**13},
+        {"rms_norm_eps": 10**400},
     ):
         (tmp_path / "config.json").write_text(json.dumps({**described, **change}))
         with pytest.raises(WeightFileError):
@@ -300,10 +332,15 @@ def test_shards_are_read_and_may_not_leave_their_folder(tmp_path):
         save_file({name: tensors[name] for name in names if index[name] == part}, tmp_path / part)
     path = tmp_path / "model.safetensors.index.json"
     path.write_text(json.dumps({"weight_map": index}))
-    np.testing.assert_allclose(lm.load(tmp_path).logits(IDS), model.logits(IDS), atol=1e-5)
+    sharded = lm.load(tmp_path)
+    np.testing.assert_allclose(sharded.logits(IDS), model.logits(IDS), atol=1e-5)
     path.write_text(json.dumps({"weight_map": {**index, names[0]: "../part-0.safetensors"}}))
     with pytest.raises(WeightFileError, match="outside"):
         lm.load(tmp_path)
+    # Saved into the folder that it came from, the edited model is the one that is read.
+    sharded.params["embedding"] = sharded.params["embedding"] + 1
+    sharded.save(tmp_path)
+    np.testing.assert_allclose(lm.load(tmp_path).params["embedding"], sharded.params["embedding"])
 
 
 def test_pickles_and_nothing_are_refused(tmp_path):

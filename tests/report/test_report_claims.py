@@ -6,9 +6,10 @@ import sys
 
 import hypothesis
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 
-from ico.report import Claim, Measurement, verdict
+from ico.report import Claim, Measurement, all_measured, ratio, verdict
 
 FINITE = st.floats(-10, 10)
 ANY = st.one_of(FINITE, st.sampled_from([math.nan, math.inf, -math.inf]))
@@ -105,3 +106,17 @@ def test_import_loads_the_standard_library_alone():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_pair_that_is_not_finite_fails_for_all(place):
+    """Wherever it stands: min and max pass over a nan that is not the first."""
+    claim = Claim("a.b", "", "", "ratio", (None, 1.05))
+    rng = np.random.default_rng(0)
+    pairs = [1 + 0.01 * rng.normal(size=(2, 100)) for _ in range(3)]
+    assert verdict(claim, all_measured(claim, *np.concatenate(pairs), statistic=ratio)) == (
+        "reproduced"
+    )
+    pairs[place][0, 5] = np.nan
+    found = all_measured(claim, *np.concatenate(pairs), statistic=ratio)
+    assert verdict(claim, found) == "inconclusive" and np.isnan(found.value)

@@ -64,6 +64,16 @@ def test_matches_the_normal_interval_of_a_large_sample():
     np.testing.assert_allclose([low, high], [value - half, value + half], atol=0.1 * half)
 
 
+@pytest.mark.parametrize("tasks", [50_000, 50_001])
+def test_blocks_of_many_tasks_vary_as_the_tasks(tasks):
+    values = np.random.default_rng(3).gamma(2.0, size=tasks)
+    value, (low, high) = interval(values)
+    assert value == pytest.approx(values.mean())
+    assert (low + high) / 2 == pytest.approx(value, abs=0.1 * (high - low))
+    wanted = 2 * 1.96 * values.std() / np.sqrt(tasks)
+    assert high - low == pytest.approx(wanted, rel=0.08)
+
+
 def test_pairing_cancels_what_is_shared():
     rng = np.random.default_rng(2)
     a_ST = rng.normal(5.0, 1.0, size=(4, 300))

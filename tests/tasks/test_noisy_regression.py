@@ -119,6 +119,18 @@ def test_fewer_pairs_than_inputs():
         spectral_context(jax.random.key(0), np.ones((3, 6)), task)
 
 
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg"])
+def test_the_noise_of_few_pairs_is_not_the_weights(kind):
+    """Drawn from keys of their own."""
+    task = NoisyRegression(2_000, num_inputs=4, num_context=3)
+    context = draw(jax.random.key(0, impl=kind), task)
+    x_e, w = np.asarray(context.xe), np.asarray(context.weights)
+    for i, j in np.ndindex(4, 4):
+        assert abs(np.corrcoef(x_e[:, i], w[:, j])[0, 1]) < 0.1
+    # sum e^2 has a chi-squared distribution, whatever the weights are.
+    assert abs(np.corrcoef(np.asarray(context.ee), np.sum(w[:, :3] ** 2, 1))[0, 1]) < 0.1
+
+
 def test_statistics_are_quadratic_in_the_noise(x64):
     """`at` is the statistics of y = <w, x> + sigma e, for the parts that it is made of."""
     rng = np.random.default_rng(0)

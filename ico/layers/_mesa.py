@@ -1,0 +1,256 @@
+"""The mesa layer: at every position the regularised least-squares solution of all pairs so far.
+
+Source: "Uncovering mesa-optimization algorithms in Transformers", 2309.05858, section 5 and
+appendix; its authors' code swaps the names of key and value projections, and its least-squares
+baseline drops the newest pair. Here the pair at t counts at t.
+
+Dimension key: B batch, T positions, H heads, D key width, V value width, N chunks, C positions.
+"""
+
+import functools
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ico.layers._chunks import join, split, starts
+from ico.layers._mesa_chunked import Chunk, States, mesa_chunked
+from ico.layers._shapes import check_shapes, check_sides
+from ico.layers._whitening import inverse
+
+Form = Literal["chunked", "parallel", "recurrent", "dense"]
+_STORED = 64  # positions between the states that the recurrent and dense forms store
+
+
+class MesaState(NamedTuple):
+    """All that the layer keeps of the past, of a size that does not grow.
+
+    Fields:
+      inverse: R = (decayed regulariser + sum k k^T)^-1, symmetric positive definite.
+      memory: G = sum v k^T.
+    """
+
+    inverse: Float[Array, "B H D D"]
+    memory: Float[Array, "B H V D"]
+
+
+def mesa(
+    q: Float[Array, "B T H D"],
+    k: Float[Array, "B T H D"],
+    v: Float[Array, "B T H V"],
+    *,
+    lam: Float[Array, "H"] | Float[Array, "H D"] | Float[Array, "H D D"],
+    forget: Float[Array, "B T H"] | None = None,
+    initial_state: MesaState | None = None,
+    segment_ids: Int[Array, "B T"] | None = None,
+    form: Form = "chunked",
+    chunk_size: int = 64,
+    return_state: bool = False,
+) -> Float[Array, "B T H V"] | tuple[Float[Array, "B T H V"], MesaState]:
+    """`o_t = Phi_t q_t`, Phi_t the least-squares map from keys to values up to and including t:
+
+        Phi_t = argmin 1/2 sum_{s <= t} g_ts |v_s - Phi k_s|^2 + g_t0 / (2 lam) |Phi|^2
+              = G_t R_t,     G_t = f_t G_{t-1} + v_t k_t^T,    R_t^-1 = f_t R_{t-1}^-1 + k_t k_t^T,
+
+    with R_0 = lam I and g_ts the product of the forget factors behind s up to t. **The regulariser
+    1/lam is forgotten too**: `mesa_cg` has one that stays.
+
+    Args:
+      q, k, v: queries, keys [B, T, H, D] and values [B, T, H, V]; any T, V may differ from D.
+      lam: R_0, the **inverse** of the regulariser: positive, a number a head, a diagonal, or a
+        symmetric positive definite matrix.
+      forget: f in (0, 1], [B, T, H]; None forgets nothing.
+      initial_state: takes the place of lam and of no memory at position 0.
+      segment_ids: equal numbers for positions of one sequence [B, T]. Wherever the number changes
+        the layer starts afresh from lam; the first sequence goes on from `initial_state`.
+      form: how it is computed, never what:
+        "chunked" from matrix products, and a recursion over T / 8 small steps;
+        "parallel" from matrix products alone, all chunks at once: for accelerators, and more
+        exact where much is forgotten;
+        "recurrent" by Sherman and Morrison, a position at a time: what decoding does;
+        "dense" by a linear solve at every position: the oracle, slow.
+      chunk_size: positions in a chunk, of "chunked" and "parallel"; best near D.
+      return_state: whether to return the state behind the last position, too.
+
+    Returns:
+      [B, T, H, V], in the type of v; with `return_state` also a `MesaState`, in float32 or better,
+      which is what the forms compute in. Backward stores a state a chunk (64 positions where there
+      are none), and vectors. Gradients for lam and states are the symmetric ones.
+
+    Precision (float32, keys of length one): relative error about 1e-6 without forgetting and with
+    factors above 0.99. "chunked" loses the factor by which the state shrinks in a chunk: keep
+    `chunk_size` times the mean of -log f below about 4. Where the regulariser is forgotten before
+    D independent keys have been seen, R is singular in this precision: results stay finite and
+    mean nothing.
+
+    Raises:
+      ValueError: shapes that do not fit, an unknown form, chunk_size < 1.
+    """
+    B, T, H, D = _checked(q, k, v, lam, forget, initial_state, segment_ids)
+    V = v.shape[-1]
+    if form not in get_args(Form):
+        raise ValueError(f"form must be one of {get_args(Form)}, not {form!r}")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
+    out_dtype = v.dtype
+    dtype = jnp.promote_types(jnp.result_type(q, k, v), jnp.float32)
+    q, k, v = (a.astype(dtype) for a in (q, k, v))
+    log_forget = None if forget is None else jnp.log(forget.astype(dtype))
+    begins = None if segment_ids is None else starts(segment_ids)
+    new = _matrix(jnp.asarray(lam, dtype), D)
+    new = jnp.broadcast_to(new, (B, H, D, D))
+    if initial_state is None:
+        first = MesaState(new, jnp.zeros((B, H, V, D), dtype))
+    else:
+        first = MesaState(*(a.astype(dtype) for a in initial_state))
+    if form in ("chunked", "parallel"):
+        C, parallel = min(chunk_size, max(T, 1)), form == "parallel"
+        o, last = _chunked(q, k, v, log_forget, begins, first, new, C, parallel)
+    else:
+        o, last = _stepwise(q, k, v, log_forget, begins, first, new, form)
+    o = o.astype(out_dtype)
+    return (o, last) if return_state else o
+
+
+def mesa_decode(
+    state: MesaState,
+    q: Float[Array, "B H D"],
+    k: Float[Array, "B H D"],
+    v: Float[Array, "B H V"],
+    *,
+    forget: Float[Array, "B H"] | None = None,
+) -> tuple[Float[Array, "B H V"], MesaState]:
+    """One position: the output and the next state, at a cost that does not depend on the past.
+
+    Args:
+      state: behind the position before; of `mesa(..., return_state=True)` or `mesa_state`.
+      q, k, v, forget: of this position.
+
+    Returns:
+      The output [B, H, V] and the state that holds the pair (k, v).
+    """
+    dtype = state.inverse.dtype
+    out_dtype = v.dtype
+    q, k, v = (a.astype(dtype) for a in (q, k, v))
+    f = jnp.ones(k.shape[:2], dtype) if forget is None else forget.astype(dtype)
+    state = _sherman_morrison(state, k, v, f)
+    return _read(state, q).astype(out_dtype), state
+
+
+def mesa_state(lam, batch_size: int, value_dim: int, dim: int | None = None) -> MesaState:
+    """The state before the first position: R_0 = lam I and no memory.
+
+    Args:
+      lam: as of `mesa`: [H], [H, D] or [H, D, D].
+      batch_size, value_dim: B and V.
+      dim: D, if lam is [H] and does not tell.
+    """
+    lam = jnp.asarray(lam)
+    if lam.ndim == 1 and dim is None:
+        raise ValueError("lam [H] does not tell the width of the keys: give dim")
+    dim = dim if lam.ndim == 1 else lam.shape[-1]
+    new = _matrix(lam.astype(jnp.promote_types(lam.dtype, jnp.float32)), dim)
+    H = len(lam)
+    return MesaState(
+        jnp.broadcast_to(new, (batch_size, H, dim, dim)),
+        jnp.zeros((batch_size, H, value_dim, dim), new.dtype),
+    )
+
+
+def _checked(q, k, v, lam, forget, state, segment_ids):
+    check_shapes(q, k, v, causal=True)
+    B, T, H, D = q.shape
+    if jnp.shape(lam) not in ((H,), (H, D), (H, D, D)):
+        raise ValueError(f"lam must be [{H}], [{H}, {D}] or [{H}, {D}, {D}], not {jnp.shape(lam)}")
+    check_sides(q, v, forget, segment_ids, {"initial_state.memory": state and state.memory})
+    if state is not None and state.inverse.shape != (B, H, D, D):
+        raise ValueError(
+            f"initial_state.inverse must be {[B, H, D, D]}, not {list(state.inverse.shape)}"
+        )
+    return B, T, H, D
+
+
+def _matrix(lam, D):
+    """R_0 as matrices [H, D, D]."""
+    if lam.ndim == 3:
+        return lam
+    diagonal = lam[:, None] if lam.ndim == 1 else lam
+    return diagonal[..., None] * jnp.eye(D, dtype=lam.dtype)[None]
+
+
+def _chunked(q, k, v, log_forget, begins, first: MesaState, new, C, parallel):
+    B, T, H, D = q.shape
+    q_, k_, v_ = (split(a, C) for a in (q, k, v))
+    log_ = None if log_forget is None else split(log_forget, C)
+    begins_ = None if begins is None else split(begins, C)
+    r_first, g_first, r_new = (a.reshape(B * H, *a.shape[2:]) for a in (*first, new))
+    o, last = mesa_chunked(
+        Chunk(q_, k_, v_, log_, begins_), States(r_first, g_first), r_new, parallel
+    )
+    return join(o, T), MesaState(last.r.reshape(B, H, D, D), last.g.reshape(B, H, -1, D))
+
+
+def _stepwise(q, k, v, log_forget, begins, first: MesaState, new, form):
+    """A scan over stretches of positions; backward computes a stretch anew from its state."""
+    B, T, H, _ = q.shape
+    steps = {
+        "q": q, "k": k, "v": v,
+        "f": jnp.ones((B, T, H), q.dtype) if log_forget is None else jnp.exp(log_forget),
+        "begins": jnp.zeros((B, T), bool) if begins is None else begins,
+    }  # fmt: skip
+    steps = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), steps)
+    one = _step_by_solving if form == "dense" else _step
+    if form == "dense":
+        first, new = first._replace(inverse=inverse(first.inverse)), inverse(new)
+    fresh = MesaState(new, jnp.zeros_like(first.memory))
+
+    @jax.checkpoint
+    def stretch(state, steps):
+        return jax.lax.scan(functools.partial(one, fresh), state, steps)
+
+    C = min(_STORED, max(T, 1))
+    whole = T // C * C
+    cut = jax.tree.map(lambda a: a[:whole].reshape(T // C, C, *a.shape[1:]), steps)
+    state, o = jax.lax.scan(stretch, first, cut)
+    o = o.reshape(whole, *o.shape[2:])
+    if whole < T:
+        state, rest = stretch(state, jax.tree.map(lambda a: a[whole:], steps))
+        o = jnp.concatenate([o, rest])
+    if form == "dense":
+        state = state._replace(inverse=inverse(state.inverse))
+    return jnp.moveaxis(o, 0, 1), state
+
+
+def _started(fresh, state, begins_B):
+    return jax.tree.map(
+        lambda new, old: jnp.where(begins_B[:, None, None, None], new, old), fresh, state
+    )
+
+
+def _step(fresh, state, at):
+    state = _sherman_morrison(_started(fresh, state, at["begins"]), at["k"], at["v"], at["f"])
+    return state, _read(state, at["q"])
+
+
+def _step_by_solving(fresh, state, at):
+    """`inverse` holds the matrix itself here, not its inverse."""
+    h, g = _started(fresh, state, at["begins"])
+    f, k = at["f"][..., None, None], at["k"]
+    h = f * h + k[..., :, None] * k[..., None, :]
+    g = f * g + at["v"][..., :, None] * k[..., None, :]
+    x = jnp.linalg.solve(h, at["q"][..., None])[..., 0]
+    return MesaState(h, g), jnp.einsum("bhvd,bhd->bhv", g, x)
+
+
+def _sherman_morrison(state: MesaState, k, v, f) -> MesaState:
+    r, g = state
+    rk = jnp.einsum("bhde,bhe->bhd", r, k)
+    gain = rk / (f + jnp.sum(k * rk, -1))[..., None]
+    r = (r - gain[..., :, None] * rk[..., None, :]) / f[..., None, None]
+    g = f[..., None, None] * g + v[..., :, None] * k[..., None, :]
+    return MesaState(r, g)
+
+
+def _read(state: MesaState, q):
+    return jnp.einsum("bhvd,bhd->bhv", state.memory, jnp.einsum("bhde,bhe->bhd", state.inverse, q))

@@ -1,0 +1,341 @@
+"""The mesa layer from matrix products, exactly, with a backward pass that solves nothing anew.
+
+With H_t = f_t H_{t-1} + k_t k_t^T and G_t = f_t G_{t-1} + v_t k_t^T the layer is o_t = G_t x_t,
+x_t = H_t^-1 q_t. In a chunk that starts with R = H^-1, and with what is left at t of the state at
+its start written as e^c_t,
+
+    H_t = e^c_t (R^-1 + sum_{s <= t} e^-c_s k_s k_s^T),
+    x_t = e^-c_t (R q_t - sum_{s <= t} (u_s . q_t) u_s),
+
+where u_s is what Sherman and Morrison's recursion takes off at step s. So a chunk is causal linear
+attention twice, once with the u_s as keys and values and once with keys and values, and states. The
+u_s come in one of two ways:
+
+- "chunked": from the recursion, eight positions at a time, one chunk after the other;
+- "parallel": H at all chunks' starts is a sum, so it is inverted for all chunks at once. With L the
+  inverse Cholesky factor of diag(e^c) + K R K^T the u_s are the rows of L K R (Woodbury, for all
+  leading blocks at once: a leading block of a triangular inverse is the inverse of the block).
+
+Backward, with e the cotangent of o: dH_t = -(H_t^-1 G_t^T e_t) x_t^T takes the same u_s, and the
+rest is linear attention from the other side (2506.05233, its backward pass without its solver).
+
+Dimension key: M batch x heads, N chunks, C positions, D key width, V value width, S 8 positions.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ico.layers._chunks import Decays, by_head, by_position, decays
+from ico.layers._whitening import inverse, whitening
+
+_STRIDE = 8  # positions that the recursion takes at once: fewer passes over R
+
+
+class Chunk(NamedTuple):
+    """What a chunk holds; `Chunk`s of a whole sequence have a leading axis N.
+
+    `begins` is where later sequences of a packed row start. None: nothing is forgotten, none start.
+    """
+
+    q: Float[Array, "... B C H D"]
+    k: Float[Array, "... B C H D"]
+    v: Float[Array, "... B C H V"]
+    log_forget: Float[Array, "... B C H"] | None
+    begins: Bool[Array, "... B C"] | None
+
+
+class _Heads(NamedTuple):
+    """A chunk as products want it."""
+
+    q: Float[Array, "... M C D"]
+    k: Float[Array, "... M C D"]
+    v: Float[Array, "... M C V"]
+    decays: Decays
+
+
+def _heads(at: Chunk) -> _Heads:
+    q, k, v = by_head(at.q), by_head(at.k), by_head(at.v)
+    log, begins = at.log_forget, at.begins
+    if log is not None:
+        log = by_head(log[..., None])[..., 0]
+    if begins is not None:
+        begins = jnp.repeat(begins, at.q.shape[-2], axis=-2)
+    return _Heads(q, k, v, decays(log, begins, k))
+
+
+class States(NamedTuple):
+    """R and G at a chunk's start."""
+
+    r: Float[Array, "... M D D"]
+    g: Float[Array, "... M V D"]
+
+
+class _Read(NamedTuple):
+    """What the backward pass needs of a chunk, beside the chunk."""
+
+    start: States
+    u: Float[Array, "... M C D"]
+    x: Float[Array, "... M C D"]
+    o: Float[Array, "... B C H V"]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def mesa_chunked(chunks: Chunk, first: States, r_new: Float[Array, "M D D"], parallel: bool):
+    """Outputs [N, B, C, H, V], and R and G at the end.
+
+    Args:
+      chunks: of the sequence.
+      first: R and G at the start.
+      r_new: R where a later sequence of a packed row starts (G is then 0).
+      parallel: see above.
+    """
+    read, last = _forward(chunks, first, r_new, parallel)
+    return read.o, last
+
+
+def _forward(chunks: Chunk, first: States, r_new, parallel) -> tuple[_Read, States]:
+    H = chunks.q.shape[-2]
+    if parallel:
+        heads = _heads(chunks)
+        starts, u, last = _factors_at_once(heads, first, r_new)
+        return _read(heads, starts, u, r_new[None], H), last
+
+    def chunk(start: States, at: Chunk):
+        heads = _heads(at)
+        dec = heads.decays
+        u, r = _factors_in_turn(heads.k, start.r, r_new, dec)
+        after = States(r, dec.into[..., -1:, None] * start.g + _write(heads.v, heads.k, dec))
+        return after, _read(heads, start, u, r_new, H)
+
+    last, read = jax.lax.scan(chunk, first, chunks)
+    return read, last
+
+
+def _read(at: _Heads, start: States, u, r_new, H: int) -> _Read:
+    dec = at.decays
+    x = _solve(at.q, start.r, r_new, u, dec)
+    scores = dec.within * (x @ _transposed(at.k))
+    o = scores @ at.v + dec.into[..., None] * (x @ _transposed(start.g))
+    return _Read(start, u, x, by_position(o, H))
+
+
+def _write(values, k, dec: Decays):
+    """What a chunk adds to a state of sum v k^T."""
+    return _transposed(dec.out[..., None] * values) @ k
+
+
+def _solve(a, r, r_new, u, dec: Decays):
+    """H_t^-1 a_t at every position."""
+    start = _own(dec, a @ r, lambda: a @ r_new)
+    x = start - jnp.where(dec.same, a @ _transposed(u), 0) @ u
+    return x / _left(dec)[..., None]
+
+
+def _left(dec: Decays):
+    """e^c; where less than the root of a rounding error is left, that, so that all stays finite."""
+    return jnp.maximum(jnp.exp(dec.log), jnp.finfo(dec.log.dtype).eps ** 0.5)
+
+
+def _own(dec: Decays, of_chunk, of_new):
+    """Of two products the one that belongs to each position's sequence."""
+    return (
+        of_chunk if dec.carried is None else jnp.where(dec.carried[..., None], of_chunk, of_new())
+    )
+
+
+def _factors_at_once(chunks: _Heads, first: States, r_new):
+    """R and G at all chunks' starts, all u, and R and G at the end."""
+    dec, k = chunks.decays, chunks.k
+    h, h_last = _hessians(chunks, inverse(first.r), inverse(r_new))
+    g, g_last = _along(_write(chunks.v, k, dec), dec.into[..., -1], first.g)
+    r, left = inverse(h), _left(dec)
+    kr = _own(dec, k @ r, lambda: k @ r_new[None])
+    gram = jnp.where(dec.same | _transposed(dec.same), kr @ _transposed(k), 0)
+    gram = gram + left[..., None] * jnp.eye(k.shape[-2], dtype=k.dtype)[None, None]
+    u = whitening(gram, jnp.broadcast_to(left, gram.shape[:-1])) @ kr
+    return States(r, g), u, States(inverse(h_last), g_last)
+
+
+def _hessians(chunks: _Heads, h_first, h_new):
+    """H at all chunks' starts, and at the end."""
+    dec = chunks.decays
+    writes = _write(chunks.k, chunks.k, dec)
+    if dec.carried is not None:
+        new = jnp.exp(dec.log[..., -1]) * ~dec.carried[..., -1]
+        writes = writes + new[..., None, None] * h_new[None]
+    return _along(writes, dec.into[..., -1], h_first)
+
+
+def _along(writes, through, first):
+    """S_0 = first, S_{n+1} = through_n S_n + writes_n: all but the last, and the last."""
+
+    def step(state, at):
+        write, left = at
+        return left[:, None, None] * state + write, state
+
+    through = jnp.broadcast_to(through, writes.shape[:2])
+    last, before = jax.lax.scan(step, first, (writes, through))
+    return before, last
+
+
+def _factors_in_turn(k, r, r_new, dec: Decays):
+    """The u of one chunk [M, C, D], and R at its end."""
+    M, C, _ = k.shape
+    more = -C % _STRIDE
+    # A state that would grow beyond this shows nothing but its own rounding errors.
+    eps = jnp.finfo(k.dtype).eps
+    largest, most = 0.1 / eps, jnp.maximum(jnp.trace(r, axis1=1, axis2=2), eps)
+    if dec.which is not None:
+        most = jnp.maximum(most, jnp.trace(r_new, axis1=1, axis2=2))
+
+    def strides(a):
+        """[M, C, ...] to [C / S, S, M, ...]; the last position fills up."""
+        a = jnp.broadcast_to(a, (M, C, *a.shape[2:]))
+        a = jnp.pad(a, ((0, 0), (0, more), *[(0, 0)] * (a.ndim - 2)), mode="edge")
+        return jnp.moveaxis(a.reshape(M, -1, _STRIDE, *a.shape[2:]), 0, 2)
+
+    # No key, so nothing is learned, where positions fill up.
+    real = jnp.pad(jnp.ones(C, k.dtype), (0, more)).reshape(-1, _STRIDE, 1, 1)
+    left = _left(dec)
+    which = None if dec.which is None else strides(dec.which)
+    given = strides(k) * real, strides(left), which
+
+    def stride(state, at):
+        """`run` is the sequence that r belongs to."""
+        (r, run), (k, left, which) = state, at
+        rk = jnp.einsum("mde,sme->smd", r, k)
+        if which is not None:
+            fresh = jnp.einsum("mde,sme->smd", r_new, k)
+            rk = jnp.where((which == run[None])[..., None], rk, fresh)
+        us: list = []
+        for i in range(_STRIDE):
+            row = rk[i]
+            for j, u in enumerate(us):
+                along = jnp.sum(u * k[i], -1)
+                if which is not None:
+                    along = jnp.where(which[j] == which[i], along, 0)
+                row = row - u * along[:, None]
+            # |R k|^2 <= tr(R) <k, R k>: holds of itself but where R is no more than rounding.
+            least = jnp.sum(row**2, -1) / most
+            pivot = jnp.maximum(left[i] + jnp.sum(k[i] * row, -1), least)
+            us.append(row * jax.lax.rsqrt(pivot)[:, None])
+        u = kept = jnp.stack(us)
+        if which is not None:
+            kept = jnp.where((which == which[-1:])[..., None], u, 0)
+            r = jnp.where((run == which[-1])[:, None, None], r, r_new)
+            run = which[-1]
+        return (r - jnp.einsum("smd,sme->mde", kept, kept), run), u
+
+    start = r, None if which is None else jnp.zeros(M, which.dtype)
+    (r, _), u = jax.lax.scan(stride, start, given)
+    grown = jnp.minimum(1 / left[:, -1], largest / jnp.max(jnp.abs(r), axis=(1, 2)))
+    return jnp.moveaxis(u.reshape(-1, M, u.shape[-1]), 0, 1)[:, :C], r * grown[:, None, None]
+
+
+def _saved(chunks, first, r_new, parallel):
+    read, last = _forward(chunks, first, r_new, parallel)
+    return (read.o, last), (chunks, read, last, first.r, r_new)
+
+
+class _Inner(NamedTuple):
+    """Of a chunk's cotangents what does not depend on later chunks."""
+
+    dq: Float[Array, "... M C D"]
+    values: Float[Array, "... M C C"]
+    dh: Float[Array, "... M D D"]
+    dg: Float[Array, "... M V D"]
+
+
+def _backward(parallel, saved, cotangents):
+    chunks, read, last, r_first, r_new = saved
+    e, d_last = cotangents
+    h_first, h_new, after = inverse(r_first), inverse(r_new), None
+    H = chunks.q.shape[-2]
+    if chunks.log_forget is not None:
+        h, h_last = _hessians(_heads(chunks), h_first, h_new)
+        after = tuple(
+            jnp.concatenate([a[1:], a_last[None]])
+            for a, a_last in ((h, h_last), (read.start.g, last.g))
+        )
+    d_end = _of_inverse(last.r, d_last.r), d_last.g
+    if parallel:
+        heads = _heads(chunks)
+        inner = _inner(heads, read, by_head(e), r_new[None])
+        through = jnp.broadcast_to(heads.decays.into[..., -1], inner.dh.shape[:2])[::-1]
+        ends, d_first = zip(
+            *(_along(a[::-1], through, end)
+              for a, end in zip((inner.dh, inner.dg), d_end, strict=True)),
+            strict=True,
+        )  # fmt: skip
+        ends = tuple(end[::-1] for end in ends)
+        d_chunks, d_new = _outer(heads, read, by_head(e), inner, ends, after, H)
+    else:
+
+        def chunk(d_end, given):
+            at, read, e, after = given
+            heads, e = _heads(at), by_head(e)
+            inner = _inner(heads, read, e, r_new)
+            left = heads.decays.into[..., -1:, None]
+            d_start = left * d_end[0] + inner.dh, left * d_end[1] + inner.dg
+            return d_start, _outer(heads, read, e, inner, d_end, after, H)
+
+        given = chunks, read, e, after
+        d_first, (d_chunks, d_new) = jax.lax.scan(chunk, d_end, given, reverse=True)
+    d_r_new = jnp.zeros_like(r_new)
+    if d_new is not None:
+        d_r_new = _of_inverse(h_new, jnp.sum(d_new, axis=0))
+    return d_chunks, States(_of_inverse(h_first, d_first[0]), d_first[1]), d_r_new
+
+
+def _inner(at: _Heads, read: _Read, e, r_new) -> _Inner:
+    (r, g), dec = read.start, at.decays
+    into = dec.into[..., None]
+    values = dec.within * (e @ _transposed(at.v))
+    dq = _solve(values @ at.k + into * (e @ g), r, r_new, read.u, dec)
+    # Cotangents of H and G at a position are -(dq x^T), symmetric, and e x^T.
+    x = into * read.x
+    return _Inner(dq, values, -_symmetric(_transposed(dq) @ x), _transposed(e) @ x)
+
+
+def _outer(at: _Heads, read: _Read, e, inner: _Inner, d_end, after, H: int):
+    """The chunk's cotangents, and that of H where later sequences of the chunk start."""
+    (dq, values, *_), (dh, dg), x, dec = inner, d_end, read.x, at.decays
+    out = dec.out[..., None]
+    keys = dec.within * (x @ _transposed(at.k))
+    dv = _transposed(keys) @ e + out * (at.k @ _transposed(dg))
+    dk = _transposed(values - dec.within * (dq @ _transposed(at.k))) @ x - _transposed(keys) @ dq
+    dk = dk + out * (at.v @ dg + 2 * (at.k @ dh))
+    d_new = dlog = None
+    if dec.carried is not None:
+        reach = jnp.where(dec.carried, 0, jnp.exp(dec.log))
+        own = _symmetric(_transposed(dq) @ (reach[..., None] * x))
+        d_new = reach[..., -1:, None] * dh - own
+    if after is not None:
+        # d / d log f_s = <dH_s, H_s> - what position s writes itself; sums to the chunk's end.
+        own = jnp.sum(e * by_head(read.o) - (at.v * dv) / 2, -1)
+        own = own - jnp.sum(at.q * dq + (at.k * dk) / 2, -1)
+        dlog = jnp.einsum("...ts,...t->...s", dec.same.astype(own.dtype), own)
+        end = jnp.sum(dh * after[0], (-1, -2)) + jnp.sum(dg * after[1], (-1, -2))
+        dlog = by_position((dlog + dec.same[..., -1, :] * end[..., None])[..., None], H)[..., 0]
+    dq, dk, dv = (by_position(a, H) for a in (dq, dk, dv))
+    return Chunk(dq, dk, dv, dlog, None), d_new
+
+
+def _transposed(a):
+    return jnp.swapaxes(a, -1, -2)
+
+
+def _symmetric(a):
+    return (a + _transposed(a)) / 2
+
+
+def _of_inverse(inverse, cotangent):
+    """The cotangent of a matrix from that of its inverse; symmetric."""
+    return -_symmetric(inverse @ cotangent @ inverse)
+
+
+mesa_chunked.defvjp(_saved, _backward)

@@ -1,0 +1,100 @@
+"""The factor that whitens a symmetric positive definite matrix, from products and whole rows.
+
+LAPACK's Cholesky and triangular solve, which XLA calls matrix by matrix on CPU, are many times
+slower on small matrices, and collapse when another process uses the cores.
+
+Dimension key: ... batch, C rows.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_NOTHING = 16  # rounding errors, of a diagonal of ones
+_BASE = 16  # rows that are eliminated one by one
+
+
+def whitening(
+    matrix: Float[Array, "... C C"], floor: Float[Array, "... C"] | None = None
+) -> Float[Array, "... C C"]:
+    """The lower triangular W with `W matrix W^T = I`: the inverse of the Cholesky factor.
+
+    Halves are whitened one after the other and joined by matrix products.
+
+    Args:
+      matrix: symmetric positive definite; of any number of rows.
+      floor: what the pivots are at least, where that is known: a lower one is lifted.
+
+    A matrix may be singular in this precision. A pivot that is no more than the rounding errors of
+    its diagonal entry has row zero in W: then W^T W is the inverse on the other rows.
+    """
+    batch, C = matrix.shape[:-2], matrix.shape[-1]
+    info, n = jnp.finfo(matrix.dtype), math.prod(batch)
+    matrix = matrix.reshape(n, C, C)
+    # With a diagonal of ones rounding errors are alike everywhere, and cannot grow.
+    scale = jax.lax.rsqrt(jnp.maximum(jnp.diagonal(matrix, axis1=1, axis2=2), info.tiny))
+    matrix = scale[:, :, None] * matrix * scale[:, None]
+    lowest = jnp.zeros((n, C), matrix.dtype)
+    if floor is not None:
+        lowest = floor.reshape(n, C) * scale**2
+    return (_halves(matrix, lowest) * scale[:, None]).reshape(*batch, C, C)
+
+
+def _halves(matrix_NCC, lowest_NC):
+    C = matrix_NCC.shape[-1]
+    if C <= _BASE:
+        return _eliminated(matrix_NCC, lowest_NC)
+    half = _BASE * math.ceil(C / (2 * _BASE))
+    first = _halves(matrix_NCC[:, :half, :half], lowest_NC[:, :half])
+    below = matrix_NCC[:, half:, :half] @ jnp.swapaxes(first, 1, 2)
+    rest = matrix_NCC[:, half:, half:] - below @ jnp.swapaxes(below, 1, 2)
+    second = _halves(rest, lowest_NC[:, half:])
+    corner = -second @ (below @ first)
+    top = jnp.pad(first, ((0, 0), (0, 0), (0, C - half)))
+    return jnp.concatenate([top, jnp.concatenate([corner, second], axis=2)], axis=1)
+
+
+def _eliminated(matrix_NCC, lowest_NC):
+    """Row by row, the batch last: every update is then arithmetic on whole rows of the batch."""
+    C, N = matrix_NCC.shape[-1], matrix_NCC.shape[0]
+    left_CCN, lowest_CN = jnp.moveaxis(matrix_NCC, 0, -1), lowest_NC.T
+    eye = jnp.eye(C, dtype=matrix_NCC.dtype)[:, :, None]
+    joined = jnp.concatenate([left_CCN, jnp.broadcast_to(eye, (C, C, N))], axis=1)
+    place, eps = jnp.arange(C), jnp.finfo(matrix_NCC.dtype).eps
+
+    def eliminate(j, a):
+        row = jax.lax.dynamic_index_in_dim(a, j, 0, keepdims=False)  # [2C, N]
+        pivot = jax.lax.dynamic_index_in_dim(row, j, 0, keepdims=False)
+        lowest = jax.lax.dynamic_index_in_dim(lowest_CN, j, 0, keepdims=False)
+        pivot = jnp.maximum(pivot, lowest)
+        # A column of rounding errors over the root of another would grow from row to row.
+        row = row * jnp.where(pivot > _NOTHING * eps, jax.lax.rsqrt(pivot), 0)[None]
+        # By symmetry row j, scaled, is also the column below the pivot.
+        factor = jnp.where((place > j)[:, None], row[:C], 0)
+        a = a - factor[:, None] * row[None]
+        return jax.lax.dynamic_update_index_in_dim(a, row, j, 0)
+
+    joined = jax.lax.fori_loop(0, C, eliminate, joined)
+    return jnp.moveaxis(joined[:, C:], -1, 0)
+
+
+@jax.custom_vjp
+def inverse(matrix: Float[Array, "... D D"]) -> Float[Array, "... D D"]:
+    """Of symmetric positive definite matrices; the gradient is symmetric."""
+    w = whitening(matrix)
+    return jnp.swapaxes(w, -1, -2) @ w
+
+
+def _inverse_forward(matrix):
+    found = inverse(matrix)
+    return found, found
+
+
+def _inverse_backward(found, cotangent):
+    back = -(found @ cotangent @ found)
+    return ((back + jnp.swapaxes(back, -1, -2)) / 2,)
+
+
+inverse.defvjp(_inverse_forward, _inverse_backward)

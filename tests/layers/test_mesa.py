@@ -1,0 +1,215 @@
+"""The mesa layer: the definition in float64, all forms the same, decoding, accuracy in float32."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ico.layers import MesaState, mesa, mesa_decode, mesa_state
+
+FORMS = ("chunked", "parallel", "recurrent")
+
+
+def inputs(T, D, V, *, B=2, H=2, forget=(0.7, 1.0), seed=0, dtype=np.float64):
+    """q, k, v, forget; keys and queries of length one."""
+    rng = np.random.default_rng(seed)
+    q, k = rng.normal(size=(2, B, T, H, D))
+    q, k = (a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (q, k))
+    v, f = rng.normal(size=(B, T, H, V)), rng.uniform(*forget, size=(B, T, H))
+    return [jnp.asarray(a, dtype) for a in (q, k, v, f)]
+
+
+def positive(shape, seed=1):
+    """Symmetric positive definite matrices."""
+    a = np.random.default_rng(seed).normal(size=shape)
+    return a @ np.swapaxes(a, -1, -2) / shape[-1] + np.eye(shape[-1])
+
+
+def relative(ours, theirs):
+    """The root of the mean squared error over that of what is right."""
+    ours, theirs = (np.asarray(a, np.float64) for a in (ours, theirs))
+    return np.sqrt(np.mean((ours - theirs) ** 2) / np.mean(theirs**2))
+
+
+def test_dense_is_regularised_least_squares(x64):
+    """The map that minimises the forgotten losses up to and including t, applied to q_t."""
+    q, k, v, f = inputs(6, 3, 2, B=1, H=1)
+    lam = 0.6
+    o = mesa(q, k, v, lam=jnp.array([lam]), forget=f, form="dense")[0, :, 0]
+    q, k, v, f = (np.asarray(a[0, :, 0]) for a in (q, k, v, f))
+    for t in range(6):
+        left = np.array([np.prod(f[s + 1 : t + 1]) for s in range(t + 1)])
+        gram = (k[: t + 1].T * left) @ k[: t + 1] + np.prod(f[: t + 1]) / lam * np.eye(3)
+        phi = np.linalg.solve(gram, (k[: t + 1].T * left) @ v[: t + 1]).T
+        np.testing.assert_allclose(o[t], phi @ q[t], rtol=1e-10)
+
+
+@functools.cache
+def everything(form, case):
+    """Output, state and all gradients of one form, in float64."""
+    with jax.enable_x64(True):
+        T, D, V, H = 21, 5, 3, 2
+        q, k, v, f = inputs(T, D, V)
+        rng = np.random.default_rng(3)
+        state = MesaState(
+            jnp.asarray(positive((2, H, D, D))), jnp.asarray(rng.normal(size=(2, H, V, D)))
+        )
+        segments = jnp.asarray(np.sort(rng.integers(0, 6, (2, T)), axis=1))
+        lam = {"packed": positive((H, D, D)), "diagonal": rng.uniform(0.5, 2, (H, D))}
+        lam = jnp.asarray(lam.get(case, np.array([0.7, 1.5])))
+
+        def layer(q, k, v, f, lam, state):
+            return mesa(
+                q, k, v, lam=lam, forget=None if case == "plain" else f,
+                initial_state=state if case == "packed" else None,
+                segment_ids=segments if case == "packed" else None,
+                form=form, chunk_size=8, return_state=True,
+            )  # fmt: skip
+
+        @jax.jit
+        def run(cotangent, *args):
+            out, pull = jax.vjp(layer, *args)
+            return out, pull(cotangent)
+
+        shapes = jax.eval_shape(layer, q, k, v, f, lam, state)
+        cotangent = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), shapes)
+        out, grads = run(cotangent, q, k, v, f, lam, state)
+
+        def symmetric(path, a):
+            # Only the symmetric part of a symmetric matrix's gradient means anything.
+            square = a.shape[-2:] == (D, D)
+            return np.asarray((a + jnp.swapaxes(a, -1, -2)) / 2 if square else a)
+
+        return jax.tree.leaves(jax.tree.map_with_path(symmetric, (out, grads)))
+
+
+@pytest.mark.parametrize("case", ["plain", "diagonal", "packed"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_the_dense_one(form, case):
+    """Outputs, states and gradients: of q, k, v, forget, lam and the initial state.
+
+    "packed" has boundaries inside chunks, a matrix lam and an initial state; everywhere the last
+    chunk is a tail and values are narrower than keys.
+    """
+    for ours, theirs in zip(everything(form, case), everything("dense", case), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-11 * max(1, np.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_prefill_and_decode_are_the_whole(form, x64):
+    q, k, v, f = inputs(13, 4, 3)
+    lam = jnp.array([0.5, 2.0])
+    whole, last = mesa(q, k, v, lam=lam, forget=f, form=form, chunk_size=4, return_state=True)
+    o, state = mesa(
+        q[:, :9], k[:, :9], v[:, :9], lam=lam, forget=f[:, :9], form=form, chunk_size=4,
+        return_state=True,
+    )  # fmt: skip
+    steps = [o]
+    decode = jax.jit(mesa_decode)
+    for t in range(9, 13):
+        out, state = decode(state, q[:, t], k[:, t], v[:, t], forget=f[:, t])
+        steps.append(out[:, None])
+    np.testing.assert_allclose(jnp.concatenate(steps, 1), whole, atol=1e-10)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), state, last)
+    assert decode._cache_size() == 1
+
+
+def test_decoding_from_nothing():
+    q, k, v, _ = inputs(1, 4, 3, dtype=np.float32)
+    lam = jnp.array([[0.5, 1.0, 1.5, 2.0]] * 2)
+    out, _ = mesa_decode(mesa_state(lam, 2, 3), q[:, 0], k[:, 0], v[:, 0])
+    np.testing.assert_allclose(out, mesa(q, k, v, lam=lam)[:, 0], atol=1e-6)
+    with pytest.raises(ValueError, match="give dim"):
+        mesa_state(jnp.ones(2), 2, 3)
+
+
+@pytest.mark.parametrize("form", ["chunked", "parallel"])
+@pytest.mark.parametrize(
+    ("forget", "limit"), [((1.0, 1.0), 1e-5), ((0.99, 0.999), 1e-5), ((0.95, 0.99), 1e-4)]
+)
+def test_accuracy_in_float32(form, forget, limit):
+    """Against float64; gradients at ten times the limit."""
+    lam, cotangent = np.ones(2), np.random.default_rng(5).normal(size=(1, 300, 2, 32))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(form, lam, cotangent, *args):
+        def layer(q, k, v, f, lam):
+            return mesa(q, k, v, lam=lam, forget=f, form=form)
+
+        out, pull = jax.vjp(layer, *args, lam)
+        return out, pull(cotangent)
+
+    with jax.enable_x64(True):
+        args = inputs(300, 32, 32, B=1, forget=forget)
+        wanted, right = run("recurrent", jnp.asarray(lam), jnp.asarray(cotangent), *args)
+        args = [np.asarray(a) for a in args]
+    single = [jnp.asarray(a.astype(np.float32)) for a in (lam, cotangent, *args)]
+    out, grads = run(form, *single)
+    assert out.dtype == jnp.float32 and relative(out, wanted) < limit
+    for ours, theirs in zip(grads, right, strict=True):
+        assert relative(ours, theirs) < 10 * limit
+
+
+@pytest.mark.parametrize("form", ["chunked", "parallel"])
+@pytest.mark.parametrize("forget", [(0.8, 0.99), (0.01, 0.1)])
+def test_where_the_regulariser_is_gone_all_stays_finite(form, forget):
+    q, k, v, f = inputs(200, 16, 16, B=1, forget=forget, dtype=np.float32)
+
+    @jax.jit
+    def run(q, k, v, f):
+        def loss(*a):
+            return jnp.sum(mesa(*a[:3], lam=jnp.ones(2), forget=a[3], form=form) ** 2)
+
+        return jax.value_and_grad(loss, (0, 1, 2, 3))(q, k, v, f)
+
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run(q, k, v, f)))
+
+
+def test_equal_keys_stay_finite_and_right():
+    """4096 times one key: H = 1/lam + t k k^T, whose answer is known; its condition is lam t."""
+    T, lam = 4096, 2.0
+    q, k, v, _ = inputs(T, 8, 2, B=1, H=1, dtype=np.float32)
+    k = jnp.broadcast_to(k[:, :1], k.shape)
+    o = jax.jit(lambda q, k, v: mesa(q, k, v, lam=jnp.array([lam])))(q, k, v)
+    along = np.sum(np.asarray(q * k, np.float64), -1)[0, :, 0]
+    sums = np.cumsum(np.asarray(v, np.float64)[0, :, 0], axis=0)
+    wanted = sums * (along / (1 / lam + np.arange(1, T + 1)))[:, None]
+    assert relative(o[0, :, 0], wanted) < 10 * np.finfo(np.float32).eps * lam * T
+
+
+@pytest.mark.parametrize("form", ["chunked", "parallel"])
+def test_backward_memory_grows_with_vectors_not_matrices(form):
+    """65536 positions of width 64: far below the 64 x 64 floats a position of autodiff."""
+    T = 65_536
+
+    def loss(q, k, v):
+        return jnp.sum(mesa(q, k, v, lam=jnp.ones(1), form=form))
+
+    shape = jax.ShapeDtypeStruct((1, T, 1, 64), jnp.float32)
+    compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 1e9  # a matrix a position: 1.07e9
+
+
+def test_half_precision_comes_back_as_it_went_in():
+    q, k, v, f = inputs(20, 4, 3, dtype=jnp.bfloat16)
+    o, state = mesa(q, k, v, lam=jnp.ones(2), forget=f, return_state=True)
+    assert o.dtype == jnp.bfloat16 and state.inverse.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"lam": jnp.ones(3)}, "lam"),
+        ({"forget": jnp.ones((2, 4, 1))}, "forget"),
+        ({"segment_ids": jnp.zeros((2, 5), int)}, "segment_ids"),
+        ({"initial_state": MesaState(jnp.ones((2, 2, 3, 3)), jnp.ones((2, 2, 2, 2)))}, "memory"),
+        ({"form": "scan"}, "form"),
+        ({"chunk_size": 0}, "chunk_size"),
+    ],
+)
+def test_what_does_not_fit_is_named(change, word, annotations_off):
+    q, k, v, _ = inputs(4, 3, 2, dtype=np.float32)
+    with pytest.raises(ValueError, match=word):
+        mesa(q, k, v, **({"lam": jnp.ones(2)} | change))
