@@ -278,7 +278,7 @@ def _fit(spectrum, previous, seed: int, curvature: bool = True):
 
         def error(flat):
             value, gradient = _log_error(flat.reshape(-1, 2), spectrum)
-            return value, np.where(np.arange(flat.size) % 2 or curvature, gradient, 0)
+            return value, np.where(curvature | (np.arange(flat.size) % 2 == 1), gradient, 0)
 
         found = scipy.optimize.minimize(
             error, x.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200}

@@ -44,8 +44,9 @@ class _InContextRegression(nn.Module):
         raise NotImplementedError
 
     def _normal(self, name: str, *shape: int):
-        if min(shape) < 1:
-            raise ValueError(f"layers, heads and inputs must be at least 1, not {shape}")
+        for size in ("num_layers", "num_heads", "num_inputs"):
+            if getattr(self, size, 1) < 1:
+                raise ValueError(f"{size} must be at least 1, not {getattr(self, size)}")
         return self.param(name, nn.initializers.normal(self.init_scale), shape)
 
 

@@ -71,6 +71,12 @@ def test_no_layers_are_refused(model, make_prompt):
         model(num_layers=0).init(jax.random.key(0), make_prompt(K=1))
 
 
+@pytest.mark.parametrize("model", [models.DiagonalLinearTransformer, models.FullLinearTransformer])
+def test_no_heads_are_refused(model, make_prompt):
+    with pytest.raises(ValueError, match="num_heads must be at least 1, not 0"):
+        model(num_heads=0).init(jax.random.key(0), make_prompt(K=1))
+
+
 def test_more_outputs_than_one_are_refused(make_prompt):
     with pytest.raises(ValueError, match="one output"):
         MODELS["DIAG"].init(jax.random.key(0), make_prompt(K=2))
