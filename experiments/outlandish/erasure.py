@@ -317,18 +317,33 @@ def _optimizers(b: Bench) -> dict[str, Recipe]:
 
 
 def _searched(b: Bench, how: Recipe, start: float) -> Recipe:
-    """The rate among start, and three times more or less as often as needed, with P_after near 1/2.
-
-    On one fact that no claim uses.
-    """
+    """The rate with P_after nearest to 1/2, of some that are tried on a fact that no claim uses."""
     text = next(text for text in load_texts(("conflict_general",)) if text.index == 2)
+
+    def learned(rate: float) -> float:
+        taught = b.taught(dataclasses.replace(how, learning_rate=rate), text)
+        return float(np.exp(taught["memory"][0]))
+
+    found = searched_rate(learned, start, b.config.rates_tried)
+    return dataclasses.replace(how, learning_rate=found)
+
+
+def searched_rate(learned, start: float, count: int) -> float:
+    """The rate with `learned(rate)`, a probability, nearest to 1/2, after `count` tries at most.
+
+    From `start` by factors of three, up where too little is learned. A rate that is worse than the
+    best one, as one is at which training diverges, was too far: then half the way back.
+    """
     tried: dict[float, float] = {}
-    rate = start
-    for _ in range(b.config.rates_tried):
-        how = dataclasses.replace(how, learning_rate=rate)
-        log_p = float(b.taught(how, text)["memory"][0])
-        tried[rate] = abs(np.exp(log_p) - 0.5)
-        rate = float(f"{rate * (3 if np.exp(log_p) < 0.5 else 1 / 3):.3g}")
-        if rate in tried or tried[how.learning_rate] < 0.3:
+    rate = best = start
+    for _ in range(count):
+        tried[rate] = learned(rate)
+        best = min(reversed(tried), key=lambda r: abs(tried[r] - 0.5))
+        if abs(tried[best] - 0.5) < 0.3:
             break
-    return dataclasses.replace(how, learning_rate=min(tried, key=tried.__getitem__))
+        step = 3.0 if tried[best] < 0.5 else 1 / 3
+        rate = best * (step if rate == best else (rate / best) ** 0.5)
+        rate = float(f"{rate:.3g}")
+        if rate in tried:
+            break
+    return best

@@ -10,7 +10,7 @@ import pytest
 from experiments.outlandish import measuring as ms
 from experiments.outlandish.claims import CLAIMS
 from experiments.outlandish.config import EXPERIMENT, Config
-from experiments.outlandish.erasure import _NAMES, Arm, changed
+from experiments.outlandish.erasure import _NAMES, Arm, changed, searched_rate
 from experiments.outlandish.retention import _half_life_claim
 from experiments.outlandish.training_ability import first_step, step_ratios
 from experiments.outlandish.world_lab import reading_steps
@@ -96,6 +96,15 @@ def test_a_half_life_is_that_of_worlds_and_none_where_all_is_lost_at_once():
 def test_a_fact_is_learned_at_the_first_step_above_one_half():
     assert first_step(np.log([0.1, 0.6, 0.3])) == 2
     assert first_step(np.log([0.1, 0.2])) == float("inf")
+
+
+def test_the_rate_that_is_searched_learns_and_does_not_diverge():
+    def learned(rate):
+        return 0.0 if rate > 0.08 else min(0.9, (rate / 0.06) ** 3)  # diverges beyond
+
+    assert 0.03 <= searched_rate(learned, 0.03, 4) <= 0.08
+    assert searched_rate(lambda rate: min(1.0, rate), 0.05, 6) == 0.45
+    assert searched_rate(lambda rate: min(1.0, rate / 0.01), 0.05, 6) < 0.01
 
 
 def test_a_slow_learner_does_not_pass_for_an_equal_one():
