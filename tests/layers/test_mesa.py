@@ -10,6 +10,7 @@ import pytest
 from ico.layers import MesaState, mesa, mesa_decode, mesa_state
 
 FORMS = ("chunked", "parallel", "recurrent")
+FROM_PRODUCTS = ["chunked", pytest.param("parallel", marks=pytest.mark.slow)]  # slow to compile
 
 
 def inputs(T, D, V, *, B=2, H=2, forget=(0.7, 1.0), seed=0, dtype=np.float64):
@@ -127,7 +128,7 @@ def test_decoding_from_nothing():
         mesa_state(jnp.ones(2), 2, 3)
 
 
-@pytest.mark.parametrize("form", ["chunked", "parallel"])
+@pytest.mark.parametrize("form", FROM_PRODUCTS)
 @pytest.mark.parametrize(
     ("forget", "limit"), [((1.0, 1.0), 1e-5), ((0.99, 0.999), 1e-5), ((0.95, 0.99), 1e-4)]
 )
@@ -155,7 +156,7 @@ def test_accuracy_in_float32(form, forget, limit):
 
 
 @pytest.mark.parametrize("form", ["chunked", "parallel"])
-@pytest.mark.parametrize("forget", [(0.8, 0.99), (0.01, 0.1)])
+@pytest.mark.parametrize("forget", [pytest.param((0.8, 0.99), marks=pytest.mark.slow), (0.01, 0.1)])
 def test_where_the_regulariser_is_gone_all_stays_finite(form, forget):
     q, k, v, f = inputs(200, 16, 16, B=1, forget=forget, dtype=np.float32)
 
@@ -181,7 +182,7 @@ def test_equal_keys_stay_finite_and_right():
     assert relative(o[0, :, 0], wanted) < 10 * np.finfo(np.float32).eps * lam * T
 
 
-@pytest.mark.parametrize("form", ["chunked", "parallel"])
+@pytest.mark.parametrize("form", FROM_PRODUCTS)
 def test_backward_memory_grows_with_vectors_not_matrices(form):
     """65536 positions of width 64: far below the 64 x 64 floats a position of autodiff."""
     T = 65_536
