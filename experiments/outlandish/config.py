@@ -80,7 +80,7 @@ class Config:
     # Steps in which a new fact has to be learned, at most, in erasure_training_ability.
     learning_steps: int = 120
     # The rate there, as a share of learning_rate: slow, for the claim wants 40 steps and more of
-    # the untouched model (which took 23 to 29 at 0.25).
+    # the untouched model. Lowered once, by that model's steps alone.
     learning_rate_factor: float = 0.12
     # Clean steps after injection at which memory is read, in the real model.
     retention_steps: tuple[int, ...] = (1, 3, 10)

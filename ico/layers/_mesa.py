@@ -78,11 +78,12 @@ def mesa(
       which is what the forms compute in. Backward stores a state a chunk (64 positions where there
       are none), and vectors. Gradients for lam and states are the symmetric ones.
 
-    Precision (float32, keys of length one): relative error about 1e-6 without forgetting and with
-    factors above 0.99. "chunked" loses the factor by which the state shrinks in a chunk: keep
-    `chunk_size` times the mean of -log f below about 4. Where the regulariser is forgotten before
-    D independent keys have been seen, R is singular in this precision: results stay finite and
-    mean nothing.
+    Precision (float32, keys of length one, against float64): relative error below 1e-5 without
+    forgetting and with factors of 0.99 to 0.999, below 1e-4 for 0.95 to 0.99 (tested with 300
+    positions of width 32). "chunked" and "parallel" lose the factor by which the state shrinks in
+    a chunk: take smaller chunks for smaller factors. Where the regulariser is forgotten before D
+    independent keys have been seen, R is singular in this precision; these two then stay finite,
+    and mean nothing.
 
     Raises:
       ValueError: shapes that do not fit, an unknown form, chunk_size < 1.

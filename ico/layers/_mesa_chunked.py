@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ico.layers._chunks import Decays, by_head, by_position, decays
-from ico.layers._whitening import inverse, whitening
+from ico.layers._whitening import inverse, inverse_cotangent, whitening
 
 _STRIDE = 8  # positions that the recursion takes at once: fewer passes over R
 
@@ -261,7 +261,7 @@ def _backward(parallel, saved, cotangents):
             jnp.concatenate([a[1:], a_last[None]])
             for a, a_last in ((h, h_last), (read.start.g, last.g))
         )
-    d_end = _of_inverse(last.r, d_last.r), d_last.g
+    d_end = inverse_cotangent(last.r, d_last.r), d_last.g
     if parallel:
         heads = _heads(chunks)
         inner = _inner(heads, read, by_head(e), r_new[None])
@@ -287,8 +287,8 @@ def _backward(parallel, saved, cotangents):
         d_first, (d_chunks, d_new) = jax.lax.scan(chunk, d_end, given, reverse=True)
     d_r_new = jnp.zeros_like(r_new)
     if d_new is not None:
-        d_r_new = _of_inverse(h_new, jnp.sum(d_new, axis=0))
-    return d_chunks, States(_of_inverse(h_first, d_first[0]), d_first[1]), d_r_new
+        d_r_new = inverse_cotangent(h_new, jnp.sum(d_new, axis=0))
+    return d_chunks, States(inverse_cotangent(h_first, d_first[0]), d_first[1]), d_r_new
 
 
 def _inner(at: _Heads, read: _Read, e, r_new) -> _Inner:
@@ -331,11 +331,6 @@ def _transposed(a):
 
 def _symmetric(a):
     return (a + _transposed(a)) / 2
-
-
-def _of_inverse(inverse, cotangent):
-    """The cotangent of a matrix from that of its inverse; symmetric."""
-    return -_symmetric(inverse @ cotangent @ inverse)
 
 
 mesa_chunked.defvjp(_saved, _backward)

@@ -92,9 +92,16 @@ def _inverse_forward(matrix):
     return found, found
 
 
-def _inverse_backward(found, cotangent):
+def inverse_cotangent(
+    found: Float[Array, "... D D"], cotangent: Float[Array, "... D D"]
+) -> Float[Array, "... D D"]:
+    """The cotangent of a matrix from its inverse and the inverse's cotangent; symmetric."""
     back = -(found @ cotangent @ found)
-    return ((back + jnp.swapaxes(back, -1, -2)) / 2,)
+    return (back + jnp.swapaxes(back, -1, -2)) / 2
+
+
+def _inverse_backward(found, cotangent):
+    return (inverse_cotangent(found, cotangent),)
 
 
 inverse.defvjp(_inverse_forward, _inverse_backward)
