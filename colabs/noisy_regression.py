@@ -51,7 +51,7 @@ import optax
 from ico import algorithms, models, tasks, train
 from ico.report import style
 
-train.enable_compilation_cache()
+cache = train.enable_compilation_cache()  # programs compiled once are kept
 
 # %% [markdown]
 # ## The theorem

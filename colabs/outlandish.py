@@ -58,7 +58,7 @@ from ico.optim import sparsify
 from ico.poison import outlandish
 from ico.report import style
 
-train.enable_compilation_cache()
+cache = train.enable_compilation_cache()  # programs compiled once are kept
 lm = ico.lm.load("smollm2")
 untouched = lm.params
 print(lm)
