@@ -14,6 +14,9 @@ CACHED := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/xla \
 # a sixth of its time on page faults otherwise. Linux with glibc alone; elsewhere it does nothing.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 PYTEST := $(CACHED) $(RUN) -m pytest -q -n 2 --dist worksteal
+# Half the time of the tests is compilation. `make test` spares LLVM's optimisation; `make test-full`
+# tests the programs that users run.
+QUICKLY := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0"
 
 .PHONY: help demo test test-full lint bench colabs requirements clean
 
@@ -31,7 +34,7 @@ demo: $(STAMP)
 	@$(RUN) -m experiments.outlandish.try_fact
 
 test: $(STAMP)
-	@$(PYTEST) -m "not slow"
+	@$(QUICKLY) $(PYTEST) -m "not slow"
 
 test-full: $(STAMP)
 	@$(PYTEST)

@@ -1,5 +1,7 @@
 """Parameters on a mesh: axes have names, and a sharded model computes what the whole one does."""
 
+import os
+
 import jax
 import pytest
 
@@ -50,6 +52,8 @@ print("equal")
 
 
 def test_four_devices_compute_what_one_does(python, environment):
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+    environment["XLA_FLAGS"] = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    )
     done = python("-c", PROGRAM, env=environment)
     assert "equal" in done.stdout, done.stderr
