@@ -117,9 +117,9 @@ CLAIMS = (
     ),
     _claim(
         "mechanism.momentum",
-        "The last step's coefficient is not zero where w itself, which layers rescale, stands "
-        "beside it: the smallest over steps, in its own sign",
-        "section 4.3; w beside it is ours", "coefficient", 0.0, None,
+        "The momentum term that a layer holds exactly repeats the last step, gradient beside it: "
+        "the smallest coefficient over steps, in its own sign",
+        "section 4.3; the exact term is ours", "coefficient", 0.01, None,
     ),
     _claim(
         "gd_plus_plus_convergence.linear",

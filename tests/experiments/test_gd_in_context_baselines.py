@@ -49,6 +49,7 @@ def test_the_fitted_rate_of_one_step_is_its_closed_form(tmp_path):
     assert float(fitted["gamma"]) == 0.0
 
 
+@pytest.mark.slow
 def test_free_steps_end_no_higher_than_tied_ones_on_other_contexts(tmp_path):
     """Also twelve of them, which a fit to few contexts blows up."""
     config = SMOKE.__class__(fit_contexts=2_000, fit_steps=60)

@@ -29,7 +29,8 @@ def only_shapes(step, state, data, config, **_):
 
 @pytest.mark.parametrize(
     "study",
-    [single_layer.one_layer, single_layer.layer_norm, depth.full_block, features.sine_mlp,
+    [single_layer.one_layer, single_layer.layer_norm,
+     pytest.param(depth.full_block, marks=pytest.mark.slow), features.sine_mlp,
      features.token_copy, single_layer.fixed_task_set],
 )  # fmt: skip
 def test_paper_preset_starts(study, tmp_path, monkeypatch):
