@@ -96,7 +96,8 @@ def decays(
             # position counts, as at position 0.
             before = jnp.where(begins, log - log_forget, 0)
             log = log - jnp.einsum("...ts,...s->...t", same.astype(dtype), before)
-        apart = jnp.minimum(log[..., :, None] - log[..., None, :], 0)
+        # Masked before exp: above the diagonal it may overflow, and a clamp halves gradients at 0.
+        apart = jnp.where(same, log[..., :, None] - log[..., None, :], 0)
         within = jnp.where(same, jnp.exp(apart), 0)
     into, out = jnp.exp(log), jnp.exp(log[..., -1:] - log)
     if which is not None:

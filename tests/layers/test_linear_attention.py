@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 
 from ico.layers import linear_attention
+from tests.layers.conftest import sequences
 
 FORMS = ("parallel", "chunked", "recurrent")
 
@@ -103,6 +104,19 @@ def test_gates_segments_and_states(form, x64):
     )  # fmt: skip
     np.testing.assert_allclose(o, wanted, atol=1e-12)
     np.testing.assert_allclose(last, state, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["parallel", "chunked"])
+def test_gradient_of_the_gate_is_the_recurrences(form, x64):
+    """Also where nothing is forgotten: a clamp's gradient would be half there."""
+    q, k, v, f = sequences(11, 3, 4)
+    assert (f == 1).any()
+
+    def loss(f, form):
+        return jnp.sum(jnp.sin(linear_attention(q, k, v, forget=f, form=form, chunk_size=4)))
+
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    np.testing.assert_allclose(gradient(f, form), gradient(f, "recurrent"), atol=1e-12)
 
 
 def test_a_gate_has_no_meaning_without_an_order():

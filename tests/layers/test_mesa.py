@@ -8,18 +8,10 @@ import numpy as np
 import pytest
 
 from ico.layers import MesaState, mesa, mesa_decode, mesa_state
+from tests.layers.conftest import relative, sequences
 
 FORMS = ("chunked", "parallel", "recurrent")
 FROM_PRODUCTS = ["chunked", pytest.param("parallel", marks=pytest.mark.slow)]  # slow to compile
-
-
-def inputs(T, D, V, *, B=2, H=2, forget=(0.7, 1.0), seed=0, dtype=np.float64):
-    """q, k, v, forget; keys and queries of length one."""
-    rng = np.random.default_rng(seed)
-    q, k = rng.normal(size=(2, B, T, H, D))
-    q, k = (a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (q, k))
-    v, f = rng.normal(size=(B, T, H, V)), rng.uniform(*forget, size=(B, T, H))
-    return [jnp.asarray(a, dtype) for a in (q, k, v, f)]
 
 
 def positive(shape, seed=1):
@@ -28,15 +20,9 @@ def positive(shape, seed=1):
     return a @ np.swapaxes(a, -1, -2) / shape[-1] + np.eye(shape[-1])
 
 
-def relative(ours, theirs):
-    """The root of the mean squared error over that of what is right."""
-    ours, theirs = (np.asarray(a, np.float64) for a in (ours, theirs))
-    return np.sqrt(np.mean((ours - theirs) ** 2) / np.mean(theirs**2))
-
-
 def test_dense_is_regularised_least_squares(x64):
     """The map that minimises the forgotten losses up to and including t, applied to q_t."""
-    q, k, v, f = inputs(6, 3, 2, B=1, H=1)
+    q, k, v, f = sequences(6, 3, 2, B=1, H=1)
     lam = 0.6
     o = mesa(q, k, v, lam=jnp.array([lam]), forget=f, form="dense")[0, :, 0]
     q, k, v, f = (np.asarray(a[0, :, 0]) for a in (q, k, v, f))
@@ -52,7 +38,7 @@ def everything(form, case):
     """Output, state and all gradients of one form, in float64."""
     with jax.enable_x64(True):
         T, D, V, H = 21, 5, 3, 2
-        q, k, v, f = inputs(T, D, V)
+        q, k, v, f = sequences(T, D, V)
         rng = np.random.default_rng(3)
         state = MesaState(
             jnp.asarray(positive((2, H, D, D))), jnp.asarray(rng.normal(size=(2, H, V, D)))
@@ -100,7 +86,7 @@ def test_every_form_is_the_dense_one(form, case):
 
 @pytest.mark.parametrize("form", ["chunked", "recurrent"])
 def test_prefill_and_decode_are_the_whole(form, x64):
-    q, k, v, f = inputs(13, 4, 3)
+    q, k, v, f = sequences(13, 4, 3)
     lam = jnp.array([0.5, 2.0])
 
     @jax.jit
@@ -120,7 +106,7 @@ def test_prefill_and_decode_are_the_whole(form, x64):
 
 
 def test_decoding_from_nothing():
-    q, k, v, _ = inputs(1, 4, 3, dtype=np.float32)
+    q, k, v, _ = sequences(1, 4, 3, dtype=np.float32)
     lam = jnp.array([[0.5, 1.0, 1.5, 2.0]] * 2)
     out, _ = mesa_decode(mesa_state(lam, 2, 3), q[:, 0], k[:, 0], v[:, 0])
     np.testing.assert_allclose(out, mesa(q, k, v, lam=lam)[:, 0], atol=1e-6)
@@ -145,7 +131,7 @@ def test_accuracy_in_float32(form, forget, limit):
         return out, pull(cotangent)
 
     with jax.enable_x64(True):
-        args = inputs(300, 32, 32, B=1, forget=forget)
+        args = sequences(300, 32, 32, B=1, forget=forget)
         wanted, right = run("recurrent", jnp.asarray(lam), jnp.asarray(cotangent), *args)
         args = [np.asarray(a) for a in args]
     single = [jnp.asarray(a.astype(np.float32)) for a in (lam, cotangent, *args)]
@@ -158,7 +144,7 @@ def test_accuracy_in_float32(form, forget, limit):
 @pytest.mark.parametrize("form", ["chunked", "parallel"])
 @pytest.mark.parametrize("forget", [pytest.param((0.8, 0.99), marks=pytest.mark.slow), (0.01, 0.1)])
 def test_where_the_regulariser_is_gone_all_stays_finite(form, forget):
-    q, k, v, f = inputs(200, 16, 16, B=1, forget=forget, dtype=np.float32)
+    q, k, v, f = sequences(200, 16, 16, B=1, forget=forget, dtype=np.float32)
 
     @jax.jit
     def run(q, k, v, f):
@@ -173,7 +159,7 @@ def test_where_the_regulariser_is_gone_all_stays_finite(form, forget):
 def test_equal_keys_stay_finite_and_right():
     """4096 times one key: H = 1/lam + t k k^T, whose answer is known; its condition is lam t."""
     T, lam = 4096, 2.0
-    q, k, v, _ = inputs(T, 8, 2, B=1, H=1, dtype=np.float32)
+    q, k, v, _ = sequences(T, 8, 2, B=1, H=1, dtype=np.float32)
     k = jnp.broadcast_to(k[:, :1], k.shape)
     o = jax.jit(lambda q, k, v: mesa(q, k, v, lam=jnp.array([lam])))(q, k, v)
     along = np.sum(np.asarray(q * k, np.float64), -1)[0, :, 0]
@@ -196,7 +182,7 @@ def test_backward_memory_grows_with_vectors_not_matrices(form):
 
 
 def test_half_precision_comes_back_as_it_went_in():
-    args = inputs(20, 4, 3, dtype=jnp.bfloat16)
+    args = sequences(20, 4, 3, dtype=jnp.bfloat16)
 
     def layer(q, k, v, f):
         return mesa(q, k, v, lam=jnp.ones(2), forget=f, return_state=True)
@@ -217,6 +203,6 @@ def test_half_precision_comes_back_as_it_went_in():
     ],
 )
 def test_what_does_not_fit_is_named(change, word, annotations_off):
-    q, k, v, _ = inputs(4, 3, 2, dtype=np.float32)
+    q, k, v, _ = sequences(4, 3, 2, dtype=np.float32)
     with pytest.raises(ValueError, match=word):
         mesa(q, k, v, **({"lam": jnp.ones(2)} | change))

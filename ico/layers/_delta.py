@@ -1,0 +1,130 @@
+"""The delta rule, plain and gated: a memory that replaces what it held under a key.
+
+Dimension key: B batch, T positions, H heads, D key width, V value width, N chunks, C positions in
+a chunk, M batch x heads.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ico.layers._chunks import by_head, by_position, decays, join, split, starts
+from ico.layers._shapes import check_shapes, check_sides
+from ico.layers._triangular import unit_lower_inverse
+
+Form = Literal["chunked", "recurrent"]
+
+
+def delta_rule(
+    q: Float[Array, "B T H D"],
+    k: Float[Array, "B T H D"],
+    v: Float[Array, "B T H V"],
+    *,
+    beta: Float[Array, "B T H"],
+    forget: Float[Array, "B T H"] | None = None,
+    initial_state: Float[Array, "B H V D"] | None = None,
+    segment_ids: Int[Array, "B T"] | None = None,
+    form: Form = "chunked",
+    chunk_size: int = 64,
+    return_state: bool = False,
+) -> Float[Array, "B T H V"] | tuple[Float[Array, "B T H V"], Float[Array, "B H V D"]]:
+    """One gradient step a position on `1/2 |v_t - S k_t|^2`, from what is left of the last S:
+
+        o_t = S_t q_t,    S_t = f_t S_{t-1} + beta_t (v_t - f_t S_{t-1} k_t) k_t^T.
+
+    Without `forget` DeltaNet (2102.11174; in chunks, 2406.06484), with it the gated delta rule
+    (2412.06464). Keys of length one and beta in [0, 1] keep S bounded; neither is enforced.
+
+    Args:
+      q, k, v: queries, keys [B, T, H, D] and values [B, T, H, V]; any T, V may differ from D.
+      beta: the step [B, T, H]; at one a key of length one gives its new value back exactly.
+      forget: f in (0, 1], [B, T, H]; None forgets nothing.
+      initial_state: S before position 0; None is zero.
+      segment_ids: equal numbers for positions of one packed sequence [B, T]. Wherever the number
+        changes S starts from zero.
+      form: how it is computed, never what:
+        "chunked" through a state a chunk, from matrix products and a triangular inverse;
+        "recurrent" through a state a position: what decoding does.
+      chunk_size: positions in a chunk, for "chunked".
+      return_state: whether to return S behind the last position, too.
+
+    Returns:
+      [B, T, H, V] in the type of v; with `return_state` also S [B, H, V, D], in float32 or better,
+      which is what both forms compute in. Backward stores a state a chunk and computes a chunk
+      anew; the recurrent form stores a state a position.
+
+    Raises:
+      ValueError: shapes that do not fit, an unknown form, chunk_size < 1.
+    """
+    check_shapes(q, k, v, causal=True)
+    check_sides(q, v, forget, segment_ids, {"initial_state": initial_state})
+    if beta.shape != q.shape[:3]:
+        raise ValueError(f"beta must be {list(q.shape[:3])}, not {list(beta.shape)}")
+    if form not in get_args(Form):
+        raise ValueError(f"form must be 'chunked' or 'recurrent', not {form!r}")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
+    B, T, H, D = q.shape
+    out_dtype, V = v.dtype, v.shape[-1]
+    dtype = jnp.promote_types(jnp.result_type(q, k, v), jnp.float32)
+    q, k, v, beta = (a.astype(dtype) for a in (q, k, v, beta))
+    forget = None if forget is None else forget.astype(dtype)
+    state = jnp.zeros((B, H, V, D), dtype)
+    if initial_state is not None:
+        state = initial_state.astype(dtype)
+    begins = None if segment_ids is None else starts(segment_ids)
+    if form == "recurrent":
+        o, state = _recurrent(q, k, v, beta, forget, begins, state)
+    else:
+        o, state = _chunked(q, k, v, beta, forget, begins, state, min(chunk_size, max(T, 1)))
+    o = o.astype(out_dtype)
+    return (o, state) if return_state else o
+
+
+def _recurrent(q, k, v, beta, forget, begins, state):
+    """A position a step; time leads, for scan."""
+    given = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (q, k, v, beta, forget, begins))
+
+    def step(state_BHVD, at):
+        q_BHD, k_BHD, v_BHV, beta_BH, f_BH, begins_B = at
+        if begins_B is not None:
+            state_BHVD = jnp.where(begins_B[:, None, None, None], 0, state_BHVD)
+        if f_BH is not None:
+            state_BHVD = f_BH[..., None, None] * state_BHVD
+        error = v_BHV - jnp.einsum("bhvd,bhd->bhv", state_BHVD, k_BHD)
+        write = beta_BH[..., None, None] * error[..., :, None] * k_BHD[..., None, :]
+        state_BHVD = state_BHVD + write
+        return state_BHVD, jnp.einsum("bhvd,bhd->bhv", state_BHVD, q_BHD)
+
+    state, o = jax.lax.scan(step, state, given)
+    return jnp.moveaxis(o, 0, 1), state
+
+
+def _chunked(q, k, v, beta, forget, begins, state, C):
+    """What position t really writes, u_t, solves a triangular system in the chunk:
+
+    u_t + beta_t sum_{s < t} within_ts (k_s . k_t) u_s = beta_t (v_t - into_t S_0 k_t).
+    """
+    B, T, H, _ = q.shape
+    log = None if forget is None else jnp.log(forget)
+    given = jax.tree.map(lambda a: split(a, C), (q, k, v, beta, log, begins))
+
+    @jax.checkpoint
+    def step(state_MVD, at):
+        q, k, v, beta, log, begins = at
+        q, k, v, beta = by_head(q), by_head(k), by_head(v), by_head(beta[..., None])
+        log = None if log is None else by_head(log[..., None])[..., 0]
+        begins = None if begins is None else jnp.repeat(begins, H, axis=0)
+        dec = decays(log, begins, k)
+        read = jnp.swapaxes(state_MVD, 1, 2)
+        solve = unit_lower_inverse(beta * dec.within * (k @ jnp.swapaxes(k, 1, 2)))
+        u = solve @ (beta * (v - dec.into[..., None] * (k @ read)))
+        scores = dec.within * (q @ jnp.swapaxes(k, 1, 2))
+        o = scores @ u + dec.into[..., None] * (q @ read)
+        write = jnp.swapaxes(dec.out[..., None] * u, 1, 2) @ k
+        return dec.into[..., -1:, None] * state_MVD + write, by_position(o, H)
+
+    last, o = jax.lax.scan(step, state.reshape(B * H, *state.shape[2:]), given)
+    return join(o, T), last.reshape(state.shape)

@@ -1,0 +1,246 @@
+"""MesaNet's layer (2506.05233): least squares with a regulariser that stays, by conjugate gradient.
+
+`H_t + reg` is never built: a chunk's state and masked products inside the chunk multiply by it at
+all positions at once. The solution is differentiated implicitly, by a second solve.
+
+Dimension key: B batch, T positions, H heads, D key width, V value width, N chunks, C positions in
+a chunk, M batch x heads.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ico.layers._chunks import by_head, by_position, decays, join, split, starts
+from ico.layers._linear_attention import linear_attention
+from ico.layers._shapes import check_shapes, check_sides
+
+
+class MesaCgState(NamedTuple):
+    """All that the layer keeps of the past.
+
+    Fields:
+      gram: H = sum beta k k^T, decayed.
+      memory: G = sum beta v k^T, decayed.
+    """
+
+    gram: Float[Array, "B H D D"]
+    memory: Float[Array, "B H V D"]
+
+
+def mesa_cg(
+    q: Float[Array, "B T H D"],
+    k: Float[Array, "B T H D"],
+    v: Float[Array, "B T H V"],
+    *,
+    reg: Float[Array, "H D"],
+    forget: Float[Array, "B T H"] | None = None,
+    beta: Float[Array, "B T H"] | None = None,
+    initial_state: MesaCgState | None = None,
+    segment_ids: Int[Array, "B T"] | None = None,
+    num_steps: int = 30,
+    tolerance: float | None = None,
+    chunk_size: int = 64,
+    return_state: bool = False,
+) -> Float[Array, "B T H V"] | tuple[Float[Array, "B T H V"], MesaCgState]:
+    """`o_t = G_t (H_t + reg)^-1 q_t`, with a regulariser that is not forgotten:
+
+        G_t = f_t G_{t-1} + beta_t v_t k_t^T,      H_t = f_t H_{t-1} + beta_t k_t k_t^T.
+
+    Without forgetting and with lam = 1 / reg it is `mesa`, which is exact and faster; with
+    forgetting the two are different functions. The gradient is that of the exact solution, at the
+    solution found: both solves must have converged for it to be right.
+
+    Args:
+      q, k, v: queries, keys [B, T, H, D] and values [B, T, H, V]; any T, V may differ from D.
+      reg: the regulariser's diagonal, positive.
+      forget: f in (0, 1], [B, T, H]; None forgets nothing. `cap_forget` is the paper's cap.
+      beta: weights of the pairs, at least 0, [B, T, H]; None is one.
+      initial_state: H and G before position 0; None is none.
+      segment_ids: equal numbers for positions of one packed sequence [B, T]. Wherever the number
+        changes the layer starts from nothing.
+      num_steps: of conjugate gradient, at most. In exact arithmetic D suffice; the paper takes 30.
+      tolerance: a position stops at `|r| <= tolerance |q|`, all work when every one has; None goes
+        on to rounding errors.
+      chunk_size: positions in a chunk.
+      return_state: whether to return the state behind the last position, too.
+
+    Returns:
+      [B, T, H, V] in the type of v; with `return_state` also a `MesaCgState`, in float32 or better,
+      which is what all is computed in.
+
+    Raises:
+      ValueError: shapes that do not fit, num_steps or chunk_size < 1.
+    """
+    check_shapes(q, k, v, causal=True)
+    B, T, H, D = q.shape
+    V = v.shape[-1]
+    if reg.shape != (H, D):
+        raise ValueError(f"reg must be {[H, D]}, not {list(reg.shape)}")
+    if beta is not None and beta.shape != (B, T, H):
+        raise ValueError(f"beta must be {[B, T, H]}, not {list(beta.shape)}")
+    memory = initial_state and initial_state.memory
+    check_sides(q, v, forget, segment_ids, {"initial_state.memory": memory})
+    if initial_state is not None and initial_state.gram.shape != (B, H, D, D):
+        raise ValueError(
+            f"initial_state.gram must be {[B, H, D, D]}, not {list(initial_state.gram.shape)}"
+        )
+    if num_steps < 1 or chunk_size < 1:
+        raise ValueError(f"num_steps and chunk_size must be >= 1, not {num_steps}, {chunk_size}")
+    out_dtype = v.dtype
+    dtype = jnp.promote_types(jnp.result_type(q, k, v), jnp.float32)
+    q, k, v, reg = (a.astype(dtype) for a in (q, k, v, reg))
+    forget = None if forget is None else forget.astype(dtype)
+    beta = jnp.ones((B, T, H), dtype) if beta is None else beta.astype(dtype)
+    first = MesaCgState(jnp.zeros((B, H, D, D), dtype), jnp.zeros((B, H, V, D), dtype))
+    if initial_state is not None:
+        first = MesaCgState(*(a.astype(dtype) for a in initial_state))
+    C = min(chunk_size, max(T, 1))
+    pairs = _Pairs(k, beta, forget, first.gram)
+    x = _solve(q, pairs, reg, segment_ids, num_steps, tolerance, C)
+    sides = {"forget": forget, "segment_ids": segment_ids, "chunk_size": C}
+    weighted = beta[..., None] * v
+    o, memory = linear_attention(
+        x, k, weighted, initial_state=first.memory, return_state=True, **sides
+    )
+    o = o.astype(out_dtype)
+    if not return_state:
+        return o
+    _, gram = _multiply_by_gram(x, pairs, segment_ids, C)
+    return o, MesaCgState(gram, memory)
+
+
+def mesa_cg_decode(
+    state: MesaCgState,
+    q: Float[Array, "B H D"],
+    k: Float[Array, "B H D"],
+    v: Float[Array, "B H V"],
+    *,
+    reg: Float[Array, "H D"],
+    forget: Float[Array, "B H"] | None = None,
+    beta: Float[Array, "B H"] | None = None,
+    num_steps: int = 30,
+    tolerance: float | None = None,
+) -> tuple[Float[Array, "B H V"], MesaCgState]:
+    """One position: the output and the next state, at a cost that does not depend on the past.
+
+    Args:
+      state: behind the position before, of `mesa_cg(..., return_state=True)`.
+      q, k, v, forget, beta: of this position.
+      reg, num_steps, tolerance: as of `mesa_cg`.
+    """
+    one = {
+        name: a if a is None else a[:, None]
+        for name, a in {"q": q, "k": k, "v": v, "forget": forget, "beta": beta}.items()
+    }
+    o, state = mesa_cg(
+        **one, reg=reg, initial_state=state, num_steps=num_steps, tolerance=tolerance,
+        return_state=True,
+    )  # fmt: skip
+    return o[:, 0], state
+
+
+def cap_forget(
+    forget: Float[Array, "B T H"], beta: Float[Array, "B T H"], cap: float = 0.9975
+) -> Float[Array, "B T H"]:
+    """MesaNet's cap `f (1 - (1 - cap) beta^2)`: what is written strongly forgets a little, so that
+    equal tokens cannot make H grow without bound.
+    """
+    return forget * (1 - (1 - cap) * beta**2)
+
+
+class _Pairs(NamedTuple):
+    """What makes H: keys, their weights, what is forgotten, and H before position 0."""
+
+    k: Float[Array, "B T H D"]
+    beta: Float[Array, "B T H"]
+    forget: Float[Array, "B T H"] | None
+    gram: Float[Array, "B H D D"]
+
+
+def _multiply_by_gram(x, pairs: _Pairs, segment_ids, C):
+    """H_t x_t at all positions, and H behind the last: linear attention with keys for values."""
+    return linear_attention(
+        x, pairs.k, pairs.beta[..., None] * pairs.k, forget=pairs.forget,
+        initial_state=pairs.gram, segment_ids=segment_ids, chunk_size=C, return_state=True,
+    )  # fmt: skip
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _solve(q, pairs: _Pairs, reg, segment_ids, num_steps, tolerance, C):
+    """x_t = (H_t + reg)^-1 q_t at all positions, differentiated implicitly."""
+    return _conjugate_gradient(q, pairs, reg, segment_ids, num_steps, tolerance, C)
+
+
+def _solve_forward(q, pairs, reg, segment_ids, *how):
+    x = _conjugate_gradient(q, pairs, reg, segment_ids, *how)
+    return x, (x, pairs, reg, segment_ids)
+
+
+def _solve_backward(num_steps, tolerance, C, kept, cotangent):
+    """With e = (H + reg)^-1 dx: dq = e, and <-e, (H + reg) x> at fixed e and x gives all else."""
+    x, pairs, reg, segment_ids = kept
+    e = _conjugate_gradient(cotangent, pairs, reg, segment_ids, num_steps, tolerance, C)
+    _, pull = jax.vjp(lambda pairs: _multiply_by_gram(x, pairs, segment_ids, C)[0], pairs)
+    return e, pull(-e)[0], -jnp.sum(e * x, axis=(0, 1)), None
+
+
+_solve.defvjp(_solve_forward, _solve_backward)
+
+
+def _conjugate_gradient(q, pairs: _Pairs, reg, segment_ids, num_steps, tolerance, C):
+    B, T, H, D = q.shape
+    begins = None if segment_ids is None else starts(segment_ids)
+    log = None if pairs.forget is None else jnp.log(pairs.forget)
+    q, k, beta, log, begins = jax.tree.map(
+        lambda a: split(a, C), (q, pairs.k, pairs.beta, log, begins)
+    )
+    q, k, beta = by_head(q), by_head(k), by_head(beta[..., None])
+    log = None if log is None else by_head(log[..., None])[..., 0]
+    begins = None if begins is None else jnp.repeat(begins, H, axis=1)
+    dec = decays(log, begins, k)
+    weighted = beta * k
+    write = jnp.swapaxes(dec.out[..., None] * weighted, -1, -2) @ k
+    left = jnp.broadcast_to(dec.into[..., -1:, None], (*write.shape[:2], 1, 1))
+
+    def across(gram_MDD, at):
+        left, write = at
+        return left * gram_MDD + write, gram_MDD
+
+    _, gram = jax.lax.scan(across, pairs.gram.reshape(B * H, D, D), (left, write))
+    reg_MCD = jnp.tile(reg, (B, 1))[None, :, None]
+    into = dec.into[..., None]
+
+    def multiply(p):
+        inside = (dec.within * (p @ jnp.swapaxes(k, -1, -2))) @ weighted
+        return into * (p @ gram) + inside + reg_MCD * p
+
+    # The diagonal's solution to start from, as in the paper.
+    diagonal = into * jnp.diagonal(gram, axis1=-2, axis2=-1)[..., None, :]
+    x = q / (diagonal + dec.within @ (weighted * k) + reg_MCD)
+    r = q - multiply(x)
+    square = jnp.sum(r * r, -1, keepdims=True)
+    # Below its rounding errors a residual that is updated says nothing more.
+    least = max(tolerance or 0.0, float(jnp.finfo(q.dtype).eps))
+    wanted = least**2 * jnp.sum(q * q, -1, keepdims=True)
+
+    def go_on(state):
+        step, _, _, _, square = state
+        return (step < num_steps) & jnp.any(square > wanted)
+
+    def improve(state):
+        step, x, r, p, square = state
+        hp = multiply(p)
+        # A position that has converged stays: its quotients would be of rounding errors.
+        on = square > wanted
+        length = jnp.where(on, square / jnp.where(on, jnp.sum(p * hp, -1, keepdims=True), 1), 0)
+        x, r = x + length * p, r - length * hp
+        new = jnp.sum(r * r, -1, keepdims=True)
+        p = r + jnp.where(on, new / jnp.where(on, square, 1), 0) * p
+        return step + 1, x, r, p, new
+
+    _, x, *_ = jax.lax.while_loop(go_on, improve, (0, x, r, r, square))
+    return join(by_position(x, H), T)
