@@ -132,13 +132,11 @@ def mesa_cg_decode(
       q, k, v, forget, beta: of this position.
       reg, num_steps, tolerance: as of `mesa_cg`.
     """
-    one = {
-        name: a if a is None else a[:, None]
-        for name, a in {"q": q, "k": k, "v": v, "forget": forget, "beta": beta}.items()
-    }
+    sides = {"forget": forget, "beta": beta}
+    sides = {name: a if a is None else a[:, None] for name, a in sides.items()}
     o, state = mesa_cg(
-        **one, reg=reg, initial_state=state, num_steps=num_steps, tolerance=tolerance,
-        return_state=True,
+        q[:, None], k[:, None], v[:, None], reg=reg, forget=sides["forget"], beta=sides["beta"],
+        initial_state=state, num_steps=num_steps, tolerance=tolerance, return_state=True,
     )  # fmt: skip
     return o[:, 0], state
 
