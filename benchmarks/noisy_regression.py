@@ -75,7 +75,7 @@ def run() -> list[Row]:
     sampler = functools.partial(tasks.spectral_context, spectra=spectra, config=TASK)
     plain = _fit(lambda params, batch: (straightforward_loss(params, *batch), {}),
                  straightforward_data, None, _plain_init, optax.adam(1e-4))  # fmt: skip
-    loss = training.loss_of(MODEL)
+    loss = training.loss_of(MODEL, RECIPE.far)
     ways = {
         "DIAG, 4 layers, closed form": _fit(loss, sampler, None),
         "attention over 21 tokens": plain,

@@ -57,7 +57,7 @@ class Config:
     # Of Adam for FULL.
     full_learning_rate: float = 0.002
     # Steps of the deep DIAG.
-    deep_steps: int = 15_000
+    deep_steps: int = 20_000
     # Of Adam for the deep DIAG.
     deep_learning_rate: float = 0.002
     # Spectra of contexts that training draws from, for all but FULL.

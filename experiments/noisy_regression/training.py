@@ -74,7 +74,7 @@ class Recipe:
     The paper: Adam at 1e-4, batch 2048, 200,000 steps, on the squared error of one query; clipping
     and initialisation are UNVERIFIED. Here the loss of a context is 1/2 |w - w_oracle|^2, whose
     expectation differs from theirs by a constant, so that the noise of query and label is gone; a
-    loss l counts as `_FAR log(1 + l / _FAR)`, which is l where it is small and tames what is far
+    loss l counts as `far log(1 + l / far)`, which is l where it is small and tames what is far
     off. The rate is higher, and there are fewer steps. Contexts of models that act through scalars
     are drawn in their own eigenvectors, spectra from a pool.
     """
@@ -84,6 +84,7 @@ class Recipe:
     learning_rate: float
     clip: float = 0.3
     warmup: float = 0.1  # share of the steps
+    far: float = 100.0  # beyond about this a context's loss counts by its logarithm
 
     def optimizer(self) -> optax.GradientTransformation:
         """Moves the model, never the prior that travels beside it."""
@@ -109,16 +110,16 @@ def excess(w, oracle):
     return 0.5 * jnp.sum((w - oracle) ** 2, axis=-1)
 
 
-# Beyond about the first a context's loss counts by its logarithm, beyond the second not at all.
-_FAR, _LOST = 100.0, 1e8
+_LOST = 1e8  # beyond it a context's loss does not count
 
 
 @functools.lru_cache(maxsize=32)
-def loss_of(model):
+def loss_of(model, far: float):
     """The training loss `loss(params, context)`; the same function for equal models.
 
-    Every layer cubes what it is given, so that an untamed model of seven layers maps some contexts
-    beyond all numbers, and one of them would be the whole gradient. Trained models are far below.
+    A loss l counts as `far log(1 + l / far)`, and one beyond `_LOST` not at all. Every layer cubes
+    what it is given, so that an untamed model of seven layers maps some contexts beyond all
+    numbers, and one of them would be the whole gradient. Trained models are far below.
     """
 
     def loss(params, context):
@@ -136,8 +137,8 @@ def loss_of(model):
         statistics = jax.tree.map(
             lambda leaf: jnp.where(kept.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0), statistics
         )
-        far = _FAR * jnp.log1p(losses(statistics) / _FAR)
-        return jnp.mean(far), {"lost": 1 - jnp.mean(kept)}
+        tamed = far * jnp.log1p(losses(statistics) / far)
+        return jnp.mean(tamed), {"lost": 1 - jnp.mean(kept)}
 
     return loss
 
@@ -203,7 +204,7 @@ def train_models(
     state = state._replace(params=state.params | {"prior": own})
     every = max(1, min(100, recipe.num_steps))
     result = train.fit(
-        train.make_step(loss_of(model), optimizer),
+        train.make_step(loss_of(model, recipe.far), optimizer),
         state,
         sampler,
         train.LoopConfig(recipe.num_steps, steps_per_call=every, checkpoint_every=10 * every),
