@@ -309,7 +309,7 @@ def _optimizers(b: Bench) -> dict[str, Recipe]:
     base = recipe(config)
     carried = dataclasses.replace(base, carried=True)
     out = {"Adam, fresh": base, "Adam, carried": _searched(b, carried, config.learning_rate)}
-    out["SGD"] = _searched(b, dataclasses.replace(base, optimizer="sgd"), 3e-2)
+    out["SGD, clipped"] = _searched(b, dataclasses.replace(base, optimizer="clipped_sgd"), 0.1)
     out["Adafactor"] = _searched(
         b, dataclasses.replace(base, optimizer="adafactor"), config.learning_rate
     )

@@ -66,7 +66,10 @@ class Recipe:
         """The optimizer."""
         makers: dict[str, Callable[..., optax.GradientTransformation]] = {
             "adam": optax.adam,
-            "sgd": optax.sgd,
+            # Unclipped, a rate that teaches one fact diverges on the next.
+            "clipped_sgd": lambda rate: optax.chain(
+                optax.clip_by_global_norm(1.0), optax.sgd(rate)
+            ),
             # Its update is relative to a tensor's own scale unless told otherwise.
             "adafactor": functools.partial(optax.adafactor, multiply_by_parameter_scale=False),
         }
