@@ -1,0 +1,92 @@
+"""The mesa layer against one large matrix product, its approximation, and autodiff."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks._measure import Row, median_row, ratio_row, take_turns
+from ico.layers import delta_rule, linear_attention, mesa, mesa_cg, mesa_decode, mesa_state
+
+HEADS, WIDTH = 8, 64
+LONG = 65_536
+# In products of 2048 x 2048 matrices: forward, and with backward.
+GOALS = {1024: (0.10, 0.70), 4096: (0.64, 2.6)}
+LAM = jnp.ones(HEADS)
+
+
+def _inputs(length: int, heads: int = HEADS):
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 1, length, heads, WIDTH))
+    q, k = (a / jnp.linalg.norm(a, axis=-1, keepdims=True) for a in (q, k))
+    return q, k, v
+
+
+def _scan(q, k, v):
+    """Sherman and Morrison's recursion as anybody would write it, left to autodiff."""
+    _, o = jax.lax.scan(
+        lambda state, at: mesa_decode(state, *at)[::-1],
+        mesa_state(LAM, 1, WIDTH, WIDTH),
+        tuple(jnp.moveaxis(a, 1, 0) for a in (q, k, v)),
+    )
+    return jnp.moveaxis(o, 0, 1)
+
+
+LAYERS = {
+    "linear attention": linear_attention,
+    "mesa": functools.partial(mesa, lam=LAM),
+    "mesa, parallel": functools.partial(mesa, lam=LAM, form="parallel"),
+    "mesa_cg, 30 steps": functools.partial(mesa_cg, reg=jnp.ones((HEADS, WIDTH))),
+    "recursion, autodiff": _scan,
+    "delta rule": lambda q, k, v: delta_rule(q, k, v, beta=jnp.ones(q.shape[:3])),
+}
+
+
+def _with_backward(layer):
+    # Not linear in the output, or the backward pass could do without the forward one.
+    return jax.value_and_grad(lambda q, k, v: jnp.mean(layer(q, k, v) ** 2), argnums=(0, 1, 2))
+
+
+def _caller(function, inputs):
+    compiled = jax.jit(function).lower(*inputs).compile()
+    return lambda: jax.block_until_ready(compiled(*inputs))
+
+
+def _at(length: int) -> list[Row]:
+    matrix = jax.random.normal(jax.random.key(1), (2048, 2048))
+    rows, inputs = [], _inputs(length)
+    for place, passes in enumerate(("forward", "with backward")):
+        calls = {"product": _caller(lambda a: a @ a, (matrix,))}
+        for name, layer in LAYERS.items():
+            calls[name] = _caller(_with_backward(layer) if place else layer, inputs)
+        seconds = take_turns(calls, rounds=7 if length < 4096 else 3, at_least=0.05)
+        name = f"T = {length}, {passes}"
+        for layer in LAYERS:
+            goal = ("<=", GOALS[length][place]) if layer == "mesa" else None
+            title = f"{name}: {layer} / product"
+            rows.append(ratio_row(title, seconds[layer], seconds["product"], goal))
+        for other, goal in (
+            ("linear attention", None),
+            ("mesa_cg, 30 steps", None if place else (">=", 12.0)),
+            ("recursion, autodiff", (">=", 7.0) if place else None),
+        ):
+            title = f"{name}: {other} / mesa"
+            rows.append(ratio_row(title, seconds[other], seconds["mesa"], goal))
+    return rows
+
+
+def _memory() -> Row:
+    layer = _with_backward(functools.partial(mesa, lam=jnp.ones(1)))
+    used = jax.jit(layer).lower(*_inputs(LONG, heads=1)).compile().memory_analysis()
+    total = used.temp_size_in_bytes + used.argument_size_in_bytes + used.output_size_in_bytes
+    return Row(f"memory with backward, one head, T = {LONG}", total / 2**30, "GB", goal=("<=", 2.0))
+
+
+def _decode() -> Row:
+    state, (q, k, v) = mesa_state(LAM, 1, WIDTH, WIDTH), (a[:, 0] for a in _inputs(1))
+    seconds = take_turns({"": _caller(mesa_decode, (state, q, k, v))}, rounds=9)[""]
+    return median_row("decoding a token, any T", [1e6 * s for s in seconds], "us")
+
+
+def run() -> list[Row]:
+    """Times at two lengths, then memory at a great length, then decoding."""
+    return [*_at(1024), *_at(4096), _memory(), _decode()]
