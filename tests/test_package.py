@@ -53,9 +53,10 @@ def test_listing_is_fast_and_free_of_jax(python):
 
 
 def readme_blocks():
-    """Python blocks of the README that are marked with `<!-- test -->`."""
-    readme = (ROOT / "README.md").read_text()
-    return re.findall(r"<!-- test -->\s*```python\n(.*?)```", readme, re.DOTALL)
+    """Python blocks of the README and of docs/ that are marked with `<!-- test -->`."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "".join(page.read_text() for page in pages)
+    return re.findall(r"<!-- test -->\s*```python\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.mark.parametrize("code", readme_blocks())
