@@ -35,7 +35,7 @@ LAYERS = {
     "linear attention": linear_attention,
     "mesa": functools.partial(mesa, lam=LAM),
     "mesa, parallel": functools.partial(mesa, lam=LAM, form="parallel"),
-    "mesa_cg, 30 steps": functools.partial(mesa_cg, reg=jnp.ones((HEADS, WIDTH))),
+    "mesa_cg, at most 30 steps": functools.partial(mesa_cg, reg=jnp.ones((HEADS, WIDTH))),
     "recursion, autodiff": _scan,
     "delta rule": lambda q, k, v: delta_rule(q, k, v, beta=jnp.ones(q.shape[:3])),
 }
@@ -66,7 +66,7 @@ def _at(length: int) -> list[Row]:
             rows.append(ratio_row(title, seconds[layer], seconds["product"], goal))
         for other, goal in (
             ("linear attention", None),
-            ("mesa_cg, 30 steps", None if place else (">=", 12.0)),
+            ("mesa_cg, at most 30 steps", None if place else (">=", 12.0)),
             ("recursion, autodiff", (">=", 7.0) if place else None),
         ):
             title = f"{name}: {other} / mesa"
@@ -83,7 +83,7 @@ def _memory() -> Row:
 
 def _decode() -> Row:
     state, (q, k, v) = mesa_state(LAM, 1, WIDTH, WIDTH), (a[:, 0] for a in _inputs(1))
-    seconds = take_turns({"": _caller(mesa_decode, (state, q, k, v))}, rounds=9)[""]
+    seconds = take_turns({"": _caller(mesa_decode, (state, q, k, v))}, rounds=9, at_least=0.05)[""]
     return median_row("decoding a token, any T", [1e6 * s for s in seconds], "us")
 
 

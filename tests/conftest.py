@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import jax
+import jaxtyping
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,6 +19,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compilation makes the first example slow, so a deadline would fail at random.
 hypothesis.settings.register_profile("ico", deadline=None, max_examples=20, derandomize=True)
 hypothesis.settings.load_profile("ico")
+
+
+@pytest.fixture
+def annotations_off():
+    """Calls as users make them: without the tests' hook, which would object to bad shapes first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -117,8 +117,8 @@ CLAIMS = (
     ),
     _claim(
         "mechanism.momentum",
-        "The momentum term that a layer holds exactly repeats the last step, gradient beside it: "
-        "the smallest coefficient over steps, in its own sign",
+        "The momentum term that a layer holds exactly goes along the last step, gradient beside it "
+        "and never against it: the smallest coefficient over steps",
         "section 4.3; the exact term is ours", "coefficient", 0.01, None,
     ),
     _claim(

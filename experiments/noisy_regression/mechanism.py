@@ -153,19 +153,19 @@ def _momentum(scalars, test):
         columns = [descent[layer], w[layer] - w[layer - 1]]
         value, ci, beta, beta_ci = _regress(y, columns)
         alone, *_ = _regress(y, columns[:1] * 2, resamples=2)
-        _, _, exact, exact_ci = _regress(momentum[layer], columns)
+        fit, _, exact, exact_ci = _regress(momentum[layer], columns)
         rows.append({
             "step": f"{layer} to {layer + 1}", "R^2": value, "R^2 low": ci[0], "R^2 high": ci[1],
             "R^2 of the gradient alone": alone, "of the gradient": beta[0],
             "of the last step": beta[1], "last step low": beta_ci[0], "last step high": beta_ci[1],
             "momentum term's": exact[1], "its low": exact_ci[0], "its high": exact_ci[1],
+            "its R^2": fit,
             "momentum's share of the step": float(np.sqrt(np.sum(momentum[layer] ** 2)
                                                           / np.sum(y**2))),
         })  # fmt: skip
         r2.append((value, ci))
-        sign = np.sign(exact[1])
-        coefficients.append((sign * exact[1], tuple(sorted(sign * end for end in exact_ci))))
-    worst, least = min(r2, key=lambda a: a[0]), min(coefficients, key=lambda a: a[1][0])
+        coefficients.append((exact[1], exact_ci))
+    worst, least = min(r2, key=lambda a: a[0]), min(coefficients, key=lambda a: a[0])
     count, note = len(some.xy), f"{len(r2)} steps, all but the first"
     return [
         Measurement("mechanism.momentum_fit", worst[0], worst[1], 1, count, note),
@@ -181,7 +181,7 @@ def _regress(y_TD, columns, resamples: int = 500):
     yy = np.sum(y_TD**2, axis=1)
 
     def fit(xx, xy, yy):
-        # Of columns that are the same (w_1 - w_0 and w_1, for w_0 is 0) each gets half.
+        # Of columns that are the same each gets half.
         beta = np.linalg.pinv(xx.mean(0), rcond=1e-10, hermitian=True) @ xy.mean(0)
         # The mean of y is zero by symmetry (w and -w are alike), so this is the usual R^2.
         explained, total = beta @ xy.mean(0), yy.mean()

@@ -68,7 +68,7 @@ def by_position(a: Float[Array, "... M C E"], H: int) -> Float[Array, "... B C H
 def starts(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B T"]:
     """Where a sequence starts; never at position 0, which goes on from the initial state."""
     changed = segment_ids[:, 1:] != segment_ids[:, :-1]
-    return jnp.pad(changed, ((0, 0), (1, 0)))
+    return jnp.pad(changed, ((0, 0), (1, 0)))[:, : segment_ids.shape[1]]
 
 
 def decays(
@@ -99,7 +99,12 @@ def decays(
         # Masked before exp: above the diagonal it may overflow, and a clamp halves gradients at 0.
         apart = jnp.where(same, log[..., :, None] - log[..., None, :], 0)
         within = jnp.where(same, jnp.exp(apart), 0)
-    into, out = jnp.exp(log), jnp.exp(log[..., -1:] - log)
-    if which is not None:
-        into, out = jnp.where(which == 0, into, 0), jnp.where(which == which[..., -1:], out, 0)
+    into, left = jnp.exp(log), log[..., -1:] - log
+    if which is None:
+        return Decays(within, into, jnp.exp(left), log, which, same)
+    last = which == which[..., -1:]
+    into, out = (
+        jnp.where(which == 0, into, 0),
+        jnp.where(last, jnp.exp(jnp.where(last, left, 0)), 0),
+    )
     return Decays(within, into, out, log, which, same)

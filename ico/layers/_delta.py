@@ -35,7 +35,8 @@ def delta_rule(
         o_t = S_t q_t,    S_t = f_t S_{t-1} + beta_t (v_t - f_t S_{t-1} k_t) k_t^T.
 
     Without `forget` DeltaNet (2102.11174; in chunks, 2406.06484), with it the gated delta rule
-    (2412.06464). Keys of length one and beta in [0, 1] keep S bounded; neither is enforced.
+    (2412.06464). With `beta |k|^2 <= 2` the old memory is never stretched, and S grows by
+    `beta |v| |k|` a position at most; beyond it may diverge. It is not enforced.
 
     Args:
       q, k, v: queries, keys [B, T, H, D] and values [B, T, H, V]; any T, V may differ from D.

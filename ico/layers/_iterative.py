@@ -54,6 +54,9 @@ def chebyshev_queries(
       steps: coefficients by step and head.
       forget, segment_ids, chunk_size: as of `linear_attention`.
 
+    Returns:
+      [B, T, H, D] in the type of q; computed in float32 or better.
+
     Raises:
       ValueError: shapes that do not fit, or no step.
     """
@@ -64,19 +67,24 @@ def chebyshev_queries(
         raise ValueError(f"steps must be [S >= 1, {H}] each, not {rate.shape} and {momentum.shape}")
     if reg.shape != (H,):
         raise ValueError(f"reg must be {[H]}, not {list(reg.shape)}")
+    out_dtype = q.dtype
+    dtype = jnp.promote_types(jnp.result_type(q, k), jnp.float32)
+    q, k, reg, rate, momentum = (a.astype(dtype) for a in (q, k, reg, rate, momentum))
+    forget = None if forget is None else forget.astype(dtype)
     by_head = (None, None, slice(None), None)
 
     def step(state, coefficients):
         x, change = state
-        rate, momentum = (c.astype(q.dtype)[by_head] for c in coefficients)
-        hx = linear_attention(
-            x, k, k, forget=forget, segment_ids=segment_ids, chunk_size=chunk_size
-        )
-        change = rate * (q - hx - reg.astype(q.dtype)[by_head] * x) + momentum * change
+        rate, momentum = (c[by_head] for c in coefficients)
+        hx, _ = linear_attention(
+            x, k, k, forget=forget, segment_ids=segment_ids, chunk_size=chunk_size,
+            return_state=True,
+        )  # fmt: skip
+        change = rate * (q - hx - reg[by_head] * x) + momentum * change
         return (x + change, change), None
 
     (x, _), _ = jax.lax.scan(step, (jnp.zeros_like(q), jnp.zeros_like(q)), (rate, momentum))
-    return x
+    return x.astype(out_dtype)
 
 
 def neumann_steps(rate: Float[Array, "H"], num_steps: int) -> ChebyshevSteps:
@@ -109,12 +117,13 @@ def chebyshev_steps(low: float, high: float, num_steps: int, num_heads: int) -> 
 
 
 def newton_inverse(
-    matrix: Float[Array, "... D D"], *, num_steps: int = 20
+    matrix: Float[Array, "... D D"], *, num_steps: int = 40
 ) -> Float[Array, "... D D"]:
     """The inverse of symmetric positive definite matrices by Newton's iteration `X (2 I - A X)`.
 
-    From `X = A / (|A|_1 |A|_inf)` it converges always, quadratically once near: some
-    `2 log2(condition number)` steps, then a handful. (Schulz; 2309.05858, appendix.)
+    From `X = A / |A|_1^2` it converges always, quadratically once near: after some
+    `2 log2(condition number) + 2 log2(|A|_1 / |A|_2)` steps, then a handful; the second term is at
+    most log2 D. (Schulz; 2309.05858, appendix.)
     """
     norm = jnp.max(jnp.sum(jnp.abs(matrix), -1), -1)[..., None, None]
     eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)

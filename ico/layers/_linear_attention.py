@@ -56,7 +56,8 @@ def linear_attention(
       return_state: whether to return S behind the last position, too; causal alone.
 
     Returns:
-      [B, T, H, V]; with `return_state` also S [B, H, V, D].
+      [B, T, H, V]; with `return_state` also S [B, H, V, D], in float32 or better, which is what
+      causal attention computes in.
 
     Raises:
       ValueError: a shape that does not fit, an unknown form, chunk_size < 1, or what goes with
@@ -73,15 +74,20 @@ def linear_attention(
             raise ValueError("forget, states and segments go with causal attention alone")
         return _all_keys(q, k, v, form)
     B, T, H, D = q.shape
-    state = initial_state
-    if state is None:
-        state = jnp.zeros((B, H, v.shape[-1], D), jnp.result_type(k, v))
+    out_dtype = jnp.result_type(q, k, v)
+    dtype = jnp.promote_types(out_dtype, jnp.float32)
+    q, k, v = (a.astype(dtype) for a in (q, k, v))
+    forget = None if forget is None else forget.astype(dtype)
+    state = jnp.zeros((B, H, v.shape[-1], D), dtype)
+    if initial_state is not None:
+        state = initial_state.astype(dtype)
     begins = None if segment_ids is None else starts(segment_ids)
     if form == "recurrent":
         o, state = _recurrent(q, k, v, forget, begins, state)
     else:
         C = max(T, 1) if form == "parallel" else min(chunk_size, max(T, 1))
         o, state = _chunked(q, k, v, forget, begins, state, C)
+    o = o.astype(out_dtype)
     return (o, state) if return_state else o
 
 

@@ -70,7 +70,8 @@ def mesa_cg(
 
     Returns:
       [B, T, H, V] in the type of v; with `return_state` also a `MesaCgState`, in float32 or better,
-      which is what all is computed in.
+      which is what all is computed in. Forward and backward hold some vectors and `chunk_size`
+      numbers a position, and a state a chunk.
 
     Raises:
       ValueError: shapes that do not fit, num_steps or chunk_size < 1.
@@ -132,10 +133,10 @@ def mesa_cg_decode(
       q, k, v, forget, beta: of this position.
       reg, num_steps, tolerance: as of `mesa_cg`.
     """
-    sides = {"forget": forget, "beta": beta}
-    sides = {name: a if a is None else a[:, None] for name, a in sides.items()}
     o, state = mesa_cg(
-        q[:, None], k[:, None], v[:, None], reg=reg, forget=sides["forget"], beta=sides["beta"],
+        q[:, None], k[:, None], v[:, None], reg=reg,
+        forget=None if forget is None else forget[:, None],
+        beta=None if beta is None else beta[:, None],
         initial_state=state, num_steps=num_steps, tolerance=tolerance, return_state=True,
     )  # fmt: skip
     return o[:, 0], state
@@ -145,7 +146,7 @@ def cap_forget(
     forget: Float[Array, "B T H"], beta: Float[Array, "B T H"], cap: float = 0.9975
 ) -> Float[Array, "B T H"]:
     """MesaNet's cap `f (1 - (1 - cap) beta^2)`: what is written strongly forgets a little, so that
-    equal tokens cannot make H grow without bound.
+    equal tokens cannot make H grow without bound. For beta in [0, 1].
     """
     return forget * (1 - (1 - cap) * beta**2)
 
@@ -174,14 +175,14 @@ def _solve(q, pairs: _Pairs, reg, segment_ids, num_steps, tolerance, C):
 
 
 def _solve_forward(q, pairs, reg, segment_ids, *how):
-    x = _conjugate_gradient(q, pairs, reg, segment_ids, *how)
+    x = _solve(q, pairs, reg, segment_ids, *how)
     return x, (x, pairs, reg, segment_ids)
 
 
 def _solve_backward(num_steps, tolerance, C, kept, cotangent):
     """With e = (H + reg)^-1 dx: dq = e, and <-e, (H + reg) x> at fixed e and x gives all else."""
     x, pairs, reg, segment_ids = kept
-    e = _conjugate_gradient(cotangent, pairs, reg, segment_ids, num_steps, tolerance, C)
+    e = _solve(cotangent, pairs, reg, segment_ids, num_steps, tolerance, C)
     _, pull = jax.vjp(lambda pairs: _multiply_by_gram(x, pairs, segment_ids, C)[0], pairs)
     return e, pull(-e)[0], -jnp.sum(e * x, axis=(0, 1)), None
 
@@ -216,6 +217,10 @@ def _conjugate_gradient(q, pairs: _Pairs, reg, segment_ids, num_steps, tolerance
         inside = (dec.within * (p @ jnp.swapaxes(k, -1, -2))) @ weighted
         return into * (p @ gram) + inside + reg_MCD * p
 
+    # Solved for queries of ordinary size: squares of tiny ones, as cotangents may be, are zero.
+    size = jnp.max(jnp.abs(q), -1, keepdims=True)
+    size = jnp.where(size > 0, size, 1)
+    q = q / size
     # The diagonal's solution to start from, as in the paper.
     diagonal = into * jnp.diagonal(gram, axis1=-2, axis2=-1)[..., None, :]
     x = q / (diagonal + dec.within @ (weighted * k) + reg_MCD)
@@ -241,4 +246,4 @@ def _conjugate_gradient(q, pairs: _Pairs, reg, segment_ids, num_steps, tolerance
         return step + 1, x, r, p, new
 
     _, x, *_ = jax.lax.while_loop(go_on, improve, (0, x, r, r, square))
-    return join(by_position(x, H), T)
+    return join(by_position(x * size, H), T)

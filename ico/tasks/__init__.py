@@ -1,5 +1,6 @@
 """In-context problems: pure samplers `sample(key, config) -> Episode`."""
 
+from ico.tasks._dynamics import Dynamics, Trajectories, dynamics
 from ico.tasks._fixed_set import fixed_task_set
 from ico.tasks._linear_regression import LinearRegression, linear_regression
 from ico.tasks._loss import half_squared_error
@@ -16,12 +17,15 @@ from ico.tasks._sine import Sine, sine
 from ico.tasks._tabular import Tabular, tabular
 
 __all__ = [
+    "Dynamics",
     "LinearRegression",
     "NoisyContext",
     "NoisyEpisode",
     "NoisyRegression",
     "Sine",
     "Tabular",
+    "Trajectories",
+    "dynamics",
     "fixed_task_set",
     "half_squared_error",
     "linear_regression",

@@ -1,17 +1,7 @@
 """What the tests of layers share."""
 
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
-import pytest
-
-
-@pytest.fixture
-def annotations_off():
-    """Calls as users make them: without the tests' hook, which would object to bad shapes first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def sequences(T, D, V, *, B=2, H=2, forget=(0.7, 1.0), seed=0, dtype=np.float64):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ico.layers import delta_rule
+from ico.layers import delta_rule, linear_attention, mesa
 from ico.layers._triangular import unit_lower_inverse
 from tests.layers.conftest import relative, sequences
 
@@ -72,6 +72,20 @@ def test_accuracy_in_float32(chunk_size):
         assert relative(a, b) < 2e-6
     for a, b in zip(ours[2:], exact[2:], strict=True):
         assert not np.any(b) and not np.any(a) or relative(a, b) < 2e-5
+
+
+def test_gradients_of_an_ended_sequence_are_finite():
+    """What a sequence forgot that ended in the chunk overflows, seen from the chunk's end."""
+    q, k, v, _ = sequences(64, 4, 4, dtype=np.float32)
+    f = jnp.full((2, 64, 2), 0.1)
+    segments = jnp.asarray([[0] * 60 + [1] * 4] * 2)
+    for layer in (
+        lambda f: delta_rule(q, k, v, beta=f, forget=f, segment_ids=segments),
+        lambda f: linear_attention(q, k, v, forget=f, segment_ids=segments),
+        lambda f: mesa(q, k, v, lam=jnp.ones(2), forget=f, segment_ids=segments, chunk_size=4),
+    ):
+        gradient = jax.jit(jax.grad(lambda f, layer=layer: jnp.sum(jnp.sin(layer(f)))))(f)
+        assert jnp.isfinite(gradient).all()
 
 
 def test_equal_keys_do_not_blow_up():
