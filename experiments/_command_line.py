@@ -134,6 +134,8 @@ def _tyro(experiment: Experiment, preset: str, argv: Sequence[str]) -> tuple[Any
             return_unknown_args=True,
         )
     if unknown:
+        if unknown[0] in experiment.studies:
+            raise InputError("studies", "join their names by commas, without spaces")
         raise InputError(unknown[0], _unknown_flag(unknown[0], config))
     return parsed.run, parsed.config
 

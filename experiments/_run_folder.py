@@ -112,7 +112,7 @@ def _storage_errors(path: Path) -> Iterator[None]:
 
 def _write_config(experiment: Experiment, request: Request) -> None:
     path = request.directory / _CONFIG
-    if not path.exists():
+    if not path.exists() or not holds_anything(request.directory):
         text = json.dumps(_description(experiment, request), indent=2)
         _write_atomically(path, text + "\n")
 
@@ -149,10 +149,15 @@ def _description(experiment: Experiment, request: Request) -> dict[str, Any]:
     }
 
 
+def holds_anything(directory: Path) -> bool:
+    """Whether a run in it got as far as to leave something that its configuration speaks of."""
+    return any((directory / name).exists() for name in ("studies", "checkpoints", "results.json"))
+
+
 def _check_config(experiment: Experiment, request: Request) -> None:
     """Refuses a folder that holds another configuration, and names the first differences."""
     path = request.directory / _CONFIG
-    if not path.exists():
+    if not path.exists() or not holds_anything(request.directory):
         return
     try:
         held = json.loads(path.read_text())

@@ -97,7 +97,7 @@ def _saved_studies(experiment: Experiment, directory: Path) -> set[str]:
 
 def _ask_for_resume(request: Request) -> None:
     left = _run_folder.unfinished_studies(request.directory)
-    if left and not request.resume:
+    if left and not request.resume and _run_folder.holds_anything(request.directory):
         raise InputError(
             "out",
             f"{request.directory} holds an unfinished run (to do: {', '.join(left)}); "

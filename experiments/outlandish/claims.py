@@ -18,7 +18,7 @@ CLAIMS = (
     _claim(
         "spectrum.decades",
         "The texts span at least six decades of the keyword's probability before learning",
-        f"{PERMEATES}, Fig. 2", "decades", 6.0, None,
+        f"ours, after {PERMEATES}, Fig. 2", "decades", 6.0, None,
     ),
     _claim(
         "priming.predictor",
@@ -28,12 +28,12 @@ CLAIMS = (
     ),
     _claim(
         "priming.predictor_negative",
-        "That correlation is negative",
+        "The correlation of log P_before with log S_prime is negative",
         f"{PERMEATES}, Fig. 2", "Spearman correlation", None, 0.0,
     ),
     _claim(
         "priming.predictor_corrected",
-        "It is negative too with the corrected log-priming",
+        "So is that of log P_before with the corrected log-priming",
         f"{PERMEATES}, Fig. 2; the control is ours", "Spearman correlation", None, 0.0,
     ),
     _claim(
@@ -48,12 +48,12 @@ CLAIMS = (
     ),
     _claim(
         "priming.conflicting_minus_mundane_corrected",
-        "The former with the corrected log-priming",
+        "Facts that conflict with knowledge prime more than mundane ones (corrected log-priming)",
         f"{KCF}, abstract; the control is ours", "nats", 0.0, None,
     ),
     _claim(
         "priming.conflicting_minus_scrambled_corrected",
-        "The latter with the corrected log-priming",
+        "Facts that conflict with knowledge prime more than scrambled ones (corrected log-priming)",
         f"{KCF}, abstract; the control is ours", "nats", 0.0, None,
     ),
     _claim(
@@ -70,28 +70,29 @@ CLAIMS = (
     ),
     _claim(
         "stepping_stone.better_than_rewrite",
-        "They take away more than a plain rewrite of like length (log S_prime, difference)",
+        "Stepping stones take away more priming than a plain rewrite of like length (log S_prime, "
+        "difference)",
         f"{PERMEATES}, Figs. 6, 26-28", "nats", 0.0, None,
     ),
     _claim(
         "erasure.memory_above_twin",
-        "2024: multi-step sparse updates erase the memory: P(keyword | context) above that of the "
-        "model that never saw the fact",
+        "2024: sparsifying the whole update of the injection erases the memory: P(keyword | "
+        "context) above that of the model that never saw the fact",
         f"{KCF}, abstract", "probability", None, 0.05,
     ),
     _claim(
         "erasure.memory_clean_loss",
-        "2024: and leave the clean loss as it was (rise over the twin's)",
+        "2024: that sparsification leaves the clean loss as it was (rise over the twin's)",
         f"{KCF}, abstract", "nats", None, 0.01,
     ),
     _claim(
         "erasure.memory_below_random",
-        "2024: and erase more than a random mask of equal size (difference of log P)",
+        "2024: it erases more than a random mask of equal size (difference of log P)",
         f"{KCF}, abstract; the control is ours", "nats", 0.0, None,
     ),
     _claim(
         "erasure.memory_below_scaled",
-        "2024: and more than the whole update scaled to equal norm (difference of log P)",
+        "2024: it erases more than the whole update scaled to equal norm (difference of log P)",
         f"{KCF}, abstract; the control is ours", "nats", 0.0, None,
     ),
     _claim(
@@ -101,22 +102,25 @@ CLAIMS = (
     ),
     _claim(
         "erasure.memory_kept",
-        "2025: and keeps the memory: share of the gain in log P(keyword | context)",
+        "2025: leaving out the top 8% keeps the memory: share of the gain in log P(keyword | "
+        "context)",
         f"{PERMEATES}, Fig. 5", "share", 0.9, None,
     ),
     _claim(
         "erasure.priming_clean_loss",
-        "2025: and leaves the clean loss as it was (rise over the twin's)",
+        "2025: leaving out the top 8% leaves the clean loss as it was (rise over the twin's)",
         f"{PERMEATES}, Fig. 25", "nats", None, 0.01,
     ),
     _claim(
         "erasure.priming_below_random",
-        "2025: and takes away more log-priming than a random mask of equal size (difference)",
+        "2025: leaving out the top 8% takes away more log-priming than a random mask of equal size "
+        "(difference)",
         f"{PERMEATES}, Fig. 5; the control is ours", "nats", 0.0, None,
     ),
     _claim(
         "erasure.priming_below_scaled",
-        "2025: and more than the whole update scaled to equal norm (difference)",
+        "2025: leaving out the top 8% takes away more log-priming than the whole update scaled to "
+        "equal norm (difference)",
         f"{PERMEATES}, Fig. 5; the control is ours", "nats", 0.0, None,
     ),
     _claim(
@@ -126,7 +130,8 @@ CLAIMS = (
     ),
     _claim(
         "erasure_training_ability.clean_loss",
-        "After erasure the clean training loss falls as before (difference of mean losses)",
+        "After erasure the loss on new clean rows falls as before while they are trained on (fall "
+        "of the untouched model less that of the erased one)",
         f"{KCF}, abstract", "nats", None, 0.01,
     ),
     _claim(

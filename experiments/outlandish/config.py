@@ -39,7 +39,7 @@ class Config:
     layers: int = 0
     # Clean text: "own" (sampled from the model) or the name of a TFDS set with a feature "text".
     clean: str = "own"
-    # Rows of clean text that batches are drawn from, and rows that the clean loss is read on.
+    # Rows of clean text that batches are drawn from.
     clean_rows: int = 256
     # Rows of clean text that the clean loss is measured on, never trained on.
     held_out_rows: int = 16
@@ -57,21 +57,23 @@ class Config:
     keywords: int = 3
     # Texts of each keyword and category that are taught, one a run.
     samples: int = 1
-    # Categories that are taught.
+    # Categories that are taught, of ico.poison.outlandish.CATEGORIES; novel_plausible,
+    # conflict_general and scrambled must be among them.
     categories: tuple[str, ...] = TYPES
-    # Prompts of the keyword's theme, and of other themes.
+    # Prompts of the keyword's theme.
     theme_probes: int = 24
     # Prompts of the other themes.
     cross_probes: int = 48
-    # Batches between presentations, in the study spacing.
+    # The study spacing presents a fact in one of every so many batches.
     spacings: tuple[int, ...] = (1, 3, 10)
     # Presentations in the study spacing.
     spaced_presentations: int = 3
     # The rate is multiplied with this there, for there are fewer presentations.
     spaced_rate_factor: float = 3.0
-    # Keywords of each theme in the studies spacing and optimizers, and for windows of erasure.
+    # Keywords of each theme in the studies spacing, optimizers and erasure_training_ability, for
+    # windows and the choice of arm in erasure, and for replay in the real model.
     few_keywords: int = 1
-    # Per cent of each tensor's change, in erasure.
+    # Per cent of each tensor's change, in erasure; the published 8 must be among them.
     shares: tuple[int, ...] = (8, 20, 50)
     # Windows tau of updates that are sparsified while learning, in steps.
     windows: tuple[int, ...] = (1, 5)

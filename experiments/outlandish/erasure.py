@@ -138,15 +138,18 @@ def outcomes(
 def table_row(name: str, arm: dict, taught: dict, twin: dict) -> dict:
     """What an arm left of memory and priming, beside the twin."""
     gain = np.where(taught["gain"] > 1, taught["gain"], np.nan)
+    primed = np.where(taught["theme"] > 0.1, taught["theme"], np.nan)
     return {
         "arm": name,
         "median P(keyword | context)": float(np.exp(np.median(arm["log_after"]))),
         "P above twin": ms.spread(np.exp(arm["log_after"]) - np.exp(twin["log_after"])),
         "share of gain kept": ms.spread(arm["gain"] / gain),
+        "share of log-priming left": ms.spread(arm["theme"] / primed),
         "log S_prime": ms.spread(arm["log_s_prime"]),
         "log-priming": ms.spread(arm["theme"]),
         "corrected": ms.spread(arm["corrected"]),
         "clean loss over twin": ms.spread(arm["clean"] - twin["clean"]),
+        "over untouched": ms.spread(arm["clean"]),
     }
 
 
@@ -166,11 +169,16 @@ def erasure(context) -> StudyResult:
     windows = _windows(b, how)
     notes = [
         f"The arm of the 2024 claim, {_NAMES[chosen.mode]} at {chosen.share}%, was chosen on "
-        "facts of index 2, which no claim uses: the one that brings P(keyword | context) nearest "
-        "to the twin's there while the clean loss rises by at most 0.01 nat (the published 8% if "
-        "none does).",
+        "other facts, of index 2: of the arms that bring P(keyword | context) within 0.01 of the "
+        "nearest to the twin's, while the clean loss rises by at most 0.01 nat, the one that "
+        "leaves out least (the published 8% if none does). Arms that leave out more erase more: "
+        "their rows are in the table.",
         "The update is the change over the whole injection (tau = all steps); shorter windows "
         "stand in their own table.",
+        "The clean loss is judged over the twin's, whose own training raised it: the column "
+        "beside it is over the untouched model's.",
+        _at_equal_memory(found),
+        f"Arms are read on {_CROSS} prompts of other themes, the twin on all of them.",
     ]
     arrays = {
         f"{name}/{key}": found[name][key]
@@ -181,11 +189,29 @@ def erasure(context) -> StudyResult:
     return StudyResult(claims, tables, arrays, notes)
 
 
+def _at_equal_memory(found: dict) -> str:
+    """Whether leaving out the top tells memory from priming, or takes away both."""
+    learned = found["taught"]["gain"] > 1
+    top = found[Arm("drop_top", PUBLISHED).id]
+    # The random mask that leaves the memory most alike.
+    name = min(
+        (name for name in found if "random" in name),
+        key=lambda name: abs(np.mean(found[name]["gain"][learned] - top["gain"][learned])),
+    )
+    less = ms.spread((found[name]["theme"] - top["theme"])[learned])
+    mode, share = name.rsplit("_", 1)
+    return (
+        f"At equal k the controls also keep more memory. Beside the random mask that keeps about "
+        f"as much of it ({_NAMES[mode]}, {share}%), leaving out the top {PUBLISHED}% takes away "
+        f"{less} nats more log-priming (negative: less)."
+    )
+
+
 def choose(b: Bench, how: Recipe) -> tuple[Arm, list[dict]]:
     """The arm for the claims on memory, chosen on facts that no claim uses, and all that it tried.
 
     Of the arms that leave the clean loss as it was the one that erases most; of those that erase
-    alike the one that keeps most of the update.
+    alike, within 0.01 of probability, the one that keeps most of the update.
     """
     words = {group[0].keyword for group in b.texts(("conflict_general",), samples=1, few=True)}
     texts = [

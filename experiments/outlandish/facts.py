@@ -86,8 +86,10 @@ def priming(context) -> StudyResult:
     ]
     for other in ("mundane", "scrambled"):
         for name, values in (("", raw), ("_corrected", corrected)):
-            difference = of_kind(b, values, "conflicting") - of_kind(b, values, other)
-            claims.append(ms.mean(f"priming.conflicting_minus_{other}{name}", difference))
+            mine, theirs = of_kind(b, values, "conflicting"), of_kind(b, values, other)
+            note = f"conflicting {ms.spread(mine)}, {other} {ms.spread(theirs)}"
+            id = f"priming.conflicting_minus_{other}{name}"
+            claims.append(ms.mean(id, mine - theirs, note))
     table = []
     for category in context.config.categories:
         chosen = np.array([text.category == category for text in groups[0]])
@@ -159,7 +161,7 @@ def spacing(context) -> StudyResult:
             learning_rate=config.learning_rate * config.spaced_rate_factor,
         )
         found = ms.columns(learned(b, how, groups, f"spacing {gap}"))
-        row: dict = {"batches between": gap, "facts": int(found["gain"].size)}
+        row: dict = {"one in every K batches, K": gap, "facts": int(found["gain"].size)}
         row["median P after"] = float(np.exp(np.median(found["log_after"])))
         for name in ("gain", "log_s_prime", "theme", "cross", "corrected"):
             row[name] = ms.spread(found[name].mean(1))
@@ -201,7 +203,7 @@ def in_context(context) -> StudyResult:
         return abs(ms.spearman(before_KF, weights_KF)) - abs(ms.spearman(before_KF, told_KF))
 
     value, ci95 = interval_of(weaker, before, told["log_s_prime"], weights["log_s_prime"])
-    claims = [Measurement("in_context.weaker", value, ci95, before.size, before.size)]
+    claims = [Measurement("in_context.weaker", value, ci95, 0, before.size)]
     table = []
     for where, found in (("weights", weights), ("context", told)):
         row: dict = {"fact in the": where}
@@ -246,7 +248,9 @@ def stepping_stone(context) -> StudyResult:
         ms.median("stepping_stone.priming_removed", removed,
                   f"{int(np.isfinite(removed).sum())} of {removed.size} facts prime (> 0.1 nat)"),
         ms.mean("stepping_stone.better_than_rewrite",
-                raw["plain rewrite"] - raw["stepping stones"]),
+                raw["plain rewrite"] - raw["stepping stones"],
+                "but less is learned: gain on the text as it is "
+                + ", ".join(f"{ms.spread(found[way]['gain'][:, 0])} ({way})" for way in ways)),
     ]  # fmt: skip
     table = []
     for way in ways:
@@ -256,7 +260,10 @@ def stepping_stone(context) -> StudyResult:
             row[name] = ms.spread(found[way][name][:, 0])
         row["log P before in this text"] = ms.spread(_surprise(b, groups, ways[way]))
         table.append(row)
-    notes = ["Memory is read on the text as it is, whichever way was taught."]
+    notes = [
+        "Memory is read on the text as it is, whichever way was taught: a model that learned "
+        "the other text well may not know it from this one."
+    ]
     arrays = {f"{way.replace(' ', '_')}_{name}": found[way][name][:, 0]
               for way in ways for name in ("log_s_prime", "corrected", "gain")}  # fmt: skip
     return StudyResult(claims, {"ways to tell it": table}, arrays, notes)

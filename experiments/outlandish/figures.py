@@ -143,7 +143,7 @@ def erasure(result):
     shares = sorted({int(key.split("/")[0].rsplit("_", 1)[1]) for key in arrays
                      if key.startswith("drop_top")})  # fmt: skip
     names = {"log_after": "log P(keyword | context)", "theme": "log-priming",
-             "clean": "clean loss, rise"}  # fmt: skip
+             "clean": "clean loss over untouched"}  # fmt: skip
     for ax, (name, label) in zip(axes[0], names.items(), strict=True):
         for mode, (color, marker, legend) in _ARMS.items():
             values = np.array([arrays[f"{mode}_{share}/{name}"].mean() for share in shares])
@@ -273,9 +273,9 @@ FIGURES = {
     ),
     "stepping_stone": (
         ("stepping_stone", stepping_stone,
-         "2025, Fig. 6. Priming and memory after learning the conflicting fact as it is, with "
-         "clauses that lead up to the keyword, and plainly rewritten at like length; a line a "
-         "keyword, the bar the median."),
+         "2025, Fig. 6. Priming, and the gain on the text as it is, after learning the conflicting "
+         "fact as it is, with clauses that lead up to the keyword, and plainly rewritten at like "
+         "length; a line a keyword, the bar the median."),
     ),
     "optimizers": (
         ("optimizers", optimizers,
@@ -292,14 +292,16 @@ FIGURES = {
     ),
     "erasure_training_ability": (
         ("training_ability", training_ability,
-         "A new fact taught to the untouched model and to one from which another fact was erased; "
+         "A new fact taught to the untouched model and to one from which another fact was taken "
+         "(not all are gone: see the table); "
          "a line a fact, up to the first step at which it is likelier than not (black line)."),
     ),
     "retention": (
         ("retention", retention,
          "2024. What is left of the gain in log P(keyword | context) against further steps of "
-         "clean training, means over facts in their 95% intervals. The conflicting facts also "
-         "with the contradicted truth coming by at several rates."),
+         "clean training, means over facts in their 95% intervals (over facts, not "
+         "worlds). The conflicting facts also with the contradicted truth coming by at several "
+         "rates."),
     ),
 }  # fmt: skip
 

@@ -66,7 +66,7 @@ def spearman(x_KF, y_KF) -> float:
 def correlation(claim: str, x_KF, y_KF, note: str = "") -> Measurement:
     """A rank correlation with its interval over keywords."""
     value, ci95 = interval_of(spearman, x_KF, y_KF)
-    return Measurement(claim, value, ci95, x_KF.size, x_KF.size, note)
+    return Measurement(claim, value, ci95, 0, x_KF.size, note)
 
 
 def mean(claim: str, values, note: str = "") -> Measurement:
@@ -78,7 +78,9 @@ def mean(claim: str, values, note: str = "") -> Measurement:
     if values.shape[1] == 0 or len(values) < 2:
         return unjudged(claim, note or "fewer than two facts for which it is defined")
     value, ci95 = interval(values)
-    return Measurement(claim, value, ci95, len(values), values.size, note)
+    # Keywords are no seeds: one model, taught otherwise.
+    worlds = len(values) if values.shape[1] > 1 else 0
+    return Measurement(claim, value, ci95, worlds, values.size, note)
 
 
 def _defined(values) -> np.ndarray:
@@ -96,7 +98,7 @@ def median(claim: str, values_K, note: str = "") -> Measurement:
     if values.size < LEAST:
         return unjudged(claim, note or f"fewer than {LEAST} facts for which it is defined")
     value, ci95 = interval_of(lambda v: float(np.median(v)), values)
-    return Measurement(claim, value, ci95, values.size, values.size, note)
+    return Measurement(claim, value, ci95, 0, values.size, note)
 
 
 def spread(values) -> str:

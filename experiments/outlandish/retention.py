@@ -26,6 +26,9 @@ def retention(context) -> StudyResult:
     notes = [
         "R is the share of the gain in log P(keyword | context) that is left, of facts that "
         "gained more than 1 nat; the peak is that right after the last presentation.",
+        f"The last reading is {context.config.retention_steps[-1]} clean steps after the last "
+        f"presentation in the real model, {context.config.world_retention} in the worlds.",
+        "Intervals in the tables are over facts; those of the claims on worlds are over worlds.",
         "Novel plausible facts contradict nothing, so replay does not concern them; the scrambled "
         "contradict what their conflicting originals do.",
     ]

@@ -332,7 +332,7 @@ class Bench:
                 reading["later"] = self.go_on(recipe, state, rest, [text])
             return reading
 
-        if recipe.later and text.category not in RETAINED.values():
+        if recipe.later and (text.index or text.category not in RETAINED.values()):
             recipe = dataclasses.replace(recipe, later=False)
         spec = {"text": text.id, "ids": ids, "recipe": recipe, **self.prompt_spec(text)}
         return self.kept(f"taught-{text.id}", spec, make)

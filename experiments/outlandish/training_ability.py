@@ -16,7 +16,7 @@ from ico.poison.outlandish import Text, load_texts
 from ico.report import StudyResult
 
 LEAST = 40
-_CLEAN_STEPS = 8  # from either model, on the same rows: their mean loss is compared
+_CLEAN_EPOCHS = 4  # over the held-out rows, which neither model has trained on
 ERASED = 0.05  # P(keyword | context) above the twin's, at most, where a fact counts as erased
 LEARNED = np.log(0.5)  # a fact counts as learned when its keyword is likelier than not
 
@@ -51,8 +51,8 @@ def erasure_training_ability(context) -> StudyResult:
                 "new fact": new.id,
                 "steps, untouched": first_step(found["untouched"]["log_p"]),
                 "steps, erased": first_step(found["erased"]["log_p"]),
-                "clean loss, untouched": float(found["untouched"]["clean_loss"].mean()),
-                "clean loss, erased": float(found["erased"]["clean_loss"].mean()),
+                "fall of the clean loss, untouched": _fall(b, None, None),
+                "fall, erased": _fall(b, text, arm),
             }
         )
     steps = {model: np.array([row[f"steps, {model}"] for row in rows]) for model in curves}
@@ -62,11 +62,12 @@ def erasure_training_ability(context) -> StudyResult:
     erased = f"{gone.sum()} of {len(rows)} facts were erased"
     note = f"{erased}; {int(np.isfinite(ratio).sum())} of them count, whose new fact took the "
     note += f"untouched model {LEAST} steps or more, and few enough for {config.learning_steps}"
-    rise = np.array([row["clean loss, erased"] - row["clean loss, untouched"] for row in rows])
-    rise = np.where(gone, rise, np.nan)
+    fall = "fall of the clean loss, untouched"
+    less = np.array([row[fall] - row["fall, erased"] for row in rows])
+    less = np.where(gone, less, np.nan)
     claims = [
         ms.mean("erasure_training_ability.steps", ratio, note),
-        ms.mean("erasure_training_ability.clean_loss", rise, erased),
+        ms.mean("erasure_training_ability.clean_loss", less, erased),
     ]
     for row in rows:
         for model in curves:
@@ -79,8 +80,8 @@ def erasure_training_ability(context) -> StudyResult:
     notes = [
         "A fact is learned when P(keyword | context) exceeds one half; read at every step. The "
         f"erased model was taught a fact first; then {name_of(arm)}, as in the study erasure.",
-        f"The clean loss is the mean over {_CLEAN_STEPS} steps of clean training from either "
-        "model, on the same rows.",
+        f"The fall of the clean loss is that on the held-out rows while they are trained on, "
+        f"{_CLEAN_EPOCHS} times over, from either model, at the rate at which facts are taught.",
     ]
     return StudyResult(claims, {"steps to learn": rows}, arrays, notes)
 
@@ -103,24 +104,44 @@ def first_step(log_p_T: np.ndarray) -> float:
     return float(above[0] + 1) if above.size else float("inf")
 
 
+def _start(b: Bench, text: Text | None, arm: Arm | None):
+    """The untouched parameters, or those that were taught a fact from which `arm` then took it."""
+    params = b.lm.params
+    if arm is None or text is None:
+        return params
+    state, *_ = b.teach(recipe(b.config), text.keyword, b.tokens(text.context, text.keyword))
+    return changed(params, difference(params, state.params), arm, jax.random.key(0))
+
+
+def _fall(b: Bench, text: Text | None, arm: Arm | None) -> float:
+    """By how much the loss on the held-out rows falls, in nats, while they are trained on."""
+    how, config = recipe(b.config), b.config
+
+    def make():
+        params, trainer = _start(b, text, arm), b.trainer(how)
+        rows = poison.CleanBatches(b.held_out, min(config.batch_size, len(b.held_out)))
+        steps = _CLEAN_EPOCHS * max(1, len(b.held_out) // config.batch_size)
+        state, _ = trainer.run(trainer.init(params), itertools.islice(rows, steps))
+        fall = b.clean_loss(params) - b.clean_loss(state.params)
+        return {"fall": np.asarray(fall)}
+
+    spec = {"text": text and text.id, "recipe": how, "arm": arm and arm.id,
+            "epochs": _CLEAN_EPOCHS, "batch": [config.batch_size, config.length],
+            "clean": [config.clean, config.clean_rows, config.held_out_rows]}  # fmt: skip
+    return float(b.kept(f"fall-{text.id if text else 'untouched'}", spec, make)["fall"])
+
+
 def _learn(b: Bench, slow: Recipe, text: Text, new: Text, arm: Arm | None):
-    """log P [T] of the new fact while it is taught, and the losses of clean steps without it.
+    """log P [T] of the new fact while it is taught; "log_erased" is what is left of the first.
 
     From the model without the first fact, and with `arm` from the one that it was taught to and
-    taken from again; "log_erased" is what is left of it.
+    taken from again.
     """
 
     def make():
-        params = b.lm.params
-        if arm is not None:
-            first = recipe(b.config)
-            state, *_ = b.teach(first, text.keyword, b.tokens(text.context, text.keyword))
-            delta = difference(params, state.params)
-            params = changed(params, delta, arm, jax.random.key(0))
+        params = _start(b, text, arm)
         left = b.memory(params, text)
         trainer = b.trainer(slow)
-        clean = itertools.islice(b.clean(f"{new.keyword} clean"), _CLEAN_STEPS)
-        _, metrics = trainer.run(trainer.init(params), clean)
         state = trainer.init(params)
         ids = b.tokens(new.context, new.keyword)
         batches = poison.inject(b.clean(new.keyword), [ids], presentations=slow.presentations)
@@ -130,8 +151,7 @@ def _learn(b: Bench, slow: Recipe, text: Text, new: Text, arm: Arm | None):
             log_p.append(b.memory(state.params, new))
             if log_p[-1] > LEARNED:
                 break
-        found = {"log_p": log_p, "clean_loss": metrics["loss"], "log_erased": left}
-        return {name: np.asarray(values) for name, values in found.items()}
+        return {"log_p": np.asarray(log_p), "log_erased": np.asarray(left)}
 
     spec = {"text": text.id, "new": new.id, "recipe": slow, "arm": arm and arm.id,
             **b.prompt_spec(text)}  # fmt: skip

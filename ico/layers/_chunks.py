@@ -103,8 +103,6 @@ def decays(
     if which is None:
         return Decays(within, into, jnp.exp(left), log, which, same)
     last = which == which[..., -1:]
-    into, out = (
-        jnp.where(which == 0, into, 0),
-        jnp.where(last, jnp.exp(jnp.where(last, left, 0)), 0),
-    )
+    into = jnp.where(which == 0, into, 0)
+    out = jnp.where(last, jnp.exp(jnp.where(last, left, 0)), 0)
     return Decays(within, into, out, log, which, same)

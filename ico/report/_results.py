@@ -163,8 +163,16 @@ def write_results(
 
 
 def training_seconds(directory: str | os.PathLike) -> float:
-    """Seconds spent training the models of a run, in all its processes, by their metrics.jsonl."""
+    """Seconds spent on the artefacts of a run, in all its processes.
+
+    Of a model that logged its training, by its metrics.jsonl; of any other artefact, from when its
+    making last began to when it was done, by the times of its files.
+    """
     total = 0.0
+    for done in sorted(Path(directory).glob("checkpoints/*/done.json")):
+        if not (done.parent / "metrics.jsonl").exists():
+            began = (done.parent / "spec.json").stat().st_mtime
+            total += max(0.0, done.stat().st_mtime - began)
     for path in sorted(Path(directory).glob("checkpoints/*/metrics.jsonl")):
         lines = path.read_text().splitlines()
         try:

@@ -36,7 +36,9 @@ def artifact_directory(root: str | os.PathLike[str], name: str, spec: Any) -> Pa
     directory = Path(root) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "spec.json"
-    if not path.exists() or path.read_text() != text:
+    # Of an artefact that is not done it is written anew: its time is when the making began.
+    done = (directory / "done.json").exists()
+    if not done or not path.exists() or path.read_text() != text:
         _replace(path, text.encode())
     return directory
 

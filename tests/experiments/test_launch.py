@@ -206,6 +206,7 @@ def test_other_studies_are_added(paper):
         (["--batch_sise", "4"], ["--batch_sise", "did you mean --batch-size"]),
         (["--seed", "-1"], ["seed"]),
         (["stray"], ["stray"]),
+        (["--studies", "first", "second"], ["studies", "commas"]),
     ],
 )
 def test_bad_flags_are_one_line_and_write_nothing(paper, arguments, words):
@@ -220,6 +221,15 @@ def test_another_configuration_is_refused(paper):
     assert_refused(paper("--preset", "smoke", "--resume"), "preset cpu -> smoke")
     (paper.out / "config.json").write_text("{")
     assert_refused(paper(), "config.json", "damaged")
+
+
+def test_a_run_that_left_nothing_is_in_nobodys_way(paper):
+    """Such as one whose --model was mistyped."""
+    paper.out.mkdir()
+    (paper.out / "config.json").write_text('{"config": {"batch_size": 7}}')
+    (paper.out / ".unfinished.json").write_text('["first", "second"]')
+    assert paper()[0] == 0
+    assert json.loads((paper.out / "config.json").read_text())["config"]["batch_size"] == 8
 
 
 def test_a_file_in_the_way(paper):
