@@ -25,7 +25,8 @@ def judge(samples):
     return "yes" if low >= 0.99 and high <= 1.01 else "no" if low > 1.01 or high < 0.99 else "?"
 
 
-@pytest.mark.parametrize("deviation", [pytest.param(0.01, marks=pytest.mark.slow), 0.05])
+@pytest.mark.slow
+@pytest.mark.parametrize("deviation", [0.01, 0.05])
 def test_true_claims_are_seldom_refuted(deviation):
     """The largest of several noisy ratios often lies beyond a band: that refutes nothing."""
     rng = np.random.default_rng(0)

@@ -3,6 +3,8 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ico.lm import DecoderConfig, LanguageModel, init_params
@@ -36,14 +38,13 @@ CONFIGS = {
 def random_model(family: str, **changes) -> LanguageModel:
     """A model whose norms and biases are not their initial ones and zeros."""
     config = dataclasses.replace(CONFIGS[family], **changes)
-    params = init_params(config, jax.random.key(0), scale=0.3)
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [
-        leaf + 0.1 * jax.random.normal(key, leaf.shape)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return LanguageModel(jax.tree.unflatten(treedef, noisy), config)
+    # One program, and NumPy's noise: many small programs take seconds to compile.
+    params = jax.jit(init_params, static_argnums=(0, 2))(config, jax.random.key(0), 0.3)
+    rng = np.random.default_rng(1)
+    noisy = jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(0.1 * rng.normal(size=leaf.shape), leaf.dtype), params
+    )
+    return LanguageModel(noisy, config)
 
 
 @pytest.fixture(params=sorted(CONFIGS))

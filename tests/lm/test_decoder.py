@@ -11,6 +11,8 @@ from ico import lm
 from ico.lm import Cache, hidden_states, logits
 from tests.lm.conftest import random_model
 
+# One program instead of many small ones.
+run = jax.jit(hidden_states, static_argnums=1)
 IDS = np.array([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3], [2, 7, 1, 8, 2, 8, 1, 8, 2, 8]], np.int32)
 
 
@@ -27,8 +29,9 @@ def test_no_token_sees_a_later_one(model):
         ids = jnp.arange(20).reshape(2, 10)
         return hidden_states(params, config, ids)[0][:, place].sum()
 
+    slope = jax.jit(jax.grad(read))
     for place in (0, 4, 9):
-        gradient = np.abs(jax.grad(read)(embedded, place)).sum(-1)
+        gradient = np.abs(slope(embedded, place)).sum(-1)
         assert (gradient[:, place + 1 :] == 0).all() and (gradient[:, place] > 0).all()
 
 
@@ -37,7 +40,7 @@ def test_a_window_hides_what_is_further_back():
     model = random_model("gemma3", num_layers=1, local_layers=(True,))
 
     def read(ids):
-        return np.asarray(hidden_states(model.params, model.config, ids)[0])[:, 9]
+        return np.asarray(run(model.params, model.config, ids)[0])[:, 9]
 
     changed = IDS.copy()
     changed[:, :7] = 0
@@ -47,14 +50,14 @@ def test_a_window_hides_what_is_further_back():
 
 
 def test_cached_steps_are_the_whole_sequence(model):
-    whole, _ = hidden_states(model.params, model.config, IDS)
+    whole, _ = run(model.params, model.config, IDS)
     shape = (model.config.num_layers, 2, 12, model.config.num_kv_heads, model.config.head_dim)
     cache = Cache(jnp.zeros(shape), jnp.zeros(shape))
-    first, cache = hidden_states(model.params, model.config, IDS[:, :6], cache=cache)
+    first, cache = run(model.params, model.config, IDS[:, :6], cache=cache)
     rows = [first]
     for place in range(6, 10):
         positions = np.full((2, 1), place)
-        row, cache = hidden_states(
+        row, cache = run(
             model.params, model.config, IDS[:, place, None], positions=positions, cache=cache
         )
         rows.append(row)
@@ -62,10 +65,8 @@ def test_cached_steps_are_the_whole_sequence(model):
 
 
 def test_packed_sequences_do_not_see_each_other(model):
-    apart = [
-        hidden_states(model.params, model.config, IDS[:1, a:b])[0] for a, b in ((0, 4), (4, 10))
-    ]
-    packed, _ = hidden_states(
+    apart = [run(model.params, model.config, IDS[:1, a:b])[0] for a, b in ((0, 4), (4, 10))]
+    packed, _ = run(
         model.params,
         model.config,
         IDS[:1],

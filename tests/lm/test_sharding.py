@@ -38,22 +38,23 @@ from tests.lm.conftest import CONFIGS
 assert len(jax.devices()) == 4
 mesh = train.make_mesh({"data": 2, "model": 2})
 ids = np.arange(24).reshape(4, 6) % 11
-for config in (CONFIGS["llama"], CONFIGS["gpt2"]):
-    params = lm.init_params(config, jax.random.key(0), 0.2)
-    loss = jax.jit(jax.value_and_grad(
-        lambda p: lm.next_token_loss(p, config, ids, np.ones(ids.shape, np.float32))))
-    whole = loss(params)
-    sharded = loss(lm.shard_params(params, config, mesh))
-    up = lm.shard_params(params, config, mesh)["layers"]["up"]["kernel"]
-    assert up.sharding.shard_shape(up.shape)[-1] == config.mlp_dim // 2
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole, sharded)
+config = CONFIGS[FAMILY]
+params = jax.jit(lm.init_params, static_argnums=(0, 2))(config, jax.random.key(0), 0.2)
+loss = jax.jit(jax.value_and_grad(
+    lambda p: lm.next_token_loss(p, config, ids, np.ones(ids.shape, np.float32))))
+whole = loss(params)
+sharded = loss(lm.shard_params(params, config, mesh))
+up = lm.shard_params(params, config, mesh)["layers"]["up"]["kernel"]
+assert up.sharding.shard_shape(up.shape)[-1] == config.mlp_dim // 2
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), whole, sharded)
 print("equal")
 """
 
 
-def test_four_devices_compute_what_one_does(python, environment):
+@pytest.mark.parametrize("family", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
+def test_four_devices_compute_what_one_does(family, python, environment):
     environment["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     )
-    done = python("-c", PROGRAM, env=environment)
+    done = python("-c", PROGRAM.replace("FAMILY", repr(family)), env=environment)
     assert "equal" in done.stdout, done.stderr

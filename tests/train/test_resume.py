@@ -37,7 +37,7 @@ def rows(directory):
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
-@pytest.mark.parametrize("kind", ["sampler", "stream"])
+@pytest.mark.parametrize("kind", ["sampler", pytest.param("stream", marks=pytest.mark.slow)])
 def test_killed_and_resumed_equals_uninterrupted(kind, program, environment, tmp_path):
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     expected = program.run(whole, kind)
