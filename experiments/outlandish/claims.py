@@ -33,7 +33,7 @@ CLAIMS = (
     ),
     _claim(
         "priming.predictor_corrected",
-        "So is that of log P_before with the corrected log-priming",
+        "The correlation of log P_before with the corrected log-priming is negative, too",
         f"{PERMEATES}, Fig. 2; the control is ours", "Spearman correlation", None, 0.0,
     ),
     _claim(
