@@ -213,7 +213,7 @@ EXPERIMENT = Experiment(
     claims=CLAIMS,
     cost={
         "smoke": "some minutes on two cores, nearly all of it compilation",
-        "cpu": "an estimated two and a half hours on two cores (never run whole yet)",
+        "cpu": "some four to six hours on two cores (150 minutes were wanted)",
         "paper": "for a GPU or TPU",
     },
 )

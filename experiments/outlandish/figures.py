@@ -217,7 +217,7 @@ def retention(result):
     rates = [key.split("/")[2] for key in arrays
              if key.startswith("world/conflicting/") and not key.endswith("/0")]  # fmt: skip
     for number, rate in enumerate(rates):
-        color = (_ORANGE, _PINK, _SKY)[number % 3]
+        color = (_SKY, _PINK, _BLACK)[number % 3]
         _curve(axes[0, 1], arrays, "world_steps", f"world/conflicting/{rate}", color, "v", ":",
                f"conflicting, truth at {rate}")  # fmt: skip
     _curve(axes[0, 2], arrays, "world_long_steps", "world_long", _VERMILION, "o", "-",

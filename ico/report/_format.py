@@ -82,7 +82,8 @@ def cost(results: dict) -> str:
     seconds, training = results["seconds"], results.get("training_seconds") or 0
     time = duration(seconds)
     if seconds < training:  # some studies found their models trained, by an earlier run of them
-        time = f"{duration(training)} for what was kept and {duration(seconds)} in the last studies"
+        kept = f"{duration(training)} of work that was kept"
+        time = f"{kept} and {duration(seconds)} in the last studies"
     device = machine.get("device", "cpu")
     if device != "cpu":
         time += f" on {device}"
