@@ -213,7 +213,7 @@ EXPERIMENT = Experiment(
     claims=CLAIMS,
     cost={
         "smoke": "some minutes on two cores, nearly all of it compilation",
-        "cpu": "some four to six hours on two cores (150 minutes were wanted)",
+        "cpu": "several hours on two cores; resumable fact by fact",
         "paper": "for a GPU or TPU",
     },
 )

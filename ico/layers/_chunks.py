@@ -106,3 +106,21 @@ def decays(
     into = jnp.where(which == 0, into, 0)
     out = jnp.where(last, jnp.exp(jnp.where(last, left, 0)), 0)
     return Decays(within, into, out, log, which, same)
+
+
+def decays_by_head(
+    log_forget: Float[Array, "... B C H"] | None,
+    begins: Bool[Array, "... B C"] | None,
+    like: Float[Array, "... M C E"],
+) -> Decays:
+    """`decays` of every head, from arrays that have heads behind positions, or none.
+
+    Args:
+      log_forget, begins: as `split` gives them, or a chunk of it.
+      like: an array that went through `by_head`.
+    """
+    if log_forget is not None:
+        log_forget = by_head(log_forget[..., None])[..., 0]
+    if begins is not None:
+        begins = jnp.repeat(begins, like.shape[-3] // begins.shape[-2], axis=-2)
+    return decays(log_forget, begins, like)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ico.layers._chunks import by_head, by_position, decays, join, split, starts
+from ico.layers._chunks import by_head, by_position, decays_by_head, join, split, starts
 from ico.layers._shapes import check_shapes, check_sides
 from ico.layers._triangular import unit_lower_inverse
 
@@ -116,9 +116,7 @@ def _chunked(q, k, v, beta, forget, begins, state, C):
     def step(state_MVD, at):
         q, k, v, beta, log, begins = at
         q, k, v, beta = by_head(q), by_head(k), by_head(v), by_head(beta[..., None])
-        log = None if log is None else by_head(log[..., None])[..., 0]
-        begins = None if begins is None else jnp.repeat(begins, H, axis=0)
-        dec = decays(log, begins, k)
+        dec = decays_by_head(log, begins, k)
         read = jnp.swapaxes(state_MVD, 1, 2)
         solve = unit_lower_inverse(beta * dec.within * (k @ jnp.swapaxes(k, 1, 2)))
         u = solve @ (beta * (v - dec.into[..., None] * (k @ read)))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ico.layers._chunks import by_head, by_position, decays, join, split, starts
+from ico.layers._chunks import by_head, by_position, decays_by_head, join, split, starts
 from ico.layers._shapes import check_shapes, check_sides
 
 Form = Literal["parallel", "chunked", "recurrent"]
@@ -125,9 +125,7 @@ def _chunked(q, k, v, forget, begins, state, C):
     def step(state_MVD, at):
         q, k, v, log, begins = at
         q, k, v = by_head(q), by_head(k), by_head(v)
-        log = None if log is None else by_head(log[..., None])[..., 0]
-        begins = None if begins is None else jnp.repeat(begins, H, axis=0)
-        dec = decays(log, begins, k)
+        dec = decays_by_head(log, begins, k)
         scores = dec.within * (q @ jnp.swapaxes(k, 1, 2))
         o = scores @ v + dec.into[..., None] * (q @ jnp.swapaxes(state_MVD, 1, 2))
         write = jnp.swapaxes(dec.out[..., None] * v, 1, 2) @ k

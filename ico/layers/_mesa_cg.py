@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ico.layers._chunks import by_head, by_position, decays, join, split, starts
+from ico.layers._chunks import by_head, by_position, decays_by_head, join, split, starts
 from ico.layers._linear_attention import linear_attention
 from ico.layers._shapes import check_shapes, check_sides
 
@@ -198,9 +198,7 @@ def _conjugate_gradient(q, pairs: _Pairs, reg, segment_ids, num_steps, tolerance
         lambda a: split(a, C), (q, pairs.k, pairs.beta, log, begins)
     )
     q, k, beta = by_head(q), by_head(k), by_head(beta[..., None])
-    log = None if log is None else by_head(log[..., None])[..., 0]
-    begins = None if begins is None else jnp.repeat(begins, H, axis=1)
-    dec = decays(log, begins, k)
+    dec = decays_by_head(log, begins, k)
     weighted = beta * k
     write = jnp.swapaxes(dec.out[..., None] * weighted, -1, -2) @ k
     left = jnp.broadcast_to(dec.into[..., -1:, None], (*write.shape[:2], 1, 1))

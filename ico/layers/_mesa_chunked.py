@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ico.layers._chunks import Decays, by_head, by_position, decays
+from ico.layers._chunks import Decays, by_head, by_position, decays_by_head
 from ico.layers._whitening import inverse, inverse_cotangent, whitening
 
 _STRIDE = 8  # positions that the recursion takes at once: fewer passes over R
@@ -59,12 +59,7 @@ class _Heads(NamedTuple):
 
 def _heads(at: Chunk) -> _Heads:
     q, k, v = by_head(at.q), by_head(at.k), by_head(at.v)
-    log, begins = at.log_forget, at.begins
-    if log is not None:
-        log = by_head(log[..., None])[..., 0]
-    if begins is not None:
-        begins = jnp.repeat(begins, at.q.shape[-2], axis=-2)
-    return _Heads(q, k, v, decays(log, begins, k))
+    return _Heads(q, k, v, decays_by_head(at.log_forget, at.begins, k))
 
 
 class States(NamedTuple):

@@ -10,7 +10,13 @@ import pytest
 from experiments.outlandish import measuring as ms
 from experiments.outlandish.claims import CLAIMS
 from experiments.outlandish.config import EXPERIMENT, Config
-from experiments.outlandish.erasure import _NAMES, Arm, changed, searched_rate
+from experiments.outlandish.erasure import (
+    _NAMES,
+    Arm,
+    _at_equal_memory,
+    changed,
+    searched_rate,
+)
 from experiments.outlandish.retention import _half_life_claim
 from experiments.outlandish.training_ability import first_step, step_ratios
 from experiments.outlandish.world_lab import reading_steps
@@ -105,6 +111,17 @@ def test_the_rate_that_is_searched_learns_and_does_not_diverge():
     assert 0.03 <= searched_rate(learned, 0.03, 4) <= 0.08
     assert searched_rate(lambda rate: min(1.0, rate), 0.05, 6) == 0.45
     assert searched_rate(lambda rate: min(1.0, rate / 0.01), 0.05, 6) < 0.01
+
+
+def test_priming_is_compared_at_equal_memory():
+    """With the random mask that keeps about as much, not with the one of equal size."""
+    jitter = np.array([-0.1, 0.0, 0.1])
+    arms = {"taught": (10, 2), "drop_top_8": (7, 1.5), "drop_random_8": (9.8, 1.9),
+            "keep_random_50": (6.9, 1.2)}  # fmt: skip
+    found = {name: {"gain": gain + 0 * jitter, "theme": theme + (name != "drop_top_8") * jitter}
+             for name, (gain, theme) in arms.items()}  # fmt: skip
+    note = _at_equal_memory(found)
+    assert "random entries alone kept, 50%" in note and " -0.3 [" in note
 
 
 def test_a_slow_learner_does_not_pass_for_an_equal_one():

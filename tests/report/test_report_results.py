@@ -9,6 +9,7 @@ import pytest
 
 from ico import report
 from ico.report import Claim, Measurement, StudyResult, load_study, save_study
+from ico.report._results import training_seconds
 
 
 def _strict(text):
@@ -166,3 +167,22 @@ def test_bad_results_are_one_line_that_names_the_file(tmp_path, text):
 
 def test_a_result_is_replaceable_field_by_field(studies):
     assert dataclasses.replace(studies["deep"], seconds=1.0).seconds == 1.0
+
+
+def test_seconds_of_a_run_are_those_of_its_artefacts(tmp_path):
+    """By the log of its training, or from when its making last began to when it was done."""
+
+    def artefact(name, **times):
+        folder = tmp_path / "checkpoints" / name
+        folder.mkdir(parents=True)
+        for file, seconds in times.items():
+            path = folder / f"{file}.json"
+            path.write_text("{}")
+            os.utime(path, (1_000 + seconds, 1_000 + seconds))
+        return folder
+
+    artefact("made", spec=0, done=30)
+    artefact("interrupted", spec=0)
+    logged = artefact("logged", spec=0, done=500)
+    (logged / "metrics.jsonl").write_text('{"step": 1, "seconds": 5}\n{"step": 2, "seconds": 7}\n')
+    assert training_seconds(tmp_path) == pytest.approx(37)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -154,3 +155,15 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_an_artefact_that_was_interrupted_begins_anew(tmp_path):
+    """Its spec.json tells when; one that is done keeps its time."""
+    folder = train.artifact_directory(tmp_path, "one", {"a": 1})
+    os.utime(folder / "spec.json", (1_000, 1_000))
+    train.artifact_directory(tmp_path, "one", {"a": 1})
+    assert (folder / "spec.json").stat().st_mtime > 2_000
+    train.save_artifact(folder, PARAMS)
+    os.utime(folder / "spec.json", (1_000, 1_000))
+    train.artifact_directory(tmp_path, "one", {"a": 1})
+    assert (folder / "spec.json").stat().st_mtime == 1_000
