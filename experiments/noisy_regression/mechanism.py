@@ -283,9 +283,11 @@ def _fit(spectrum, previous, seed: int, curvature: bool = True):
             value, gradient = _log_error(flat.reshape(-1, 2), spectrum)
             return value, np.where(curvature | (np.arange(flat.size) % 2 == 1), gradient, 0)
 
-        found = scipy.optimize.minimize(
-            error, x.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200}
-        )
+        # The line search tries steps so long that they overflow, and turns back by itself.
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = scipy.optimize.minimize(
+                error, x.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200}
+            )
         if found.fun < least:
             best, least = found.x.reshape(-1, 2), float(found.fun)
     return best, least
