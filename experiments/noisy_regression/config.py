@@ -168,7 +168,7 @@ EXPERIMENT = Experiment(
     claims=CLAIMS,
     cost={
         "smoke": "about a minute on two cores, nearly all of it compilation",
-        "cpu": "about an hour on two cores",
+        "cpu": "about two hours on two cores",
         "paper": "for a GPU or TPU",
     },
 )
