@@ -199,7 +199,7 @@ def _regress(y_TD, columns, resamples: int = 500):
 # Theorem 5.1 -------------------------------------------------------------------------------------
 
 _TOLERANCE = 1e-4  # of the mean squared error over eigenvalues, relative to no step at all
-_STARTS = 6  # with two, one spectrum in thirty ended at a poor minimum
+_STARTS, _KEPT = 3, 4  # keeping one alone, a chain of layers may be led into a poor minimum
 _EIGENVALUES = 100
 _DEEPEST = 30  # layers
 
@@ -253,44 +253,45 @@ def _spectrum(context, kappa: float, name: str) -> np.ndarray:
 
 
 def _layers_needed(spectrum, seed: int, curvature: bool = True) -> float:
-    """Layers until the tolerance, between two whole numbers by the logarithm of the error.
+    """The fewest layers below the tolerance, interpolated in log error; infinite if too many.
 
-    Without `curvature`, of gradient descent; inf where the deepest is not enough.
+    A minimum over scalars, found as far as a search finds it: the best few models of a depth are
+    each continued by one more layer, from several starts.
     """
-    scalars, before = np.zeros((0, 2)), 0.0
+    rng = np.random.default_rng(seed)
+    models, before = [np.zeros((0, 2))], 0.0
     for depth in range(1, _DEEPEST + 1):
-        scalars, error = _fit(spectrum, scalars, seed, curvature)
+        found = [
+            _fit(spectrum, model, rng, start, curvature)
+            for model in models
+            for start in range(_STARTS)
+        ]
+        found = sorted(found, key=lambda pair: pair[0])[:_KEPT]
+        error, models = found[0][0], [model for _, model in found]
         if error <= np.log(_TOLERANCE):
             return depth - (np.log(_TOLERANCE) - error) / max(before - error, 1e-12)
         before = error
     return float("inf")
 
 
-def _fit(spectrum, previous, seed: int, curvature: bool = True):
-    """The best scalars [L, 2] (w_xx, w_yx) with one layer more, and the log of their error."""
-    rng = np.random.default_rng(seed)
-    best, least = None, np.inf
-    for start in range(_STARTS):
-        # Behind the layers found, the next one acts on what they left.
-        more = np.array([[-0.5 * curvature, -1.0]]) * np.exp(
-            0.5 * rng.normal(size=(1, 2)) * (start > 0)
+def _fit(spectrum, previous, rng, start: int, curvature: bool):
+    """The log error and the scalars [L, 2] (w_xx, w_yx) of a model with one layer more."""
+    # Behind the layers found, the next one acts on what they left.
+    more = np.array([[-0.5 * curvature, -1.0]]) * np.exp(
+        0.5 * rng.normal(size=(1, 2)) * (start > 0)
+    )
+    x = np.concatenate([previous, more / _largest(spectrum, previous)])
+
+    def error(flat):
+        value, gradient = _log_error(flat.reshape(-1, 2), spectrum)
+        return value, np.where(curvature | (np.arange(flat.size) % 2 == 1), gradient, 0)
+
+    # The line search tries steps so long that they overflow, and turns back by itself.
+    with np.errstate(over="ignore", invalid="ignore"):
+        best = scipy.optimize.minimize(
+            error, x.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 300}
         )
-        if len(previous):
-            more = more / _largest(spectrum, previous)
-        x = np.concatenate([previous, more])
-
-        def error(flat):
-            value, gradient = _log_error(flat.reshape(-1, 2), spectrum)
-            return value, np.where(curvature | (np.arange(flat.size) % 2 == 1), gradient, 0)
-
-        # The line search tries steps so long that they overflow, and turns back by itself.
-        with np.errstate(over="ignore", invalid="ignore"):
-            found = scipy.optimize.minimize(
-                error, x.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200}
-            )
-        if found.fun < least:
-            best, least = found.x.reshape(-1, 2), float(found.fun)
-    return best, least
+    return float(best.fun), best.x.reshape(-1, 2)
 
 
 def _largest(spectrum, scalars) -> float:
