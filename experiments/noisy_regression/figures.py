@@ -230,9 +230,9 @@ def real(result):
                         linestyle=line, label=learner, markersize=4,
                         fillstyle="none" if learner == deepest else "full")  # fmt: skip
             ax.set(title=f"{table}\n{kind}")
-            # Beyond twice the loss of predicting zero nothing is told apart.
+            # Who is worse than zero is told by the table.
             zero = max(result.arrays[f"{table}/{kind}/{noise}/zero"][2] for noise in noises)
-            ax.set_ylim(0, 2 * zero)
+            ax.set_ylim(0, 1.1 * zero)
             if row == len(inputs) - 1:
                 ax.set_xlabel("noise added")
             if column == 0:
@@ -288,8 +288,8 @@ FIGURES = {
         ("real_data", real,
          "Median half squared error when ten random columns of a real table predict another, by "
          "the noise added to the labels in the context; inputs standardised (top) or whitened "
-         "(bottom) by the rows outside the task. The open marker is the deepest DIAG. Axes end at "
-         "twice the loss of predicting zero."),
+         "(bottom) by the rows outside the task. The open marker is the deepest DIAG. Axes end "
+         "just above the loss of predicting zero."),
     ),
 }  # fmt: skip
 
