@@ -1,7 +1,8 @@
 """Hand-written weights with which a transformer performs an explicit algorithm.
 
-Source: 2212.07677, Proposition 1, appendices A.1 and A.10. Each function returns parameters for
-`ico.models.LinearTransformer` with one head of token width E = D + K and no other parts.
+Source: 2212.07677, Proposition 1, appendices A.1 and A.10; 2309.05858, Proposition 1 and section 5.
+`gd` and `gd_plus_plus` return parameters for `ico.models.LinearTransformer` with one head of token
+width E = D + K and no other parts; `next_vector` for `ico.models.SequenceTransformer`.
 Parameters act on rows: W_K = key^T, W_Q = query^T, W_V = value^T, P = out^T.
 """
 
@@ -50,6 +51,44 @@ def gd_plus_plus(
     As `gd`, with `W_V = [[I, 0], [0, -I]]` and `P = diag(-gamma I, rate/N I)`.
     """
     return _layers(rate, gamma, num_context, num_inputs, num_outputs, num_layers, tied, None)
+
+
+def next_vector(
+    rate: Float[Array, ""] | float = 1.0,
+    *,
+    num_inputs: int,
+    lam: Float[Array, ""] | float | None = None,
+) -> PyTree:
+    """One layer that predicts x_{t+1} from constructed tokens (0, x_t, x_t, x_{t-1}).
+
+    Its keys are x_{s-1}, its values x_s, its query x_t, so that a linear layer adds
+    `rate sum_s x_s x_{s-1}^T x_t`, one gradient step from zero on `1/2 sum_s |x_s - W x_{s-1}|^2`,
+    and a mesa layer rate times the regularised least-squares prediction.
+
+    Args:
+      rate: a factor of the update.
+      num_inputs: D; the model has `embed_dim=0, position_dim=0, num_heads=1, head_dim=D`.
+      lam: the inverse of the regulariser, for kind "mesa" with `free_lam`; None for "linear".
+
+    Returns:
+      Parameters of one block.
+    """
+    eye = jnp.eye(num_inputs)
+
+    def part(place):
+        return jnp.zeros((1, 4, num_inputs, num_inputs)).at[0, place].set(eye).reshape(
+            1, 4 * num_inputs, num_inputs
+        )  # fmt: skip
+
+    attention = {
+        "key": part(3),
+        "query": part(2),
+        "value": part(1),
+        "out": rate * jnp.swapaxes(part(0), 1, 2),
+    }
+    if lam is not None:
+        attention["lam"] = jnp.asarray(lam, eye.dtype)[None]
+    return {"block_0": {"attention": attention}}
 
 
 def _layers(rate, gamma, num_context, num_inputs, num_outputs, num_layers, tied, w0) -> PyTree:

@@ -8,9 +8,19 @@ from ico.models._in_context_regression import (
     GdPlusPlusLinearTransformer,
     stacked_products,
 )
-from ico.models._interpolation import interpolate, normalise, products, scale_updates
+from ico.models._interpolation import (
+    average_products,
+    block_scalars,
+    from_block_scalars,
+    interpolate,
+    normalise,
+    products,
+    scale_updates,
+)
 from ico.models._learner import learner
 from ico.models._linear_transformer import LinearTransformer
+from ico.models._mixer import Mixer, MixerKind
+from ico.models._sequence_transformer import SequenceTransformer, TokenTransformer
 
 __all__ = [
     "AlternatingTransformer",
@@ -19,6 +29,13 @@ __all__ = [
     "FullLinearTransformer",
     "GdPlusPlusLinearTransformer",
     "LinearTransformer",
+    "Mixer",
+    "MixerKind",
+    "SequenceTransformer",
+    "TokenTransformer",
+    "average_products",
+    "block_scalars",
+    "from_block_scalars",
     "interpolate",
     "learner",
     "normalise",

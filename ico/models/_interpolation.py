@@ -23,7 +23,8 @@ def products(block: PyTree) -> tuple[Float[Array, "H E E"], Float[Array, "H E E"
     return w_kq, w_pv
 
 
-def _from_products(w_kq, w_pv) -> PyTree:
+def from_products(w_kq: Float[Array, "H E E"], w_pv: Float[Array, "H E E"]) -> PyTree:
+    """A block of attention alone with these products, its heads as wide as the tokens."""
     eye = jnp.broadcast_to(jnp.eye(w_kq.shape[-1], dtype=w_kq.dtype), w_kq.shape)
     return {
         "attention": {
@@ -53,7 +54,7 @@ def normalise(params: PyTree, num_outputs: int = 1) -> PyTree:
         w_kq, w_pv = products(block)
         diagonal = jnp.diagonal(w_kq, axis1=-2, axis2=-1)[..., :-num_outputs]
         beta = jnp.mean(diagonal, axis=-1)[..., None, None]
-        result[name] = _from_products(w_kq / beta, w_pv * beta)
+        result[name] = from_products(w_kq / beta, w_pv * beta)
     return result
 
 
@@ -80,8 +81,74 @@ def interpolate(a: PyTree, b: PyTree, weight: float = 0.5, num_outputs: int = 1)
             (1 - weight) * one + weight * other
             for one, other in zip(products(a[name]), products(b[name]), strict=True)
         )
-        result[name] = _from_products(w_kq, w_pv)
+        result[name] = from_products(w_kq, w_pv)
     return result
+
+
+def average_products(a: PyTree, b: PyTree, weight: float = 0.5) -> PyTree:
+    """The model whose products of weights are `(1 - weight) a + weight b`, head by head.
+
+    For models whose heads correspond and whose scales agree, such as one and its `compress`ed form;
+    `interpolate` brings the scales of one-headed models together first.
+
+    Raises:
+      ValueError: blocks that do not match.
+    """
+    if a.keys() != b.keys():
+        raise ValueError(f"cannot interpolate blocks {sorted(a)} with {sorted(b)}")
+    return {
+        name: from_products(
+            *(
+                (1 - weight) * one + weight * other
+                for one, other in zip(products(a[name]), products(b[name]), strict=True)
+            )
+        )
+        for name in a
+    }
+
+
+def block_scalars(params: PyTree, width: int) -> PyTree:
+    """The mean diagonals of the width x width blocks of W_KQ and W_PV (2309.05858, section 4).
+
+    Args:
+      params: blocks of attention alone, on tokens of P parts of one width.
+      width: of a part.
+
+    Returns:
+      For each block {"kq": [H, P, P], "pv": [H, P, P]}.
+    """
+
+    def scalars(matrix_HEE):
+        H, E, _ = matrix_HEE.shape
+        parts = matrix_HEE.reshape(H, E // width, width, E // width, width)
+        return jnp.einsum("hpiqi->hpq", parts) / width
+
+    return {
+        name: dict(zip(("kq", "pv"), map(scalars, products(block)), strict=True))
+        for name, block in params.items()
+    }
+
+
+def from_block_scalars(scalars: PyTree, width: int) -> PyTree:
+    """The model in which every part of a token is only ever multiplied by numbers: CompressedAlg.
+
+    Args:
+      scalars: as of `block_scalars`.
+      width: of a part.
+
+    Returns:
+      Parameters of blocks whose heads are as wide as the tokens.
+    """
+
+    def expand(scalars_HPP):
+        eye = jnp.eye(width, dtype=scalars_HPP.dtype)
+        H, P, _ = scalars_HPP.shape
+        return jnp.einsum("hpq,ij->hpiqj", scalars_HPP, eye).reshape(H, P * width, P * width)
+
+    return {
+        name: from_products(expand(block["kq"]), expand(block["pv"]))
+        for name, block in scalars.items()
+    }
 
 
 def scale_updates(params: PyTree, factor: float) -> PyTree:

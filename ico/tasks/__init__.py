@@ -1,6 +1,6 @@
 """In-context problems: pure samplers `sample(key, config) -> Episode`."""
 
-from ico.tasks._dynamics import Dynamics, Trajectories, dynamics
+from ico.tasks._dynamics import Dynamics, Trajectories, constructed_tokens, dynamics
 from ico.tasks._fixed_set import fixed_task_set
 from ico.tasks._linear_regression import LinearRegression, linear_regression
 from ico.tasks._loss import half_squared_error
@@ -25,6 +25,7 @@ __all__ = [
     "Sine",
     "Tabular",
     "Trajectories",
+    "constructed_tokens",
     "dynamics",
     "fixed_task_set",
     "half_squared_error",

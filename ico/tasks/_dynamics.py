@@ -111,6 +111,15 @@ def dynamics(key: Key[Array, ""], config: Dynamics) -> Trajectories:
     return Trajectories(Sequence(x[:, :-1], x[:, 1:]), w_BSS)
 
 
+def constructed_tokens(x: Float[Array, "B T O"]) -> Float[Array, "B T E"]:
+    """Tokens (0, x_t, x_t, x_{t-1}), E = 4 O, on which one layer can do least squares (2309.05858).
+
+    The first part is for the prediction; x_0 is zero.
+    """
+    before = jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    return jnp.concatenate([jnp.zeros_like(x), x, x, before], axis=-1)
+
+
 def _transitions(key, B, S, kind):
     rotations = jax.random.orthogonal(key, S, shape=(B,))
     if kind == "orthogonal":

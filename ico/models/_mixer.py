@@ -1,0 +1,164 @@
+"""One sequence layer of `ico.layers` between its projections.
+
+Dimension key: B batch, T positions, E token width, P width of the position code, H heads, A head
+width, W width of the convolution.
+"""
+
+from typing import Literal, cast, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from ico.layers import (
+    cap_forget,
+    delta_rule,
+    linear_attention,
+    mesa,
+    mesa_cg,
+    softmax_attention,
+)
+
+MixerKind = Literal[
+    "softmax", "linear", "gated_linear", "delta", "gated_delta", "mesa", "gated_mesa", "mesa_cg"
+]
+_FORGETS = ("gated_linear", "gated_delta", "gated_mesa", "mesa_cg")
+_HAS_BETA = ("delta", "gated_delta", "mesa_cg")
+_GATE_BIAS = 4.0  # gates start at sigmoid(4) = 0.982
+_ONE = 0.5413248546129181  # softplus of this is one
+
+
+class Mixer(nn.Module):
+    """Causal multi-head attention of any kind, no biases.
+
+    Parameters, for row vectors: query, key [H, E + P, A], value [H, E, A], out [H, A, E]; and, by
+    kind, gate [E, H] with bias [H] (forgetting), beta [E, H], lam [H] (mesa) or reg [H, A]
+    (mesa_cg).
+
+    Fields:
+      kind: "softmax"; "linear" (unscaled) and "gated_linear"; "delta" and "gated_delta"; "mesa"
+        (exact) and "gated_mesa" (whose regulariser is forgotten, too); "mesa_cg", MesaNet's, with
+        its cap on forgetting and a regulariser of at least 1/4.
+      num_heads, head_dim: H and A.
+      normalise: whether keys and queries are brought to length one. "delta" needs it.
+      conv_width: width W of a causal convolution, a channel by itself, with SiLU, on keys and
+        queries; 0 is none.
+      norm_output: whether every head's output is brought to unit mean square (RMSNorm).
+      free_lam: whether lam itself is the parameter, as in the authors' code of 2309.05858; else
+        its softplus is lam. It starts at one.
+      init_std: standard deviation of all matrices; None is 1 / sqrt(fan in).
+      chunk_size: of the layers that go by chunks.
+      num_steps: of conjugate gradient, "mesa_cg" alone.
+    """
+
+    kind: MixerKind
+    num_heads: int
+    head_dim: int
+    normalise: bool = False
+    conv_width: int = 0
+    norm_output: bool = False
+    free_lam: bool = False
+    init_std: float | None = None
+    chunk_size: int = 64
+    num_steps: int = 10
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTE: Float[Array, "B T E"],
+        code_TP: Float[Array, "T P"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T E"]:
+        """The update of every token.
+
+        Args:
+          x_BTE: the tokens.
+          code_TP: a position code, concatenated to what keys and queries are made of.
+          segment_ids: equal numbers for positions of one packed sequence; not for "softmax".
+
+        Raises:
+          ValueError: an unknown kind, or segments with softmax.
+        """
+        if self.kind not in get_args(MixerKind):
+            raise ValueError(f"kind must be one of {get_args(MixerKind)}, not {self.kind!r}")
+        if self.kind == "softmax" and segment_ids is not None:
+            raise ValueError("softmax attention takes no packed sequences")
+        E, H, A = x_BTE.shape[-1], self.num_heads, self.head_dim
+        q, k, v = self._projections(x_BTE, code_TP, segment_ids)
+        out_HAE = self.param("out", self._init(H * A), (H, A, E))
+        o_BTHA = self._mix(x_BTE, q, k, v, segment_ids)
+        if self.norm_output:
+            o_BTHA = cast(Array, nn.RMSNorm(name="norm")(o_BTHA))
+        return jnp.einsum("btha,hae->bte", o_BTHA, out_HAE)
+
+    def _projections(self, x_BTE, code_TP, segment_ids):
+        """Queries, keys and values [B, T, H, A] as the layer gets them."""
+        E, H, A = x_BTE.shape[-1], self.num_heads, self.head_dim
+        placed = x_BTE
+        if code_TP is not None:
+            code_BTP = jnp.broadcast_to(code_TP[None], (len(x_BTE), *code_TP.shape))
+            placed = jnp.concatenate([x_BTE, code_BTP.astype(x_BTE.dtype)], axis=-1)
+        width = placed.shape[-1]
+        q_BTHA, k_BTHA = (
+            jnp.einsum("bte,hea->btha", placed, self.param(name, self._init(width), (H, width, A)))
+            for name in ("query", "key")
+        )
+        v_BTHA = jnp.einsum("bte,hea->btha", x_BTE, self.param("value", self._init(E), (H, E, A)))
+        if self.conv_width:
+            q_BTHA, k_BTHA = (
+                jax.nn.silu(self._convolve(a, f"{name}_conv", segment_ids))
+                for a, name in ((q_BTHA, "query"), (k_BTHA, "key"))
+            )
+        if self.normalise:
+            q_BTHA, k_BTHA = _unit(q_BTHA), _unit(k_BTHA)
+        return q_BTHA, k_BTHA, v_BTHA
+
+    def _init(self, fan_in):
+        return nn.initializers.normal(fan_in**-0.5 if self.init_std is None else self.init_std)
+
+    def _convolve(self, x_BTHA, name, segment_ids):
+        """`y_t = sum_w c_w x_{t-w}` over the positions of one segment."""
+        W, (_, T, H, A) = self.conv_width, x_BTHA.shape
+        c_WHA = self.param(name, nn.initializers.normal(W**-0.5), (W, H, A))
+        y_BTHA = x_BTHA * c_WHA[0][None, None]
+        for w in range(1, min(W, T)):
+            before = jnp.pad(x_BTHA[:, :-w], ((0, 0), (w, 0), (0, 0), (0, 0)))
+            if segment_ids is not None:
+                same = jnp.pad(segment_ids[:, w:] == segment_ids[:, :-w], ((0, 0), (w, 0)))
+                before = jnp.where(same[..., None, None], before, 0)
+            y_BTHA = y_BTHA + before * c_WHA[w][None, None]
+        return y_BTHA
+
+    def _mix(self, x_BTE, q, k, v, segment_ids):
+        kind, E, H = self.kind, x_BTE.shape[-1], self.num_heads
+        if kind == "softmax":
+            return softmax_attention(q, k, v)
+        sides = {"segment_ids": segment_ids, "chunk_size": self.chunk_size}
+        beta = forget = None
+        if kind in _HAS_BETA:
+            beta = jax.nn.sigmoid(x_BTE @ self.param("beta", self._init(E), (E, H)))
+        if kind in _FORGETS:
+            bias_H = self.param("gate_bias", nn.initializers.constant(_GATE_BIAS), (H,))
+            logits = x_BTE @ self.param("gate", self._init(E), (E, H)) + bias_H[None, None]
+            forget = jax.nn.sigmoid(logits)
+        if kind in ("linear", "gated_linear"):
+            return linear_attention(q, k, v, forget=forget, **sides)
+        if kind in ("delta", "gated_delta"):
+            return delta_rule(q, k, v, beta=beta, forget=forget, **sides)
+        if kind == "mesa_cg":
+            start = nn.initializers.constant(_ONE)
+            reg_HA = 0.25 + jax.nn.softplus(self.param("reg", start, (H, self.head_dim)))
+            forget = cap_forget(forget, beta)
+            return mesa_cg(
+                q, k, v, reg=reg_HA, forget=forget, beta=beta, num_steps=self.num_steps, **sides
+            )
+        start = nn.initializers.constant(1.0 if self.free_lam else _ONE)
+        lam_H = self.param("lam", start, (H,))
+        lam_H = lam_H if self.free_lam else jax.nn.softplus(lam_H)
+        return mesa(q, k, v, lam=lam_H, forget=forget, **sides)
+
+
+def _unit(x):
+    """Length one; zero stays zero, with a gradient."""
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
