@@ -196,10 +196,11 @@ with style():
 # %% [markdown]
 # ## How it does it
 #
-# A layer of DIAG adds to $w$ a gradient step (through $w_{yx}$), momentum (through $w_{xy}$, which
-# writes labels into the inputs), and rescales it (through $w_{yy}$, by the size of the residuals:
-# the noise). Leave one out, without training again; and see how far the model goes along the
-# least-squares solution: the noisier the context, the shorter.
+# A layer of DIAG adds to $w$ a gradient step (through $w_{yx}$) and what the paper reads as
+# momentum (through $w_{xy}$, which writes labels into the inputs), and rescales it (through
+# $w_{yy}$, by the size of the residuals: the noise). Leave one out, without training again; and
+# see how far the model goes along the least-squares solution: the noisier the context, the
+# shorter.
 
 # %%
 model, params = found["DIAG, 4 layers"]

@@ -311,7 +311,8 @@ def _print_verdicts(request: Request) -> None:
 def _verdict_line(claim: dict[str, Any]) -> str:
     symbol = _SYMBOLS.get(claim["verdict"], "-")
     if claim["measured"] is None:
-        return f"{symbol} {claim['id']}: {claim['verdict']}"
+        why = f" ({claim['note']})" if claim.get("note") else ""
+        return f"{symbol} {claim['id']}: {claim['verdict']}{why}"
     unit = f" {claim['unit']}" if claim["unit"] else ""
     interval = claim["ci95"]
     known = interval is not None and None not in interval

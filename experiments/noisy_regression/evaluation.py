@@ -88,7 +88,7 @@ def loss_of(model, params, bed: Bed) -> np.ndarray:
 
 def one(trained: Trained, setting: int, seed: int):
     """The parameters of one model."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf[setting, seed]), trained.params)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf[seed, setting]), trained.params)
 
 
 def baselines(context, noise) -> dict[str, Any]:
@@ -110,6 +110,14 @@ def baseline_losses(context, noise, bed: Bed) -> dict[str, np.ndarray]:
         name: np.asarray(jax.jit(lambda s, w=w: excess(w(s), bed.oracle))(bed.statistics))
         for name, w in baselines(context, noise).items()
     }
+
+
+FAR = 100.0  # a loss beyond it says that the model blew up: predicting zero costs about five
+
+
+def share_far(loss_T) -> float:
+    """The share of contexts whose loss is beyond `FAR`, or no number."""
+    return float(1 - np.mean(loss_T <= FAR))
 
 
 class Best(NamedTuple):

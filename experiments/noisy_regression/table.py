@@ -36,7 +36,7 @@ def table1(context) -> StudyResult:
     config = context.config
     contexts = ev.draw(context, "table1/test", config.eval_tasks)
     losses: dict[tuple[str, str], np.ndarray] = {}  # (setting, learner) -> [T]
-    rows = []
+    rows, notes_of = [], {}
     for noise in config.settings:
         setting, at = name_of(noise), ev.bed(contexts, noise)
         for name, loss in ev.baseline_losses(context, noise, at).items():
@@ -54,9 +54,15 @@ def table1(context) -> StudyResult:
             loss = by_seed[chosen.seed]
             losses[setting, f"{variant} {depth}"] = loss
             row = _row(setting, variant, depth, loss, published(setting, variant, depth))
-            row |= {"mean of seeds": float(np.mean(by_seed)),
-                    "worst seed": float(np.max([seed.mean() for seed in by_seed]))}  # fmt: skip
+            means = [float(seed.mean()) for seed in by_seed]
+            row |= {"mean of seeds": float(np.mean(means)), "worst seed": max(means),
+                    "best seed": chosen.seed,
+                    f"share of contexts beyond {ev.FAR:g}": ev.share_far(loss)}  # fmt: skip
             rows.append(row)
+            notes_of[setting, f"{variant} {depth}"] = (
+                f"the best of {config.num_seeds} seeds of {variant}, {depth} layers; their mean "
+                f"loss is {np.mean(means):.3g}, the worst {max(means):.3g}"
+            )
     order = [name_of(noise) for noise in config.settings]
     rows.sort(key=lambda row: order.index(row["noise up to, or among"]))
     arrays = {
@@ -78,7 +84,7 @@ def table1(context) -> StudyResult:
         f"Better than the paper's number, their interval below it: {', '.join(better) or 'none'}.",
     ]
     tables = {"losses": rows, "two forms of the loss": [_two_forms(context, contexts)]}
-    return StudyResult(_claims(config, losses), tables, arrays, notes)
+    return StudyResult(_claims(config, losses, notes_of), tables, arrays, notes)
 
 
 def _key(row: dict) -> str:
@@ -115,7 +121,8 @@ def _two_forms(context, contexts) -> dict:
     }  # fmt: skip
 
 
-def _claims(config, losses) -> list[Measurement]:
+def _claims(config, losses, notes_of=None) -> list[Measurement]:
+    notes_of = notes_of or {}
     names = [f"table1.{name}" for name in (
         "const_and_ada", "tuned", "noise_free_baselines", "one_layer", "one_layer_noise_free",
         "two_layers", "four_layers", "diag_below_ada", "gd_plus_plus_like_const",
@@ -164,7 +171,9 @@ def _claims(config, losses) -> list[Measurement]:
     ):
         first, second = of(a), of(b)
         if first is not None and second is not None:
-            claims.append(measured(f"table1.{claim}", first, second, statistic=statistic))
+            said = "; ".join(notes_of[key] for key in (("5", a), ("5", b)) if key in notes_of)
+            claims.append(measured(f"table1.{claim}", first, second, statistic=statistic,
+                                   note=said))  # fmt: skip
     known = {claim.claim for claim in claims}
     missing = [name for name in names if name not in known]
     return claims + [unjudged(name, "a model that it is about was not trained") for name in missing]

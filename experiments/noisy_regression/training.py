@@ -144,7 +144,7 @@ def loss_of(model, far: float):
 
 
 class Trained(NamedTuple):
-    """Parameters with leading axes [C, S, ...], in the order of the settings, and the history."""
+    """Parameters with leading axes [S, C, ...], in the order of the settings, and the history."""
 
     model: Any
     params: Any
@@ -170,7 +170,13 @@ def train_models(
     model = make_model(variant, num_layers, config.num_inputs)
     name = f"{variant.replace(', ', '-').replace(' ', '_').lower()}-{num_layers}"
     num_seeds, C = config.num_seeds, len(settings)
+    arguments = {
+        field.name: getattr(model, field.name)
+        for field in dataclasses.fields(model)
+        if field.name not in ("parent", "name")
+    }
     spec = {
+        "model": {"class": type(model).__name__, "arguments": arguments},
         "variant": variant, "layers": num_layers,
         "settings": [name_of(noise) for noise in settings],
         "task": task, "recipe": recipe, "seeds": num_seeds, "seed": context.seed,
@@ -197,10 +203,8 @@ def train_models(
         return {"model": params, "prior": priors[0]}
 
     # Seed s of every setting starts alike and sees the same contexts, at its setting's noise.
-    state = train.init_state(init, optimizer, jnp.tile(keys, C))
-    own = Prior(
-        *(jnp.repeat(jnp.stack(leaf), num_seeds, axis=0) for leaf in zip(*priors, strict=True))
-    )
+    state = train.init_state(init, optimizer, jnp.repeat(keys, C))
+    own = Prior(*(jnp.tile(jnp.stack(leaf), (num_seeds, 1)) for leaf in zip(*priors, strict=True)))
     state = state._replace(params=state.params | {"prior": own})
     every = max(1, min(100, recipe.num_steps))
     result = train.fit(
@@ -213,7 +217,7 @@ def train_models(
         progress=context.progress,
     )
     params = jax.tree.map(
-        lambda leaf: np.asarray(leaf).reshape(C, num_seeds, *leaf.shape[1:]),
+        lambda leaf: np.asarray(leaf).reshape(num_seeds, C, *leaf.shape[1:]),
         result.state.params["model"],
     )
     train.save_artifact(directory, params)

@@ -121,7 +121,11 @@ def check_whole(results: dict, experiment: Experiment) -> None:
     left = [c["id"] for c in results["claims"] if c["verdict"] == "not run"]
     if wanted != found or left:
         raise ValueError(f"--readme: not every claim was measured: {left or 'other claims'}")
-    if not results["git"] or results["git"].endswith("-dirty"):
+    commits = [
+        results["git"],
+        *(study.get("git", "") for study in results.get("studies", {}).values()),
+    ]
+    if not results["git"] or any(commit.endswith("-dirty") for commit in commits):
         raise ValueError("--readme: the code of this run is not a commit; run it from a clean one")
 
 

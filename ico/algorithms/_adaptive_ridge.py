@@ -13,6 +13,7 @@ Dimension key: B tasks, N context pairs, Q queries, D inputs, G candidates.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -33,7 +34,12 @@ def ridge_weights(
 
     With w ~ N(0, I) and s the variance of the task's noise this is the posterior mean, which
     nothing beats on average: the oracle.
+
+    Raises:
+      ValueError: a noise variance given as a number that is negative.
     """
+    if isinstance(noise_variance, (int, float)) and noise_variance < 0:
+        raise ValueError(f"noise_variance must be at least 0, not {noise_variance}")
     B, D = statistics.xy.shape
     s_B = jnp.broadcast_to(jnp.asarray(noise_variance, statistics.xy.dtype), (B,))
     if statistics.xx.ndim == 2:
@@ -52,7 +58,7 @@ def estimated_noise_variance(statistics: Statistics, num_context: int) -> Float[
     if num_context <= D:
         raise ValueError(
             f"a noise variance is estimated from more pairs than inputs, not {num_context} pairs "
-            f"of {D} inputs: give longer contexts, or ridge a noise variance"
+            f"of {D} inputs: give longer contexts, or `ico.algorithms.ridge` a noise variance"
         )
     ols_BD = ridge_weights(statistics, 0.0)
     residual_B = statistics.yy - jnp.sum(ols_BD * statistics.xy, axis=1)
@@ -63,6 +69,13 @@ def adaptive_ridge_weights(
     params: PyTree, statistics: Statistics, num_context: int
 ) -> Float[Array, "B D"]:
     """`adaptive_ridge` on statistics."""
+    if not isinstance(params, Mapping):
+        raise ValueError("params is a mapping; of what `tune_ridge` returns, pass `.tuned`")
+    if unknown := sorted(set(params) - {"multiplier", "maximum"}):
+        raise ValueError(f"params may hold 'multiplier' and 'maximum', not {unknown}")
+    for name, value in params.items():
+        if isinstance(value, (int, float)) and not value >= 0:
+            raise ValueError(f"{name} must be at least 0, not {value}")
     s_B = estimated_noise_variance(statistics, num_context) * params.get("multiplier", 1.0)
     return ridge_weights(statistics, jnp.minimum(s_B, params.get("maximum", jnp.inf)))
 
@@ -75,7 +88,7 @@ def adaptive_ridge(params: PyTree, prompt: Prompt) -> Float[Array, "B Q 1"]:
       prompt: x [B, N, D], y [B, N, 1], x_query [B, Q, D].
 
     Raises:
-      ValueError: N <= D.
+      ValueError: N <= D, or other or negative parameters.
     """
     w_BD = adaptive_ridge_weights(params, statistics(prompt), prompt.x.shape[1])
     return jnp.einsum("bqd,bd->bq", prompt.x_query, w_BD)[..., None]
@@ -100,11 +113,16 @@ def tune_ridge(task: NoisyRegression, *, num_tasks: int = 65_536, seed: int = 0)
       seed: of these contexts. They must not be those that the result is judged on.
 
     Raises:
-      ValueError: no more pairs than inputs.
+      ValueError: no more pairs than inputs, or fewer than two contexts.
     """
+    if num_tasks < 2:
+        raise ValueError(f"num_tasks must be at least 2, not {num_tasks}")
     N, D = task.num_context, task.num_inputs
     if N <= D:
-        raise ValueError(f"ridge is tuned on more pairs than inputs, not {N} pairs of {D} inputs")
+        raise ValueError(
+            f"ridge is tuned on more pairs than inputs, not {N} pairs of {D} inputs: raise "
+            "num_context above num_inputs"
+        )
     constant, multiplier, maximum = _tuned(dataclasses.replace(task, batch_size=num_tasks), seed)
     return TunedRidge({"noise_variance": constant}, {"multiplier": multiplier, "maximum": maximum})
 

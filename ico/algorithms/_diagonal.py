@@ -71,11 +71,13 @@ def diagonal_weights(
       all_layers: the weights after each layer, in place of the last alone.
 
     Raises:
-      ValueError: no layers.
+      ValueError: no layers, or not one of each scalar for every layer.
     """
     num_layers = len(scalars.xx)
     if not num_layers:
-        raise ValueError("a diagonal linear transformer needs a layer or more")
+        raise ValueError("a diagonal linear transformer needs a layer or more: give scalars [L]")
+    if len(lengths := {len(leaf) for leaf in scalars}) > 1:
+        raise ValueError(f"scalars must all be [L], not of lengths {sorted(lengths)}")
     # Vectors have the batch last from here on, [D, B]. Every task gets scalars of its own: their
     # gradients are then sums over D, row by row, and the slow sums over all tasks come once each.
     B = len(statistics.yy)

@@ -110,7 +110,12 @@ def descent_reading(
     Args:
       p, q, statistics: as of `implicit_model`.
       model: what it returned for them.
+
+    Raises:
+      ValueError: a model of another depth.
     """
+    if len(model.w) != len(p) + 1:
+        raise ValueError(f"model has {len(model.w) - 1} layers, p and q have {len(p)}")
     g0_BEE = moments(statistics)
 
     def layer(p_HEE, q_HEE, M, u, a, w):

@@ -86,7 +86,10 @@ def linear_attention(
         o, state = _recurrent(q, k, v, forget, begins, state)
     else:
         C = max(T, 1) if form == "parallel" else min(chunk_size, max(T, 1))
-        o, state = _chunked(q, k, v, forget, begins, state, C)
+        if C >= T > 0 and initial_state is None and not return_state:
+            o = _one_chunk(q, k, v, forget, begins)
+        else:
+            o, state = _chunked(q, k, v, forget, begins, state, C)
     o = o.astype(out_dtype)
     return (o, state) if return_state else o
 
@@ -114,6 +117,18 @@ def _recurrent(q, k, v, forget, begins, state):
 
     state, o = jax.lax.scan(step, state, given)
     return jnp.moveaxis(o, 0, 1), state
+
+
+def _one_chunk(q, k, v, forget, begins):
+    """Scores alone: no state goes in, and none is wanted."""
+    log = None if forget is None else jnp.log(forget)
+    within = decays_by_head(log, begins, by_head(k)).within
+    scores_BHTS = jnp.einsum("bthd,bshd->bhts", q, k)
+    if within.shape[0] > 1:
+        scores_BHTS = within.reshape(scores_BHTS.shape) * scores_BHTS
+    else:
+        scores_BHTS = within[None] * scores_BHTS
+    return jnp.einsum("bhts,bshv->bthv", scores_BHTS, v)
 
 
 def _chunked(q, k, v, forget, begins, state, C):

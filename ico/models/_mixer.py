@@ -23,8 +23,6 @@ from ico.layers import (
 MixerKind = Literal[
     "softmax", "linear", "gated_linear", "delta", "gated_delta", "mesa", "gated_mesa", "mesa_cg"
 ]
-_FORGETS = ("gated_linear", "gated_delta", "gated_mesa", "mesa_cg")
-_HAS_BETA = ("delta", "gated_delta", "mesa_cg")
 _GATE_BIAS = 4.0  # gates start at sigmoid(4) = 0.982
 _ONE = 0.5413248546129181  # softplus of this is one
 
@@ -131,32 +129,41 @@ class Mixer(nn.Module):
         return y_BTHA
 
     def _mix(self, x_BTE, q, k, v, segment_ids):
-        kind, E, H = self.kind, x_BTE.shape[-1], self.num_heads
+        kind, H = self.kind, self.num_heads
         if kind == "softmax":
             return softmax_attention(q, k, v)
         sides = {"segment_ids": segment_ids, "chunk_size": self.chunk_size}
-        beta = forget = None
-        if kind in _HAS_BETA:
-            beta = jax.nn.sigmoid(x_BTE @ self.param("beta", self._init(E), (E, H)))
-        if kind in _FORGETS:
-            bias_H = self.param("gate_bias", nn.initializers.constant(_GATE_BIAS), (H,))
-            logits = x_BTE @ self.param("gate", self._init(E), (E, H)) + bias_H[None, None]
-            forget = jax.nn.sigmoid(logits)
         if kind in ("linear", "gated_linear"):
+            forget = self._forget(x_BTE) if kind == "gated_linear" else None
             return linear_attention(q, k, v, forget=forget, **sides)
         if kind in ("delta", "gated_delta"):
-            return delta_rule(q, k, v, beta=beta, forget=forget, **sides)
+            forget = self._forget(x_BTE) if kind == "gated_delta" else None
+            return delta_rule(q, k, v, beta=self._beta(x_BTE), forget=forget, **sides)
         if kind == "mesa_cg":
             start = nn.initializers.constant(_ONE)
             reg_HA = 0.25 + jax.nn.softplus(self.param("reg", start, (H, self.head_dim)))
-            forget = cap_forget(forget, beta)
+            beta = self._beta(x_BTE)
+            forget = cap_forget(self._forget(x_BTE), beta)
             return mesa_cg(
                 q, k, v, reg=reg_HA, forget=forget, beta=beta, num_steps=self.num_steps, **sides
             )
+        forget = self._forget(x_BTE) if kind == "gated_mesa" else None
         start = nn.initializers.constant(1.0 if self.free_lam else _ONE)
         lam_H = self.param("lam", start, (H,))
         lam_H = lam_H if self.free_lam else jax.nn.softplus(lam_H)
         return mesa(q, k, v, lam=lam_H, forget=forget, **sides)
+
+    def _beta(self, x_BTE):
+        """How strongly each position writes, in (0, 1)."""
+        E, H = x_BTE.shape[-1], self.num_heads
+        return jax.nn.sigmoid(x_BTE @ self.param("beta", self._init(E), (E, H)))
+
+    def _forget(self, x_BTE):
+        """What is left of the past at each position, in (0, 1)."""
+        E, H = x_BTE.shape[-1], self.num_heads
+        bias_H = self.param("gate_bias", nn.initializers.constant(_GATE_BIAS), (H,))
+        logits = x_BTE @ self.param("gate", self._init(E), (E, H)) + bias_H[None, None]
+        return jax.nn.sigmoid(logits)
 
 
 def _unit(x):

@@ -128,3 +128,9 @@ def _sign(text: str) -> str:
 
 def _count(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def commit(run: dict) -> str:
+    """The commits of the code that the studies of a run ran with."""
+    of_studies = {study.get("git") for study in run.get("studies", {}).values()} - {None, ""}
+    return ", ".join(sorted(of_studies)) or run.get("git", "unknown")

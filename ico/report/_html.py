@@ -236,7 +236,7 @@ def _colophon(results: dict, configuration: Mapping[str, Any]) -> str:
         for name, value in _flat(configuration).items()
     ]
     machine = results.get("machine") or {}
-    facts = {"cost": _format.cost(results), "commit": results.get("git", "unknown")}
+    facts = {"cost": _format.cost(results), "commit": _format.commit(results)}
     facts |= {name: str(value) for name, value in machine.items()}
     facts |= {str(name): str(value) for name, value in (results.get("versions") or {}).items()}
     run = [{"what": name, "value": value} for name, value in facts.items()]

@@ -39,6 +39,7 @@ class StudyResult:
       arrays: name -> array, for the figures; saved without pickle.
       notes: sentences for the reader, such as what was tried and failed.
       seconds: wall time.
+      git: commit of the code that ran; set by `save_study`.
     """
 
     claims: list[Measurement] = dataclasses.field(default_factory=list)
@@ -46,6 +47,7 @@ class StudyResult:
     arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     seconds: float | int = 0.0
+    git: str = ""
 
 
 def save_study(directory: str | os.PathLike, name: str, result: StudyResult) -> None:
@@ -69,6 +71,7 @@ def save_study(directory: str | os.PathLike, name: str, result: StudyResult) -> 
         "tables": result.tables,
         "notes": list(result.notes),
         "seconds": float(result.seconds),
+        "git": git_commit(),
         "npz_sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
     }
     text = json.dumps(_plain(content, finite=False), indent=1)
@@ -94,8 +97,9 @@ def load_study(directory: str | os.PathLike, name: str) -> StudyResult | None:
             fields["ci95"] = None if row["ci95"] is None else tuple(row["ci95"])
             claims.append(Measurement(**fields))
         return StudyResult(
-            claims, content["tables"], arrays, content["notes"], float(content["seconds"])
-        )
+            claims, content["tables"], arrays, content["notes"], float(content["seconds"]),
+            content.get("git", ""),
+        )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"warning: {path} is damaged ({reason}); taken as absent", file=sys.stderr)
@@ -139,11 +143,12 @@ def write_results(
     measured = [measurement for study in studies.values() for measurement in study.claims]
     _check_ids(claims, measured)
     by_id = {measurement.claim: measurement for measurement in measured}
+    commit = git_commit()
     results = {
         "experiment": experiment,
         "preset": preset,
         "seed": seed,
-        "git": git_commit(),
+        "git": commit,
         "versions": versions(),
         "machine": machine(device),
         "seconds": sum(s.seconds for s in studies.values()) if seconds is None else seconds,
@@ -151,7 +156,7 @@ def write_results(
         "claims": [_judged(claim, by_id.get(claim.id)) for claim in claims],
         "tables": {name: study.tables for name, study in studies.items() if study.tables},
         "studies": {
-            name: {"seconds": study.seconds, "notes": study.notes}
+            name: {"seconds": study.seconds, "notes": study.notes, "git": study.git or commit}
             for name, study in studies.items()
         },
         "config": config,

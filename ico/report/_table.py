@@ -96,7 +96,7 @@ def _summary(runs: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
     for run in runs:
         count = _format.counts(run)
         numbers = [str(count[verdict]) for verdict in verdicts]
-        rows.append([_name(run), *numbers, _format.cost(run), run.get("git", "unknown")])
+        rows.append([_name(run), *numbers, _format.cost(run), _format.commit(run)])
     return header, rows
 
 
@@ -113,8 +113,7 @@ def _name(run: dict) -> str:
 
 
 def _cost_line(run: dict) -> str:
-    commit = run.get("git", "unknown")
-    return f"Measured with the {_format.cost(run)} (commit {commit})."
+    return f"Measured with the {_format.cost(run)} (commit {_format.commit(run)})."
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:

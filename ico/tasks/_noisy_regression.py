@@ -43,16 +43,21 @@ class NoisyRegression:
 
     def __post_init__(self):
         for name in ("batch_size", "num_inputs", "num_context", "num_queries"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"{name} must be at least 1, a whole number, not {value}")
         if callable(self.noise):
-            if self.noise(jnp.linspace(0, 0.999, 33)).min() < 0:
+            quantiles = jnp.asarray(self.noise(jnp.linspace(0, 0.999, 33)))
+            if quantiles.shape != (33,) or not bool(jnp.all(quantiles >= 0)):
                 raise ValueError(
-                    "noise is a standard deviation: its quantiles must not be negative"
+                    "noise as a function maps u [B] to standard deviations [B], none negative"
                 )
             return
-        if isinstance(self.noise, list):
-            raise ValueError(f"noise among some values is a tuple, not the list {self.noise}")
+        if not isinstance(self.noise, (int, float, tuple, np.floating)):
+            raise ValueError(
+                "noise is a number, a tuple of values (which a list or an array must be made to) "
+                f"or a quantile function, not {self.noise!r}"
+            )
         values = self.noise if isinstance(self.noise, tuple) else (self.noise,)
         if not values:
             raise ValueError("noise must name at least one standard deviation")

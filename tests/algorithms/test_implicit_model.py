@@ -125,6 +125,16 @@ def test_a_diagonal_layer_is_gradient_descent_with_rescaling_and_momentum(x64):
         close(r.preconditioner[layer], -chosen.yx[layer] * matrix)
 
 
+def test_without_cross_blocks_the_reading_is_the_whole_layer(x64):
+    """Free P and Q, but that q_yx, p_yx and p_xy, q_xy are zero: descent, momentum, rescaling."""
+    given, (p, q) = prompt(), full(3, 2, 0.1)
+    p, q = (jnp.asarray(a).at[:, :, -1, :-1].set(0).at[:, :, :-1, -1].set(0) for a in (p, q))
+    statistics = al.statistics(given)
+    r = al.descent_reading(p, q, statistics, al.implicit_model(p, q, statistics))
+    close(r.cross, jnp.zeros_like(r.cross))
+    assert float(jnp.abs(r.momentum[1:]).min()) > 0
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("basis", ["inputs", "eigenvectors"])
 def test_closed_form_on_statistics_is_attention(layers, basis, x64):

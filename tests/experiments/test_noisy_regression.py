@@ -157,7 +157,7 @@ def test_momentum_is_found_where_it_is(w_xy, said):
 
 
 def test_a_seed_that_diverged_is_not_the_best(tmp_path, monkeypatch):
-    trained = training.Trained(None, {"w": np.zeros((1, 3))}, {})
+    trained = training.Trained(None, {"w": np.zeros((3, 1))}, {})
     monkeypatch.setattr(evaluation, "train_variant", lambda *_: (trained, (5.0,)))
     losses = iter([np.array([1.0]), np.array([0.9]), np.array([np.nan])])
     monkeypatch.setattr(evaluation, "loss_of", lambda *_: next(losses))
@@ -173,6 +173,14 @@ def test_claims_on_the_table_name_their_cells():
     verdicts = {name: verdict(claim, found[name]) for name, claim in BY_ID.items() if name in found}
     assert verdicts["table1.four_layers"] == "reproduced"  # of noise up to 3 and 5, as it says
     assert verdicts["table1.diag_like_full"] == "not reproduced"  # an untrained FULL is no peer
+
+
+def test_who_overflows_is_worse_than_who_does_not():
+    """On a task where both overflow neither is."""
+    nan, inf = np.nan, np.inf
+    gap = transfer._gap(np.array([nan, inf, 1.0, inf, 3.0]), np.array([1.0, 2.0, inf, nan, 1.0]))
+    np.testing.assert_array_equal(gap, [inf, inf, -inf, 0, 2])
+    assert transfer._median(np.array([nan, 1.0, inf])) == inf
 
 
 def test_the_oracle_of_a_shifted_task_is_the_posterior_mean(x64):
@@ -263,3 +271,44 @@ def test_paper_preset_starts(variant, depth, tmp_path, monkeypatch):
     small = dataclasses.replace(PAPER, spectra_pool=100)
     with pytest.raises(StartedError):
         evaluation.train_variant(context(small, tmp_path), variant, depth)
+
+
+_TRAINING = """
+import dataclasses, os, sys, threading, time
+from pathlib import Path
+import jax, numpy as np
+from experiments.launch import Context
+from experiments.noisy_regression import training
+from experiments.noisy_regression.config import SMOKE
+assert len(jax.devices()) == 2
+out, kill = Path(sys.argv[1]), sys.argv[2] == "kill"
+recipe = training.Recipe(num_steps=6_000, batch_size=8, learning_rate=1e-3)
+config = dataclasses.replace(SMOKE, spectra_pool=64)
+def killer():
+    while not list(out.glob("checkpoints/*/checkpoints/[0-9]*")):
+        time.sleep(0.005)
+    os._exit(9)
+if kill:
+    threading.Thread(target=killer, daemon=True).start()
+context = Context(config, out, 0, "paper", False)
+trained = training.train_models(context, "DIAG", 2, (0.0, 5.0), recipe)
+np.save(out / "weights.npy", np.concatenate([np.ravel(a) for a in jax.tree.leaves(trained.params)]))
+"""
+
+
+@pytest.mark.slow
+def test_training_is_split_over_devices_killed_and_goes_on(tmp_path, python, environment):
+    """On two devices: the same weights to the last bit, whether killed at a checkpoint or not."""
+    two = environment | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+
+    def run(name, how):
+        (tmp_path / name).mkdir(exist_ok=True)
+        return python("-c", _TRAINING, tmp_path / name, how, env=two)
+
+    whole = run("whole", "run")
+    assert whole.returncode == 0, whole.stderr
+    assert run("killed", "kill").returncode == 9
+    assert not (tmp_path / "killed" / "weights.npy").exists()
+    assert run("killed", "run").returncode == 0
+    weights = [np.load(tmp_path / name / "weights.npy") for name in ("whole", "killed")]
+    np.testing.assert_array_equal(*weights)

@@ -126,7 +126,7 @@ def test_results_have_the_schema_of_the_design(tmp_path, write):
         assert {"ci95", "verdict"} <= claim.keys()
     assert {"jax", "jaxlib", "flax", "optax", "numpy", "python"} == results["versions"].keys()
     assert results["seconds"] == 112.5
-    assert results["studies"]["deep"] == {"seconds": 100.0, "notes": []}
+    assert results["studies"]["deep"] == {"seconds": 100.0, "notes": [], "git": results["git"]}
     verdicts = {claim["id"]: claim["verdict"] for claim in results["claims"]}
     assert verdicts == {
         "one_layer.loss": "reproduced",
