@@ -1,6 +1,6 @@
 """Thin Flax Linen modules over `ico.layers`: they name parameters and nothing else."""
 
-from ico.models._alternating import AlternatingTransformer
+from ico.models._alternating import AlternatingTransformer, sinusoidal_positions
 from ico.models._in_context_regression import (
     DiagonalLinearTransformer,
     FreeDiagonalLinearTransformer,
@@ -41,5 +41,6 @@ __all__ = [
     "normalise",
     "products",
     "scale_updates",
+    "sinusoidal_positions",
     "stacked_products",
 ]

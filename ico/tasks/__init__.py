@@ -1,6 +1,12 @@
 """In-context problems: pure samplers `sample(key, config) -> Episode`."""
 
-from ico.tasks._dynamics import Dynamics, Trajectories, constructed_tokens, dynamics
+from ico.tasks._dynamics import (
+    Dynamics,
+    Trajectories,
+    constructed_tokens,
+    dynamics,
+    dynamics_network,
+)
 from ico.tasks._fixed_set import fixed_task_set
 from ico.tasks._linear_regression import LinearRegression, linear_regression
 from ico.tasks._loss import half_squared_error
@@ -13,6 +19,7 @@ from ico.tasks._noisy_regression import (
     spectral_context,
     wishart_spectra,
 )
+from ico.tasks._recall import Recall, recall
 from ico.tasks._sine import Sine, sine
 from ico.tasks._tabular import Tabular, tabular
 
@@ -22,16 +29,19 @@ __all__ = [
     "NoisyContext",
     "NoisyEpisode",
     "NoisyRegression",
+    "Recall",
     "Sine",
     "Tabular",
     "Trajectories",
     "constructed_tokens",
     "dynamics",
+    "dynamics_network",
     "fixed_task_set",
     "half_squared_error",
     "linear_regression",
     "noisy_context",
     "noisy_regression",
+    "recall",
     "sine",
     "spectral_context",
     "tabular",

@@ -6,6 +6,7 @@ Dimension key: B sequences, T positions, S hidden states, O observed ones, M wid
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -94,7 +95,7 @@ def dynamics(key: Key[Array, ""], config: Dynamics) -> Trajectories:
     h_BS = uniform(keys[1], (B, S), -start, start)
     observed = config.num_observed
     noise_TBS = (config.noise if observed is None else 0.0) * normal(keys[2], (T, B, S))
-    f = _network(S, config.width) if config.nonlinear else lambda h: h
+    f = dynamics_network(config) if config.nonlinear else lambda h: h
 
     def step(h_BS, noise_BS):
         new = jnp.einsum("bij,bj->bi", w_BSS, f(h_BS)) + noise_BS
@@ -129,14 +130,18 @@ def _transitions(key, B, S, kind):
     return jnp.einsum("bik,bk,bjk->bij", rotations, values_BS, rotations)
 
 
-def _network(S, M):
-    """The same in every call: its weights belong to the task, not to a sequence."""
+def dynamics_network(config: Dynamics) -> Callable[[Array], Array]:
+    """f of nonlinear systems, [..., S] to [..., S]: the same in all of them, whatever the key.
+
+    Its weights belong to the task, not to a sequence.
+    """
+    S, M = config.num_hidden, config.width
     rng = np.random.default_rng(421)
     a_MS, b_SM = (jnp.asarray(1.1 * rng.normal(size=shape), jnp.float32) for shape in
                   ((M, S), (S, M)))  # fmt: skip
 
-    def f(h_BS):
-        z = jax.nn.gelu(h_BS @ a_MS.T) @ b_SM.T
+    def f(h):
+        z = jax.nn.gelu(h @ a_MS.T) @ b_SM.T
         return z / jnp.linalg.norm(z, axis=-1, keepdims=True)
 
     return f

@@ -1,0 +1,1 @@
+"""Uncovering mesa-optimization algorithms in Transformers (2309.05858)."""

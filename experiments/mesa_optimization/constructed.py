@@ -1,0 +1,257 @@
+"""Models on constructed tokens: what one layer does, what depth adds, and what describes it.
+
+Dimension key: S seeds, B sequences, T positions, D inputs, H heads, L layers.
+"""
+
+import functools
+import itertools
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.mesa_optimization import training as tr
+from experiments.mesa_optimization.claims import all_measured
+from ico import models, tasks
+from ico.layers import mesa
+from ico.models import MixerKind, SequenceTransformer
+from ico.report import (
+    Measurement,
+    StudyResult,
+    difference,
+    interval,
+    measured,
+    ratio,
+    unjudged,
+)
+
+_CLIP = 1.5  # of tokens after every layer, as in the newer of the authors' configurations
+_GRID = np.geomspace(1e-1, 1e6, 57)
+
+
+def task_of(context, count: int = 1) -> tasks.Dynamics:
+    """Fully observed linear dynamics."""
+    config = context.config
+    return tasks.Dynamics(count, config.length, config.dim)
+
+
+def held_out(context, name: str, constructed: bool = True, task=None):
+    """Sequences that no model was trained on, of their own for every name."""
+    count = context.config.eval_sequences
+    task = task_of(context, count) if task is None else tr.sized(task, count)
+    return tr.draw_jit(context.key(name), task, constructed)
+
+
+def build(context, kind: MixerKind, depth: int) -> SequenceTransformer:
+    """A model of attention alone on constructed tokens, 2 heads for one layer, 4 for more."""
+    D = context.config.dim
+    return SequenceTransformer(
+        (kind,) * depth, 4 * D, D, embed_dim=0, num_heads=2 if depth == 1 else 4, head_dim=2 * D,
+        position_dim=0, token_clip=_CLIP, init_std=2e-4, chunk_size=context.config.length,
+    )  # fmt: skip
+
+
+def train_constructed(context, kind: MixerKind, depth: int) -> tr.Trained:
+    """Trains a model for every seed, or finds it trained."""
+    config = context.config
+    rate = config.mesa_learning_rate if kind == "mesa" else config.constructed_learning_rate
+    recipe = tr.Recipe(config.constructed_steps, config.batch_size, rate, weight_decay=0.1)
+    name = f"constructed-{kind}-{depth}"
+    return tr.train_on_dynamics(
+        context, name, build(context, kind, depth), task_of(context), recipe, constructed=True
+    )
+
+
+# Explicit algorithms ------------------------------------------------------------------------------
+
+
+@jax.jit
+def gradient_step(x_BTD):
+    """`sum_{s <= t} x_s x_{s-1}^T x_t` at every position: one gradient step from zero, unscaled."""
+    before = jnp.pad(x_BTD[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    with jax.default_matmul_precision("highest"):
+        scores = jnp.tril(jnp.einsum("btd,bsd->bts", x_BTD, before))
+        return jnp.einsum("bts,bsd->btd", scores, x_BTD)
+
+
+def gradient_descent_losses(context, test) -> tuple[np.ndarray, float]:
+    """Losses [B, T] of one gradient step at the best rate for other sequences, and the rate."""
+    D = context.config.dim
+    other = held_out(context, "rate")
+    step, y = gradient_step(other.inputs[..., D : 2 * D]), other.targets
+    rate = float(jnp.sum(step * y) / jnp.sum(step * step))
+    error = rate * gradient_step(test.inputs[..., D : 2 * D]) - test.targets
+    return np.asarray(0.5 * jnp.sum(error**2, axis=-1)), rate
+
+
+@jax.jit
+def least_squares(x_BTF, y_BTD, lam):
+    """The regularised least-squares prediction of the next vector, all pairs counted.
+
+    Args:
+      x_BTF: what it works on, the vectors themselves or features of them.
+      y_BTD: the vectors; the pair at t is (x at t - 1, y at t).
+      lam: the inverse of the regulariser.
+    """
+    before = jnp.pad(x_BTF[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    with jax.default_matmul_precision("highest"):
+        sides = x_BTF[:, :, None], before[:, :, None], y_BTD[:, :, None]
+        o = cast(jax.Array, mesa(*sides, lam=lam[None], form="recurrent"))
+    return o[:, :, 0]
+
+
+def least_squares_losses(
+    x_BTF, targets, other_x, other_targets, y_BTD=None, other_y=None
+) -> tuple[np.ndarray, float]:
+    """Losses [B, T] at the regulariser that is best for other sequences, and its inverse."""
+    y_BTD, other_y = x_BTF if y_BTD is None else y_BTD, other_x if other_y is None else other_y
+    few = slice(0, min(len(other_x), 500))
+
+    def losses(x, y, targets, lam):
+        error = least_squares(x, y, jnp.asarray(lam, jnp.float32)) - targets
+        return 0.5 * jnp.sum(error**2, axis=-1)
+
+    means = [
+        float(jnp.mean(losses(other_x[few], other_y[few], other_targets[few], lam)))
+        for lam in _GRID
+    ]
+    lam = float(_GRID[int(np.nanargmin(means))])
+    return np.asarray(losses(x_BTF, y_BTD, targets, lam)), lam
+
+
+# Readings -----------------------------------------------------------------------------------------
+
+
+def compressed(trained: tr.Trained, dim: int) -> tr.Trained:
+    """The model in which all products of weights are replaced by their blocks' mean diagonals."""
+
+    @jax.vmap
+    def read(params):
+        return models.from_block_scalars(models.block_scalars(params, dim), dim)
+
+    return tr.Trained(trained.model.clone(head_dim=4 * dim), read(trained.params))
+
+
+def halfway(a: tr.Trained, b: tr.Trained) -> tr.Trained:
+    """The models between, products averaged."""
+    return tr.Trained(b.model, jax.vmap(models.average_products)(a.params, b.params))
+
+
+def train_scalars(context, trained: tr.Trained, depth: int) -> tr.Trained:
+    """CompressedAlg's scalars, trained on from those read off the model of the same seed."""
+    config, dim = context.config, context.config.dim
+    model = trained.model.clone(head_dim=4 * dim)
+    start = jax.vmap(lambda params: models.block_scalars(params, dim))(trained.params)
+    recipe = tr.Recipe(config.scalar_steps, config.batch_size, 1e-3, weight_decay=0.0)
+    task = tr.sized(task_of(context), recipe.batch_size)
+    spec = {"of": tr.spec_of(trained.model), "task": task, "after": config.constructed_steps}
+    found = tr.train_seeds(
+        context, f"scalars-{depth}", model, lambda key: jax.tree.map(lambda leaf: leaf[0], start),
+        _scalar_loss(model, dim), functools.partial(tr.draw, task=task, constructed=True), recipe,
+        spec, start,
+    )  # fmt: skip
+    expand = jax.vmap(lambda scalars: models.from_block_scalars(scalars, dim))
+    return tr.Trained(model, expand(found.params))
+
+
+@functools.lru_cache(maxsize=16)
+def _scalar_loss(model, dim):
+    whole = tr.loss_of(model)
+    return lambda scalars, batch: whole(models.from_block_scalars(scalars, dim), batch)
+
+
+# Studies ------------------------------------------------------------------------------------------
+
+
+def one_layer_gd(context) -> StudyResult:
+    """One linear layer, one gradient step, and the models between, on the same sequences."""
+    trained = train_constructed(context, "linear", 1)
+    test = held_out(context, "test")
+    layer = tr.losses(trained, test)
+    descent, rate = gradient_descent_losses(context, test)
+    read = compressed(trained, context.config.dim)
+    found = {
+        "LSA-1": layer,
+        "compressed": tr.losses(read, test),
+        "halfway": tr.losses(halfway(trained, read), test),
+        "one gradient step": descent[None],
+    }
+    mean = {name: loss.mean(-1) for name, loss in found.items()}
+    step = mean["one gradient step"]
+    claims = [
+        measured("one_layer_gd.loss", mean["LSA-1"], step, statistic=ratio),
+        measured("one_layer_gd.halfway", mean["halfway"], step, statistic=ratio),
+    ]
+    notes = [
+        f"The gradient step has the rate {rate:.4f}, best on other sequences (least squares in "
+        "closed form), and starts from zero.",
+        "Halfway: products of weights averaged between the layer and its compressed form.",
+    ]
+    arrays = {f"loss/{name}": loss.mean((0, 1)) for name, loss in found.items()}
+    return StudyResult(claims, {"losses": loss_rows(found)}, arrays, notes)
+
+
+def deep(context) -> StudyResult:
+    """Depth on constructed tokens, CompressedAlg, one mesa layer, and least squares."""
+    config, D = context.config, context.config.dim
+    test = held_out(context, "test")
+    x = test.inputs[..., D : 2 * D]
+    other = held_out(context, "regulariser")
+    least, lam = least_squares_losses(x, test.targets, other.inputs[..., D : 2 * D], other.targets)
+    depths, by_depth = config.depths, {}
+    found: dict[str, np.ndarray] = {}
+    for depth in depths:
+        by_depth[depth] = train_constructed(context, "linear", depth)
+        found[f"LSA-{depth}"] = tr.losses(by_depth[depth], test)
+    deepest = depths[-1]
+    read = compressed(by_depth[deepest], D)
+    found[f"CompressedAlg-{deepest}, read off"] = tr.losses(read, test)
+    scalars = train_scalars(context, by_depth[deepest], deepest)
+    found[f"CompressedAlg-{deepest}, trained on"] = tr.losses(scalars, test)
+    one_mesa = train_constructed(context, "mesa", 1)
+    found["mesa-1"] = tr.losses(one_mesa, test)
+    found["least squares"] = least[None]
+    mean = {name: loss.mean(-1) for name, loss in found.items()}  # [S, B]
+    falls = [mean[f"LSA-{d}"] for d in depths]
+    pairs = [a for pair in itertools.pairwise(falls) for a in pair]
+    whole = mean[f"LSA-{deepest}"]
+    numbers = {
+        f"LSA-{deepest}": tr.num_parameters(by_depth[deepest]),
+        "mesa-1": tr.num_parameters(one_mesa),
+    }
+    claims = [
+        all_measured("deep.monotone", *pairs, statistic=difference),
+        measured("deep.mesa", mean["mesa-1"], mean["least squares"], statistic=ratio),
+        Measurement("deep.mesa_size", numbers["mesa-1"] / numbers[f"LSA-{deepest}"], None, 1, 0,
+                    f"{numbers['mesa-1']} and {numbers[f'LSA-{deepest}']} numbers"),
+        measured("deep.compressed", mean[f"CompressedAlg-{deepest}, read off"], whole,
+                 statistic=ratio),
+        measured("deep.compressed_trained", mean[f"CompressedAlg-{deepest}, trained on"], whole,
+                 statistic=ratio),
+    ]  # fmt: skip
+    if 2 in by_depth:
+        claims.append(measured("deep.two_layers", mean["LSA-2"]))
+    else:
+        claims.append(unjudged("deep.two_layers", "two layers were not trained"))
+    notes = [
+        f"Least squares counts every pair; its regulariser, 1 / {lam:.3g}, is best on other "
+        "sequences. Losses are means over all positions, 1/2 |error|^2.",
+        "CompressedAlg: products of weights replaced by the mean diagonals of their blocks, 32 "
+        "numbers a head and layer; trained on: those numbers, from there.",
+    ]
+    arrays = {f"loss/{name}": loss.mean((0, 1)) for name, loss in found.items()}
+    return StudyResult(claims, {"losses": loss_rows(found)}, arrays, notes)
+
+
+def loss_rows(found: dict[str, np.ndarray]) -> list[dict]:
+    """A row a learner: losses [S, B, T] as mean over positions and at the last."""
+    rows = []
+    for name, loss in found.items():
+        value, (low, high) = interval(loss.mean(-1))
+        rows.append({
+            "learner": name, "mean loss": value, "95% low": low, "95% high": high,
+            "last position": float(loss[..., -1].mean()),
+            "worst seed": float(loss.mean((1, 2)).max()) if len(loss) > 1 else None,
+        })  # fmt: skip
+    return rows
