@@ -141,6 +141,98 @@ def test_accuracy_in_float32(form, forget, limit):
         assert relative(ours, theirs) < 10 * limit
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_long_sequences_with_forgetting_stay_right(form):
+    """Rounding that leaves R unsymmetric would grow by 1/f a position: here by 10^23 in all."""
+    with jax.enable_x64(True):
+        drawn = sequences(1_800, 6, 6, B=1, H=1, forget=(0.95, 0.99), seed=3)
+        args = [np.asarray(a) for a in drawn]
+    run = jax.jit(
+        lambda form, q, k, v, f: mesa(q, k, v, lam=jnp.ones(1, q.dtype), forget=f, form=form),
+        static_argnums=0,
+    )
+    with jax.enable_x64(True):
+        right = np.asarray(run("dense", *args))
+    assert (
+        relative(run(form, *(jnp.asarray(np.asarray(a), jnp.float32) for a in args)), right) < 1e-5
+    )
+
+
+# Those of fla's tests of MesaNet's layer.
+PUBLISHED = [(1, 63, 1, 64), (2, 500, 4, 60), (2, 1024, 8, 128), (4, 2048, 8, 64)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["chunked", "parallel"])
+@pytest.mark.parametrize("shape", PUBLISHED)
+@pytest.mark.parametrize(
+    ("forget", "limit"), [((1.0, 1.0), 1e-5), ((0.99, 0.999), 1e-5), ((0.95, 0.99), 1e-4)]
+)
+def test_published_shapes_in_float32(shape, forget, limit, form):
+    """Outputs, and all gradients at ten times the limit, against float64; a regulariser an axis."""
+    B, T, H, D = shape
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        _, k, _, f = sequences(T, D, D, B=B, H=H, forget=forget)
+    q, v = rng.uniform(0, 0.1, (2, B, T, H, D))
+    lam = 1 / (0.25 + 0.75 / (1 + np.exp(-rng.uniform(size=(H, D)))))
+    args = [np.asarray(a) for a in (q, k, v, f, lam, rng.normal(size=(B, T, H, D)))]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(form, *args):
+        def layer(q, k, v, f, lam):
+            return mesa(q, k, v, lam=lam, forget=f, form=form)
+
+        out, pull = jax.vjp(layer, *args[:-1])
+        return out, pull(args[-1])
+
+    with jax.enable_x64(True):
+        wanted, right = jax.tree.map(np.asarray, run("recurrent", *map(jnp.asarray, args)))
+    out, grads = run(form, *(jnp.asarray(a, jnp.float32) for a in args))
+    assert relative(out, wanted) < limit
+    for ours, theirs in zip(grads, right, strict=True):
+        assert relative(ours, theirs) < 10 * limit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [PUBLISHED[0], PUBLISHED[1]])
+@pytest.mark.parametrize(
+    ("forget", "form", "chunk_size"),
+    [
+        ((0.8, 0.99), "recurrent", 64),
+        ((0.01, 0.1), "recurrent", 64),
+        ((0.8, 0.99), "chunked", 16),
+        ((0.01, 0.1), "chunked", 1),
+        ((0.8, 0.99), "parallel", 16),
+        ((0.01, 0.1), "parallel", 1),
+    ],
+)
+def test_where_the_regulariser_is_gone_the_condition_bounds_the_error(
+    shape, forget, form, chunk_size
+):
+    """At most 10 eps cond(H_t), in chunks small enough; where that promises nothing, finite."""
+    B, T, H, D = shape
+    with jax.enable_x64(True):
+        q, k, v, f = (np.asarray(a) for a in sequences(T, D, D, B=B, H=H, forget=forget))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(form, q, k, v, f):
+        lam = jnp.ones(H, q.dtype)
+        return mesa(q, k, v, lam=lam, forget=f, form=form, chunk_size=chunk_size)
+
+    out = np.asarray(run(form, *(jnp.asarray(a, jnp.float32) for a in (q, k, v, f))))
+    with jax.enable_x64(True):
+        right = np.asarray(run("dense", *map(jnp.asarray, (q, k, v, f))))
+    gram, promised = np.broadcast_to(np.eye(D), (B, H, D, D)), 0
+    for t in range(T):
+        gram = f[:, t, :, None, None] * gram + k[:, t, :, :, None] * k[:, t, :, None]
+        bound = 10 * np.finfo(np.float32).eps * np.linalg.cond(gram).max()
+        if bound < 1:
+            promised += 1
+            assert relative(out[:, t], right[:, t]) < bound, t
+    assert promised and (form == "recurrent" or np.isfinite(out).all())
+
+
 @pytest.mark.parametrize("form", ["chunked", "parallel"])
 @pytest.mark.parametrize("forget", [pytest.param((0.8, 0.99), marks=pytest.mark.slow), (0.01, 0.1)])
 def test_where_the_regulariser_is_gone_all_stays_finite(form, forget):
