@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
+import threadpoolctl
 from scipy.stats import spearmanr
 
 from experiments.noisy_regression import evaluation as ev
@@ -204,6 +205,8 @@ _EIGENVALUES = 100
 _DEEPEST = 30  # layers
 
 
+# Vectors of a hundred numbers: threads for them wait on each other, 25 times longer on busy cores.
+@threadpoolctl.threadpool_limits.wrap(limits=1)
 def gd_plus_plus_convergence(context) -> StudyResult:
     """Layers with which GD++ brings noise-free regression below a tolerance, by condition number.
 
