@@ -192,8 +192,14 @@ class TokenTransformer(nn.Module):
 
         Args:
           ids_BT: token ids.
-          segment_ids: equal numbers for positions of one packed sequence; not with softmax layers.
+          segment_ids: equal numbers for positions of one packed sequence; not with softmax layers
+            or a position code.
+
+        Raises:
+          ValueError: no layer, or segments with softmax layers or a position code.
         """
+        if segment_ids is not None and self.position_dim:
+            raise ValueError("a position code would run on across packed sequences")
         x_BTE = self.embedding[ids_BT]
         for layer, block in enumerate(self.blocks):
             code_TP = None

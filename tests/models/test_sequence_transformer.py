@@ -158,3 +158,5 @@ def test_wrong_settings_are_refused(annotations_off):
     ids = jnp.zeros((1, T), int)
     with pytest.raises(ValueError, match="packed"):
         TokenTransformer(5, ("softmax",)).init(jax.random.key(0), ids, ids)
+    with pytest.raises(ValueError, match="position code"):
+        TokenTransformer(5, ("linear",), position_dim=4).init(jax.random.key(0), ids, ids)
