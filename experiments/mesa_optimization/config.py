@@ -173,6 +173,14 @@ class Config:
         for name in ("full_models", "other_models", "few_shot_models"):
             if unknown := [model for model in getattr(self, name) if model not in known]:
                 raise ValueError(f"{name} may name {', '.join(map(repr, known))}, not {unknown}")
+        layers = ("softmax", "gated_linear", "delta", "gated_delta", "mesa", "mesa_cg")
+        texts = ("linear", "gated linear", "delta", "gated delta", "mesa", "mesa_cg", "softmax",
+                 "softmax, linear", "softmax, mesa")  # fmt: skip
+        for name, known in (("recall_mixers", layers), ("text_models", texts)):
+            if unknown := [item for item in getattr(self, name) if item not in known]:
+                raise ValueError(f"{name} may name {', '.join(map(repr, known))}, not {unknown}")
+        if not 0 <= min(self.probe_positions) < self.length:
+            raise ValueError(f"probe_positions must lie below length {self.length}")
         systems = ("linear", "partial", "nonlinear", "contracting", "fixed")
         if unknown := [name for name in self.systems if name not in systems]:
             raise ValueError(f"systems may name {', '.join(systems)}, not {unknown}")

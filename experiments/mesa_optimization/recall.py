@@ -16,7 +16,6 @@ from ico import tasks
 from ico.models import MixerKind, TokenTransformer
 from ico.report import StudyResult, difference, interval, measured, unjudged
 
-MIXERS = ("softmax", "gated_linear", "delta", "gated_delta", "mesa", "mesa_cg")
 _HARD = 0.9  # the difficulty that claims are about: the first where gated linear stays below
 
 

@@ -72,24 +72,14 @@ def interpolate(a: PyTree, b: PyTree, weight: float = 0.5, num_outputs: int = 1)
     Raises:
       ValueError: blocks that do not match.
     """
-    if a.keys() != b.keys():
-        raise ValueError(f"cannot interpolate blocks {sorted(a)} with {sorted(b)}")
-    a, b = normalise(a, num_outputs), normalise(b, num_outputs)
-    result = {}
-    for name in a:
-        w_kq, w_pv = (
-            (1 - weight) * one + weight * other
-            for one, other in zip(products(a[name]), products(b[name]), strict=True)
-        )
-        result[name] = from_products(w_kq, w_pv)
-    return result
+    return average_products(normalise(a, num_outputs), normalise(b, num_outputs), weight)
 
 
 def average_products(a: PyTree, b: PyTree, weight: float = 0.5) -> PyTree:
     """The model whose products of weights are `(1 - weight) a + weight b`, head by head.
 
-    For models whose heads correspond and whose scales agree, such as one and its `compress`ed form;
-    `interpolate` brings the scales of one-headed models together first.
+    For models whose heads correspond and whose scales agree, such as one and its reading as
+    scalars (`from_block_scalars`); `interpolate` brings the scales of one-headed ones together.
 
     Raises:
       ValueError: blocks that do not match.

@@ -165,6 +165,9 @@ def test_recall_is_judged_where_gated_linear_attention_fails():
         ({"systems": ("chaotic",)}, "systems"),
         ({"recall_lengths": (2,)}, "recall_lengths"),
         ({"num_seeds": 0}, "num_seeds"),
+        ({"recall_mixers": ("quick",)}, "recall_mixers"),
+        ({"text_models": ("quick",)}, "text_models"),
+        ({"probe_positions": (50,)}, "probe_positions"),
         ({"text_learning_rate": float("nan")}, "text_learning_rate"),
     ],
 )
