@@ -22,7 +22,7 @@ CLAIMS = (
     ),
     _claim(
         "one_layer_gd.halfway",
-        "So has the model halfway between the layer and its reading as scalars",
+        "So has the model halfway between the layer and the weights of a gradient step",
         f"{PAPER}, Fig. 4A", "ratio", 0.98, 1.02,
     ),
     _claim(

@@ -54,11 +54,15 @@ class Config:
     # Layers of full models, but for the hybrid's two.
     full_depth: int = 7
     # Steps of deep full models on the linear system.
-    full_steps: int = 5_000
-    # Steps of the hybrid there, which learns faster.
+    full_steps: int = 3_000
+    # Steps of the hybrid there.
     hybrid_steps: int = 3_000
-    # Steps of all full models on all other systems, and on long sequences.
-    other_steps: int = 1_500
+    # Steps of all full models on all other systems.
+    other_steps: int = 1_000
+    # Steps on long sequences.
+    long_steps: int = 1_500
+    # Sequences a step on all other systems.
+    other_batch: int = 32
     # Peak rate of full models.
     full_learning_rate: float = 8e-4
     # Peak rate of the hybrid.
@@ -82,7 +86,7 @@ class Config:
     # Pairs of a regression; sequences for it are three times as long and a prefix.
     few_shot_pairs: int = 68
     # Models for it; claims are about the first.
-    few_shot_models: tuple[str, ...] = ("softmax, mesa", "softmax, linear")
+    few_shot_models: tuple[str, ...] = ("softmax, mesa",)
     # Regressions that losses are measured on.
     few_shot_tests: int = 500
     # Long sequences a step.
@@ -93,26 +97,26 @@ class Config:
     tuning_learning_rate: float = 1e-2
     # Layers compared in recall.
     recall_mixers: tuple[str, ...] = (
-        "softmax", "gated_linear", "delta", "gated_delta", "mesa", "mesa_cg",
+        "softmax", "linear", "gated_linear", "delta", "gated_delta", "mesa", "gated_mesa",
     )  # fmt: skip
-    # Keys of the noisy tasks.
-    recall_keys: tuple[int, ...] = (16, 64)
+    # Keys of the noisy tasks, from few to many.
+    recall_keys: tuple[int, ...] = (16, 48)
     # Tokens of which two make a key in the fuzzy tasks.
     fuzzy_keys: tuple[int, ...] = (8,)
     # Lengths that accuracy is measured at, in times of the trained one; the first is one.
     recall_lengths: tuple[int, ...] = (1, 2, 4)
     # Slots of a sequence.
-    recall_slots: int = 96
+    recall_slots: int = 64
     # Width of the models.
     recall_dim: int = 64
     # Width of their two heads.
     recall_head_dim: int = 16
     # Steps of each.
-    recall_steps: int = 1_000
+    recall_steps: int = 800
     # Sequences a step.
-    recall_batch: int = 32
-    # Peak rate.
-    recall_learning_rate: float = 3e-3
+    recall_batch: int = 16
+    # Peak rates, of which every layer gets the one that is best for it.
+    recall_learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     # Sequences that accuracy is measured on.
     recall_tests: int = 500
     # English: python_docs (Debian's python3-doc) or pydoc_topics (in CPython, short).
@@ -121,21 +125,20 @@ class Config:
     vocab_size: int = 1_024
     # Language models compared.
     text_models: tuple[str, ...] = (
-        "linear", "gated linear", "delta", "gated delta", "mesa", "softmax", "softmax, linear",
-        "softmax, mesa",
+        "linear", "delta", "gated delta", "mesa", "softmax", "softmax, linear", "softmax, mesa",
     )  # fmt: skip
     # Width of language models.
     text_dim: int = 128
     # Tokens of a row.
     text_length: int = 256
     # Rows a step.
-    text_batch: int = 16
+    text_batch: int = 8
     # Steps of each.
-    text_steps: int = 1_000
+    text_steps: int = 800
     # Peak rate.
     text_learning_rate: float = 3e-3
-    # Rows held out.
-    held_out_rows: int = 512
+    # Rows held out, at most.
+    held_out_rows: int = 1_024
 
     def models_on(self, system: str) -> tuple[str, ...]:
         """The full models that are trained on a system."""
@@ -173,7 +176,8 @@ class Config:
         for name in ("full_models", "other_models", "few_shot_models"):
             if unknown := [model for model in getattr(self, name) if model not in known]:
                 raise ValueError(f"{name} may name {', '.join(map(repr, known))}, not {unknown}")
-        layers = ("softmax", "gated_linear", "delta", "gated_delta", "mesa", "mesa_cg")
+        layers = ("softmax", "linear", "gated_linear", "delta", "gated_delta", "mesa",
+                  "gated_mesa", "mesa_cg")  # fmt: skip
         texts = ("linear", "gated linear", "delta", "gated delta", "mesa", "mesa_cg", "softmax",
                  "softmax, linear", "softmax, mesa")  # fmt: skip
         for name, known in (("recall_mixers", layers), ("text_models", texts)):
@@ -199,14 +203,14 @@ class Config:
 SMOKE = Config(
     num_seeds=2, dim=4, length=16, batch_size=4, eval_sequences=16, depths=(1, 2),
     constructed_steps=2, scalar_steps=2, full_depth=2, full_steps=2, hybrid_steps=2,
-    other_steps=2,
+    other_steps=2, other_batch=4, long_steps=2,
     systems=("linear", "partial", "nonlinear"), full_models=("softmax, linear", "softmax, mesa"),
     other_models=("softmax, mesa",),
     probe_positions=(5, 10), linearisation_dims=(4,), linearisation_layers=2,
     linearisation_steps=2, linear_fit_steps=2, few_shot_pairs=10,
     few_shot_models=("softmax, mesa",), few_shot_tests=8, long_batch=2, tuning_steps=2,
     recall_mixers=("gated_linear", "delta", "mesa"), recall_keys=(4,), fuzzy_keys=(2,),
-    recall_lengths=(1,),
+    recall_lengths=(1,), recall_learning_rates=(1e-3,),
     recall_slots=12, recall_dim=16, recall_head_dim=8, recall_steps=2, recall_batch=4,
     recall_tests=8, text="pydoc_topics", vocab_size=300,
     text_models=("linear", "softmax, linear", "softmax, mesa"), text_dim=32, text_length=32,
@@ -218,11 +222,14 @@ SMOKE = Config(
 PAPER = Config(
     num_seeds=5, batch_size=256, eval_sequences=10_000, constructed_steps=15_000,
     constructed_learning_rate=1e-4, mesa_learning_rate=4e-4, scalar_steps=5_000,
-    full_steps=10_000, hybrid_steps=20_000, other_steps=40_000, hybrid_learning_rate=3e-4,
+    full_steps=10_000, hybrid_steps=20_000, other_steps=40_000, long_steps=40_000, other_batch=256,
+    hybrid_learning_rate=3e-4,
     other_models=("softmax, linear", "softmax", "softmax, mesa"),
     linearisation_dims=(4, 6, 10, 20, 40, 60), linearisation_steps=10_000, linear_fit_steps=5_000,
     few_shot_models=("softmax, mesa", "softmax", "softmax, linear"), few_shot_tests=5_000,
     long_batch=128, tuning_steps=5_000, tuning_learning_rate=1e-3,
+    recall_mixers=("softmax", "linear", "gated_linear", "delta", "gated_delta", "mesa",
+                   "gated_mesa", "mesa_cg"),
     recall_dim=128, recall_steps=10_000, recall_batch=128,
     text_models=("linear", "gated linear", "delta", "gated delta", "mesa", "mesa_cg", "softmax",
                  "softmax, linear", "softmax, mesa"),

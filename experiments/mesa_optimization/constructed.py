@@ -5,16 +5,14 @@ Dimension key: S seeds, B sequences, T positions, D inputs, H heads, L layers.
 
 import functools
 import itertools
-from typing import cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.mesa_optimization import training as tr
 from experiments.mesa_optimization.claims import all_measured
+from experiments.mesa_optimization.explicit import gradient_descent_losses, least_squares_losses
 from ico import models, tasks
-from ico.layers import mesa
 from ico.models import MixerKind, SequenceTransformer
 from ico.report import (
     Measurement,
@@ -28,9 +26,9 @@ from ico.report import (
 
 # Of tokens after every layer. One layer is compared with algorithms that clip nothing, and would
 # be better than they are with 1.5, the clip that the newer of the authors' configurations has for
-# two layers. Stacks of layers train worse with 4.
+# two layers. Stacks of layers train worse with 4. Depth is judged with one clip for all.
 _CLIP_ONE, _CLIP_DEEP = 4.0, 1.5
-_GRID = np.geomspace(1e-1, 1e6, 57)
+_CLIPPED = "LSA-1, clipped as stacks are"
 
 
 def task_of(context, count: int = 1) -> tasks.Dynamics:
@@ -46,82 +44,26 @@ def held_out(context, name: str, constructed: bool = True, task=None):
     return tr.draw_jit(context.key(name), task, constructed)
 
 
-def build(context, kind: MixerKind, depth: int) -> SequenceTransformer:
+def build(context, kind: MixerKind, depth: int, clip: float = 0.0) -> SequenceTransformer:
     """A model of attention alone on constructed tokens, 2 heads for one layer, 4 for more."""
     D = context.config.dim
+    clip = clip or (_CLIP_ONE if depth == 1 else _CLIP_DEEP)
     return SequenceTransformer(
         (kind,) * depth, 4 * D, D, embed_dim=0, num_heads=2 if depth == 1 else 4, head_dim=2 * D,
-        position_dim=0, token_clip=_CLIP_ONE if depth == 1 else _CLIP_DEEP, init_std=2e-4,
+        position_dim=0, token_clip=clip, init_std=2e-4,
         chunk_size=context.config.length,
     )  # fmt: skip
 
 
-def train_constructed(context, kind: MixerKind, depth: int) -> tr.Trained:
+def train_constructed(context, kind: MixerKind, depth: int, clip: float = 0.0) -> tr.Trained:
     """Trains a model for every seed, or finds it trained."""
     config = context.config
     rate = config.mesa_learning_rate if kind == "mesa" else config.constructed_learning_rate
     recipe = tr.Recipe(config.constructed_steps, config.batch_size, rate, weight_decay=0.1)
     name = f"constructed-{kind}-{depth}"
     return tr.train_on_dynamics(
-        context, name, build(context, kind, depth), task_of(context), recipe, constructed=True
+        context, name, build(context, kind, depth, clip), task_of(context), recipe, constructed=True
     )
-
-
-# Explicit algorithms ------------------------------------------------------------------------------
-
-
-@jax.jit
-def gradient_step(x_BTD):
-    """`sum_{s <= t} x_s x_{s-1}^T x_t` at every position: one gradient step from zero, unscaled."""
-    before = jnp.pad(x_BTD[:, :-1], ((0, 0), (1, 0), (0, 0)))
-    with jax.default_matmul_precision("highest"):
-        scores = jnp.tril(jnp.einsum("btd,bsd->bts", x_BTD, before))
-        return jnp.einsum("bts,bsd->btd", scores, x_BTD)
-
-
-def gradient_descent_losses(context, test) -> tuple[np.ndarray, float]:
-    """Losses [B, T] of one gradient step at the best rate for other sequences, and the rate."""
-    D = context.config.dim
-    other = held_out(context, "rate")
-    step, y = gradient_step(other.inputs[..., D : 2 * D]), other.targets
-    rate = float(jnp.sum(step * y) / jnp.sum(step * step))
-    error = rate * gradient_step(test.inputs[..., D : 2 * D]) - test.targets
-    return np.asarray(0.5 * jnp.sum(error**2, axis=-1)), rate
-
-
-@jax.jit
-def least_squares(x_BTF, y_BTD, lam):
-    """The regularised least-squares prediction of the next vector, all pairs counted.
-
-    Args:
-      x_BTF: what it works on, the vectors themselves or features of them.
-      y_BTD: the vectors; the pair at t is (x at t - 1, y at t).
-      lam: the inverse of the regulariser.
-    """
-    before = jnp.pad(x_BTF[:, :-1], ((0, 0), (1, 0), (0, 0)))
-    with jax.default_matmul_precision("highest"):
-        sides = x_BTF[:, :, None], before[:, :, None], y_BTD[:, :, None]
-        o = cast(jax.Array, mesa(*sides, lam=lam[None], form="recurrent"))
-    return o[:, :, 0]
-
-
-def least_squares_losses(
-    x_BTF, targets, other_x, other_targets, y_BTD=None, other_y=None
-) -> tuple[np.ndarray, float]:
-    """Losses [B, T] at the regulariser that is best for other sequences, and its inverse."""
-    y_BTD, other_y = x_BTF if y_BTD is None else y_BTD, other_x if other_y is None else other_y
-    few = slice(0, min(len(other_x), 500))
-
-    def losses(x, y, targets, lam):
-        error = least_squares(x, y, jnp.asarray(lam, jnp.float32)) - targets
-        return 0.5 * jnp.sum(error**2, axis=-1)
-
-    means = [
-        float(jnp.mean(losses(other_x[few], other_y[few], other_targets[few], lam)))
-        for lam in _GRID
-    ]
-    lam = float(_GRID[int(np.nanargmin(means))])
-    return np.asarray(losses(x_BTF, y_BTD, targets, lam)), lam
 
 
 # Readings -----------------------------------------------------------------------------------------
@@ -137,9 +79,41 @@ def compressed(trained: tr.Trained, dim: int) -> tr.Trained:
     return tr.Trained(trained.model.clone(head_dim=4 * dim), read(trained.params))
 
 
+def gradient_step_weights(trained: tr.Trained, rate: float, dim: int) -> tr.Trained:
+    """One gradient step at a rate, in weights, shared among the heads as a one-layer model does it.
+
+    Weights are determined up to a scale between W_KQ and W_PV, up to how heads share the work, and
+    up to which copy of x_t is taken. So the step is written in the model's own terms: of the mean
+    diagonals of its blocks those stay that a gradient step has (keys from x_{t-1}, queries and
+    values from either x_t, into the prediction), times what makes them a step of that rate.
+    """
+
+    @jax.vmap
+    def write(params):
+        ((name, block),) = models.block_scalars(params, dim).items()
+        kq, pv = (np.zeros((4, 4)) for _ in range(2))
+        kq[3, 1:3] = pv[0, 1:3] = 1
+        kq, pv = block["kq"] * kq[None], block["pv"] * pv[None]
+        does = (kq.sum((1, 2)) * pv.sum((1, 2))).sum()
+        return models.from_block_scalars({name: {"kq": kq, "pv": pv * (rate / does)}}, dim)
+
+    return tr.Trained(trained.model.clone(head_dim=4 * dim), write(trained.params))
+
+
 def halfway(a: tr.Trained, b: tr.Trained) -> tr.Trained:
     """The models between, products averaged."""
     return tr.Trained(b.model, jax.vmap(models.average_products)(a.params, b.params))
+
+
+def train_on(context, trained: tr.Trained, depth: int) -> tr.Trained:
+    """A model trained on as long as its scalars are, with their recipe: what they compare with."""
+    task = task_of(context)
+    return tr.train_on_dynamics(context, f"on-linear-{depth}", trained.model, task,
+                                _on(context.config), constructed=True, start=trained)  # fmt: skip
+
+
+def _on(config) -> tr.Recipe:
+    return tr.Recipe(config.scalar_steps, config.batch_size, 1e-3, weight_decay=0.0)
 
 
 def train_scalars(context, trained: tr.Trained, depth: int) -> tr.Trained:
@@ -147,13 +121,12 @@ def train_scalars(context, trained: tr.Trained, depth: int) -> tr.Trained:
     config, dim = context.config, context.config.dim
     model = trained.model.clone(head_dim=4 * dim)
     start = jax.vmap(lambda params: models.block_scalars(params, dim))(trained.params)
-    recipe = tr.Recipe(config.scalar_steps, config.batch_size, 1e-3, weight_decay=0.0)
+    recipe = _on(config)
     task = tr.sized(task_of(context), recipe.batch_size)
-    spec = {"of": tr.spec_of(trained.model), "task": task, "after": config.constructed_steps}
     found = tr.train_seeds(
         context, f"scalars-{depth}", model, lambda key: jax.tree.map(lambda leaf: leaf[0], start),
         _scalar_loss(model, dim), functools.partial(tr.draw, task=task, constructed=True), recipe,
-        spec, start,
+        {"of": trained.spec, "task": task}, start,
     )  # fmt: skip
     expand = jax.vmap(lambda scalars: models.from_block_scalars(scalars, dim))
     return tr.Trained(model, expand(found.params))
@@ -173,12 +146,13 @@ def one_layer_gd(context) -> StudyResult:
     trained = train_constructed(context, "linear", 1)
     test = held_out(context, "test")
     layer = tr.losses(trained, test)
-    descent, rate = gradient_descent_losses(context, test)
-    read = compressed(trained, context.config.dim)
+    D = context.config.dim
+    descent, rate = gradient_descent_losses(test, held_out(context, "rate"), D)
+    step = gradient_step_weights(trained, rate, D)
     found = {
         "LSA-1": layer,
-        "compressed": tr.losses(read, test),
-        "halfway": tr.losses(halfway(trained, read), test),
+        "LSA-1, scalars read off": tr.losses(compressed(trained, D), test),
+        "halfway": tr.losses(halfway(trained, step), test),
         "one gradient step": descent[None],
     }
     mean = {name: loss.mean(-1) for name, loss in found.items()}
@@ -190,7 +164,8 @@ def one_layer_gd(context) -> StudyResult:
     notes = [
         f"The gradient step has the rate {rate:.4f}, best on other sequences (least squares in "
         "closed form), and starts from zero.",
-        "Halfway: products of weights averaged between the layer and its compressed form.",
+        "Halfway: products of weights averaged between the layer and the gradient step, which is "
+        "written in the terms of the layer's heads.",
     ]
     arrays = {f"loss/{name}": loss.mean((0, 1)) for name, loss in found.items()}
     return StudyResult(claims, {"losses": loss_rows(found)}, arrays, notes)
@@ -208,18 +183,25 @@ def deep(context) -> StudyResult:
     for depth in depths:
         by_depth[depth] = train_constructed(context, "linear", depth)
         found[f"LSA-{depth}"] = tr.losses(by_depth[depth], test)
+    alike = dict(found)
+    if 1 in by_depth:
+        clipped = train_constructed(context, "linear", 1, _CLIP_DEEP)
+        found[_CLIPPED] = alike["LSA-1"] = tr.losses(clipped, test)
     deepest = depths[-1]
     read = compressed(by_depth[deepest], D)
     found[f"CompressedAlg-{deepest}, read off"] = tr.losses(read, test)
+    found[f"LSA-{deepest}, trained on"] = tr.losses(
+        train_on(context, by_depth[deepest], deepest), test
+    )
     scalars = train_scalars(context, by_depth[deepest], deepest)
     found[f"CompressedAlg-{deepest}, trained on"] = tr.losses(scalars, test)
     one_mesa = train_constructed(context, "mesa", 1)
     found["mesa-1"] = tr.losses(one_mesa, test)
     found["least squares"] = least[None]
     mean = {name: loss.mean(-1) for name, loss in found.items()}  # [S, B]
-    falls = [mean[f"LSA-{d}"] for d in depths]
+    falls = [alike[f"LSA-{d}"].mean(-1) for d in depths]
     pairs = [a for pair in itertools.pairwise(falls) for a in pair]
-    whole = mean[f"LSA-{deepest}"]
+    whole, longer = mean[f"LSA-{deepest}"], mean[f"LSA-{deepest}, trained on"]
     numbers = {
         f"LSA-{deepest}": tr.num_parameters(by_depth[deepest]),
         "mesa-1": tr.num_parameters(one_mesa),
@@ -231,7 +213,7 @@ def deep(context) -> StudyResult:
                     f"{numbers['mesa-1']} and {numbers[f'LSA-{deepest}']} numbers"),
         measured("deep.compressed", mean[f"CompressedAlg-{deepest}, read off"], whole,
                  statistic=ratio),
-        measured("deep.compressed_trained", mean[f"CompressedAlg-{deepest}, trained on"], whole,
+        measured("deep.compressed_trained", mean[f"CompressedAlg-{deepest}, trained on"], longer,
                  statistic=ratio),
     ]  # fmt: skip
     if 2 in by_depth:
@@ -242,7 +224,9 @@ def deep(context) -> StudyResult:
         f"Least squares counts every pair; its regulariser, 1 / {lam:.3g}, is best on other "
         "sequences. Losses are means over all positions, 1/2 |error|^2.",
         "CompressedAlg: products of weights replaced by the mean diagonals of their blocks, 32 "
-        "numbers a head and layer; trained on: those numbers, from there.",
+        "numbers a head and layer. Trained on: those numbers, from there, and in the same way the "
+        f"whole model, {config.scalar_steps} steps each.",
+        "Depth is judged with one clip of tokens, 1.5, for all.",
     ]
     arrays = {f"loss/{name}": loss.mean((0, 1)) for name, loss in found.items()}
     return StudyResult(claims, {"losses": loss_rows(found)}, arrays, notes)

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.mesa_optimization import comparison as cmp
 from experiments.mesa_optimization import training as tr
-from experiments.mesa_optimization.constructed import least_squares_losses
+from experiments.mesa_optimization.explicit import least_squares_losses
 from ico.report import StudyResult, measured, ratio
 
 _NOISE = 0.01
@@ -69,7 +69,6 @@ _losses = jax.jit(losses_of, static_argnums=0)
 def tune(context, name: str, trained: tr.Trained, with_prefix: bool) -> tr.Trained:
     """Tokens tuned for a frozen model, by Adam at the paper's rate, raised for fewer steps."""
     config, D = context.config, context.config.dim
-    pairs = config.few_shot_pairs - (7 if with_prefix else 0)  # a prefix takes their room
     key = context.key(f"tokens/{name}")
     seeds = config.num_seeds
     tuned = {"eos": jax.random.normal(key, (seeds, D))}
@@ -78,11 +77,14 @@ def tune(context, name: str, trained: tr.Trained, with_prefix: bool) -> tr.Train
     start = {"tuned": tuned, "frozen": trained.params}
     recipe = tr.Recipe(config.tuning_steps, config.long_batch, config.tuning_learning_rate,
                        weight_decay=0.0)  # fmt: skip
-    sampler = functools.partial(_sample, count=recipe.batch_size, num_pairs=max(pairs, 2), dim=D)
+    sampler = functools.partial(
+        _sample, count=recipe.batch_size, num_pairs=config.few_shot_pairs, dim=D
+    )
     found = tr.train_seeds(
         context, f"tokens-{name}", None, lambda key: jax.tree.map(lambda leaf: leaf[0], start),
         _tuning_loss(trained.model), sampler, recipe,
-        {"of": tr.spec_of(trained.model), "pairs": pairs, "steps": config.other_steps}, start,
+        {"of": trained.spec, "pairs": config.few_shot_pairs, "noise": _NOISE,
+         "prefix": _PREFIX if with_prefix else 0}, start,
     )  # fmt: skip
     return tr.Trained(None, found.params["tuned"])
 
@@ -110,7 +112,7 @@ def few_shot(context) -> StudyResult:
     second = draw(context.key("few_shot/second"), count, P - half, D)
     switched = Pairs(*(jnp.concatenate([a[:, :half], b], axis=1)
                        for a, b in zip(test, second, strict=True)))  # fmt: skip
-    rows, arrays, claims = [], {}, []
+    rows, switched_rows, arrays = [], [], {}
     found = {"least squares": _regression(test, other)[None]}
     twice = {"least squares": _regression(switched, other)[None]}
     for model in config.few_shot_models:
@@ -131,8 +133,12 @@ def few_shot(context) -> StudyResult:
         rows.append({"learner": name, "pair 1": float(loss[..., 0].mean()),
                      f"pair {at + 1}": float(loss[..., at].mean()),
                      f"pair {P}": float(loss[..., -1].mean())})  # fmt: skip
+        again = twice[name]
+        switched_rows.append({"learner": name, f"pair {half}": float(again[..., half - 1].mean()),
+                              f"pair {half + 1}": float(again[..., half].mean()),
+                              f"pair {P}": float(again[..., -1].mean())})  # fmt: skip
         arrays[f"one/{name}"] = loss.mean((0, 1))
-        arrays[f"two/{name}"] = twice[name].mean((0, 1))
+        arrays[f"two/{name}"] = again.mean((0, 1))
     judged = config.few_shot_models[0]
     plain, eos = found[judged], found[f"{judged} + EOS"]
     claims = [
@@ -145,7 +151,8 @@ def few_shot(context) -> StudyResult:
         "second half of two tasks starts at the middle pair.",
         f"A prefix has {_PREFIX} tokens. Least squares counts all earlier pairs, of both tasks.",
     ]
-    return StudyResult(claims, {"loss by pair": rows}, arrays, notes)
+    tables = {"loss by pair": rows, "two tasks in a row": switched_rows}
+    return StudyResult(claims, tables, arrays, notes)
 
 
 def _regression(test: Pairs, other: Pairs) -> np.ndarray:

@@ -24,8 +24,9 @@ _LOOKS = {
     "Proposition 2": (_GREEN, "-."),
 }
 _MIXERS = {
-    "softmax": _PINK, "gated_linear": _BLUE, "delta": _GREEN, "gated_delta": _SKY,
-    "mesa": _VERMILION, "mesa_cg": _ORANGE,
+    "softmax": (_PINK, "-"), "linear": (_BLUE, "-"), "gated_linear": (_BLUE, "--"),
+    "delta": (_GREEN, "-"), "gated_delta": (_GREEN, "--"), "mesa": (_VERMILION, "-"),
+    "gated_mesa": (_VERMILION, "--"), "mesa_cg": (_ORANGE, "-"),
 }  # fmt: skip
 
 
@@ -173,8 +174,9 @@ def recalled(result):
         for mixer in mixers:
             times = [int(key[2]) for key in keys if key[:2] == [task, mixer]]
             low, high, value = np.array([result.arrays[f"{task}/{mixer}/{t}"] for t in times]).T
-            ax.plot(times, value, marker="o", color=_MIXERS[mixer], label=mixer)
-            ax.fill_between(times, low, high, color=_MIXERS[mixer], alpha=0.15)
+            color, line = _MIXERS[mixer]
+            ax.plot(times, value, marker="o", color=color, linestyle=line, label=mixer)
+            ax.fill_between(times, low, high, color=color, alpha=0.15)
         ax.axhline(0.9, color="gray", linewidth=0.8, linestyle=":")
         ax.set(title=task, xscale="log", xlabel="times the trained length", ylim=(0, 1.03))
         ax.set_xticks(times, [str(t) for t in times])

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.mesa_optimization import training as tr
+from experiments.mesa_optimization.probing import hidden
 from ico import tasks
 from ico.models import Mixer, SequenceTransformer, sinusoidal_positions
 from ico.report import StudyResult, interval, ratio
@@ -44,7 +45,8 @@ def linearisation(context) -> StudyResult:
             ratios.append(value)
             rows.append({"inputs": n, "layer replaced": layer + 1, "loss": float(loss.mean()),
                          "of softmax": float(whole.mean()), "ratio": value, "95% low": low,
-                         "95% high": high})  # fmt: skip
+                         "95% high": high, "of the layer's update, not fitted":
+                         _not_fitted(trained, replaced, test, layer)})  # fmt: skip
         arrays[f"{n}"] = np.array(ratios)
     notes = [
         "Sequences of four times as many positions as inputs. A linear layer is fitted to the "
@@ -53,10 +55,20 @@ def linearisation(context) -> StudyResult:
     return StudyResult([], {"linearised": rows}, arrays, notes)
 
 
+def _not_fitted(trained, replaced, test, layer: int) -> float:
+    """The share of a layer's update, in squares, that the linear one does not give."""
+    gaps, updates = [], []
+    for seed in range(len(jax.tree.leaves(trained.params)[0])):
+        theirs, ours = (hidden(m.model, tr.one(m, seed), test.inputs) for m in (trained, replaced))
+        gaps.append(jnp.mean((ours[layer + 1] - theirs[layer + 1]) ** 2))
+        updates.append(jnp.mean((theirs[layer + 1] - theirs[layer]) ** 2))
+    return float(sum(gaps) / sum(updates))
+
+
 def _replace(context, trained: tr.Trained, task, n: int, layer: int) -> tr.Trained:
     config = context.config
     mixer: Any = Mixer("linear", 4, 2 * n, init_std=0.05, chunk_size=4 * n)
-    recipe = tr.Recipe(config.linear_fit_steps, config.batch_size, 2e-3, weight_decay=0.0)
+    recipe = tr.Recipe(config.linear_fit_steps, config.batch_size, 5e-3, weight_decay=0.0)
     task = tr.sized(task, recipe.batch_size)
     seeds = config.num_seeds
     width = 4 * n
@@ -69,7 +81,7 @@ def _replace(context, trained: tr.Trained, task, n: int, layer: int) -> tr.Train
         lambda key: jax.tree.map(lambda leaf: leaf[0], start),
         _fit_loss(trained.model, mixer, layer),
         functools.partial(tr.draw, task=task, constructed=False), recipe,
-        {"of": tr.spec_of(trained.model), "steps": config.linearisation_steps}, start,
+        {"of": trained.spec, "student": tr.spec_of(mixer), "layer": layer}, start,
     )  # fmt: skip
     kinds = list(trained.model.kinds)
     kinds[layer] = "linear"

@@ -17,7 +17,7 @@ from ico.models import sinusoidal_positions
 from ico.report import StudyResult, difference, interval, measured, unjudged
 
 _LAGS = 6
-_RIDGE = 1e-6
+_RIDGE = 1e-6  # of the mean square of the tokens' coordinates
 _INVERSE = 1e-3  # regulariser of the preconditioned inputs, as in the authors' code
 
 
@@ -45,10 +45,11 @@ def first_scores(model, params, x_BTI):
 
 
 def fit(x_NE, y_ND) -> np.ndarray:
-    """Ridge regression with a constant, [E + 1, D], in float64."""
+    """Ridge regression with a free constant, [E + 1, D], in float64."""
     x = _with_one(x_NE)
     gram = x.T @ x
-    gram += _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
+    E = len(gram) - 1
+    gram[:E, :E] += _RIDGE * np.trace(gram[:E, :E]) / E * np.eye(E)
     return np.linalg.solve(gram, x.T @ np.asarray(y_ND, np.float64))
 
 

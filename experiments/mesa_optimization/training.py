@@ -48,10 +48,14 @@ class Recipe:
 
 
 class Trained(NamedTuple):
-    """A model and its parameters, leaves [S, ...]."""
+    """A model, its parameters, leaves [S, ...], and all that they depend on.
+
+    `spec` is None where parameters were not trained but made of others.
+    """
 
     model: Any
     params: Any
+    spec: dict | None = None
 
 
 def train_seeds(
@@ -64,6 +68,8 @@ def train_seeds(
     recipe: Recipe,
     spec: dict,
     start: Any = None,
+    stream: str = "",
+    num_seeds: int = 0,
 ) -> Trained:
     """Trains a model for every seed, all at once, or finds it trained.
 
@@ -77,14 +83,19 @@ def train_seeds(
       recipe: how.
       spec: all else that the parameters depend on, for the artefact's hash.
       start: parameters with a leading seed axis to start from, in place of those that `init` draws.
+      stream: what starts and batches are drawn by, the name if empty. Models of one stream see
+        the same batches seed by seed, which makes differences between them paired.
+      num_seeds: S; that of the configuration if 0.
     """
-    num_seeds = context.config.num_seeds
+    num_seeds = num_seeds or context.config.num_seeds
     spec = {**spec, "recipe": recipe, "seeds": num_seeds, "seed": context.seed}
+    if stream:
+        spec["stream"] = stream
     directory = train.artifact_directory(context.directory / "checkpoints", name, spec)
     if (found := train.load_artifact(directory)) is not None:
-        return Trained(model, found)
+        return Trained(model, found, spec)
     optimizer = recipe.optimizer()
-    keys = jax.random.split(context.key(f"train/{name}"), num_seeds)
+    keys = jax.random.split(context.key(f"train/{stream or name}"), num_seeds)
     every = max(1, min(100, recipe.num_steps))
     state = train.init_state(init, optimizer, keys)
     if start is not None:  # AdamW's own state starts at zero, whatever the parameters
@@ -100,7 +111,7 @@ def train_seeds(
     )
     params = jax.tree.map(np.asarray, result.state.params)
     train.save_artifact(directory, params)
-    return Trained(model, params)
+    return Trained(model, params, spec)
 
 
 def train_on_dynamics(
@@ -110,17 +121,31 @@ def train_on_dynamics(
     task: tasks.Dynamics,
     recipe: Recipe,
     constructed: bool = False,
+    start: Trained | None = None,
 ) -> Trained:
-    """Next-vector prediction on dynamical systems; on constructed tokens if asked."""
+    """Next-vector prediction on dynamical systems.
+
+    Args:
+      context: of the run.
+      name: of the artefact.
+      model: a `SequenceTransformer`.
+      task: the systems; the size of its batch is the recipe's.
+      recipe: how.
+      constructed: whether on constructed tokens.
+      start: a model of the same shape that is trained on; None starts afresh.
+    """
     task = sized(task, recipe.batch_size)
     sampler = functools.partial(draw, task=task, constructed=constructed)
-    spec = {"model": spec_of(model), "task": task, "constructed": constructed}
+    spec: dict = {"model": spec_of(model), "task": task, "constructed": constructed}
+    if start is not None:
+        spec["of"] = start.spec
 
     def init(key):
         shape = jax.eval_shape(sampler, key).inputs.shape
         return model.init(key, jnp.zeros((1, *shape[1:])))["params"]
 
-    return train_seeds(context, name, model, init, loss_of(model), sampler, recipe, spec)
+    params = None if start is None else start.params
+    return train_seeds(context, name, model, init, loss_of(model), sampler, recipe, spec, params)
 
 
 def draw(key, task: tasks.Dynamics, constructed: bool) -> Sequence:

@@ -23,7 +23,8 @@ from ico.layers import (
 MixerKind = Literal[
     "softmax", "linear", "gated_linear", "delta", "gated_delta", "mesa", "gated_mesa", "mesa_cg"
 ]
-_GATE_BIAS = 4.0  # gates start at sigmoid(4) = 0.982
+_GATE_BIAS = 6.0  # gates start at sigmoid(6) = 0.9975: half is left after 280 positions
+_SHARPNESS = 10.0  # softmax scores of equal keys and queries of length one, at the start
 _ONE = 0.5413248546129181  # softplus of this is one
 
 
@@ -31,15 +32,16 @@ class Mixer(nn.Module):
     """Causal multi-head attention of any kind, no biases.
 
     Parameters, for row vectors: query, key [H, E + P, A], value [H, E, A], out [H, A, E]; and, by
-    kind, gate [E, H] with bias [H] (forgetting), beta [E, H], lam [H] (mesa) or reg [H, A]
-    (mesa_cg).
+    kind, gate [E, H] with bias [H] (forgetting), beta [E, H], lam [H] (mesa), reg [H, A]
+    (mesa_cg) or scale [H] (softmax with `normalise`).
 
     Fields:
       kind: "softmax"; "linear" (unscaled) and "gated_linear"; "delta" and "gated_delta"; "mesa"
         (exact) and "gated_mesa" (whose regulariser is forgotten, too); "mesa_cg", MesaNet's, with
         its cap on forgetting and a regulariser of at least 1/4.
       num_heads, head_dim: H and A.
-      normalise: whether keys and queries are brought to length one. "delta" needs it.
+      normalise: whether keys and queries are brought to length one. "delta" needs it. Softmax
+        then multiplies their cosines by a learned scale (2010.04245), which starts at ten.
       conv_width: width W of a causal convolution, a channel by itself, with SiLU, on keys and
         queries; 0 is none.
       norm_output: whether every head's output is brought to unit mean square (RMSNorm).
@@ -131,6 +133,10 @@ class Mixer(nn.Module):
     def _mix(self, x_BTE, q, k, v, segment_ids):
         kind, H = self.kind, self.num_heads
         if kind == "softmax":
+            if self.normalise:
+                start = nn.initializers.constant(_SHARPNESS)
+                scale_H = self.param("scale", start, (H,))
+                return softmax_attention(q * scale_H[None, None, :, None], k, v, scale=1.0)
             return softmax_attention(q, k, v)
         sides = {"segment_ids": segment_ids, "chunk_size": self.chunk_size}
         if kind in ("linear", "gated_linear"):

@@ -136,7 +136,7 @@ class TokenTransformer(nn.Module):
     """A language model whose layers may be of any kind: logits of the next token.
 
     LayerNorm before every mixer and MLP and before the head, which is the embedding transposed.
-    Keys and queries have length one (but of softmax layers), every head's output unit mean square.
+    Keys and queries have length one, every head's output unit mean square, whatever the kind.
 
     Fields:
       vocab_size: V.
@@ -171,9 +171,9 @@ class TokenTransformer(nn.Module):
                     kind,
                     self.num_heads,
                     self.head_dim,
-                    normalise=kind != "softmax",
+                    normalise=True,
                     conv_width=self.conv_width,
-                    norm_output=kind != "softmax",
+                    norm_output=True,
                     chunk_size=self.chunk_size,
                     parent=None,
                 ),
