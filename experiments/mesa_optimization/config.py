@@ -97,10 +97,10 @@ class Config:
     tuning_learning_rate: float = 1e-2
     # Layers compared in recall.
     recall_mixers: tuple[str, ...] = (
-        "softmax", "linear", "gated_linear", "delta", "gated_delta", "mesa", "gated_mesa",
+        "softmax", "linear", "gated_linear", "delta", "mesa", "gated_mesa",
     )  # fmt: skip
     # Keys of the noisy tasks, from few to many.
-    recall_keys: tuple[int, ...] = (16, 48)
+    recall_keys: tuple[int, ...] = (32,)
     # Tokens of which two make a key in the fuzzy tasks.
     fuzzy_keys: tuple[int, ...] = (8,)
     # Lengths that accuracy is measured at, in times of the trained one; the first is one.
@@ -112,11 +112,11 @@ class Config:
     # Width of their two heads.
     recall_head_dim: int = 16
     # Steps of each.
-    recall_steps: int = 800
+    recall_steps: int = 500
     # Sequences a step.
     recall_batch: int = 16
     # Peak rates, of which every layer gets the one that is best for it.
-    recall_learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    recall_learning_rates: tuple[float, ...] = (3e-3, 1e-2)
     # Sequences that accuracy is measured on.
     recall_tests: int = 500
     # English: python_docs (Debian's python3-doc) or pydoc_topics (in CPython, short).
@@ -134,7 +134,7 @@ class Config:
     # Rows a step.
     text_batch: int = 8
     # Steps of each.
-    text_steps: int = 800
+    text_steps: int = 500
     # Peak rate.
     text_learning_rate: float = 3e-3
     # Rows held out, at most.
@@ -230,7 +230,8 @@ PAPER = Config(
     long_batch=128, tuning_steps=5_000, tuning_learning_rate=1e-3,
     recall_mixers=("softmax", "linear", "gated_linear", "delta", "gated_delta", "mesa",
                    "gated_mesa", "mesa_cg"),
-    recall_dim=128, recall_steps=10_000, recall_batch=128,
+    recall_keys=(16, 64), fuzzy_keys=(8, 16), recall_slots=96,
+    recall_learning_rates=(1e-3, 3e-3, 1e-2), recall_dim=128, recall_steps=10_000, recall_batch=128,
     text_models=("linear", "gated linear", "delta", "gated delta", "mesa", "mesa_cg", "softmax",
                  "softmax, linear", "softmax, mesa"),
     text_dim=512, text_batch=128, text_steps=10_000, vocab_size=8_192,

@@ -22,6 +22,7 @@ _CHOOSE = 500  # sequences that they are chosen on
 WINDOW = 8  # observations that stand for a hidden state
 # What Proposition 2 starts from: the best, on other sequences, of these regularisers and lower
 # ends of the spectrum, both as shares of its upper end.
+_MARGIN = 2.0  # beyond the largest eigenvalue seen: above the upper end steps diverge
 _REGS, _LOWS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0), (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 
@@ -143,7 +144,7 @@ def known_in_advance(task: tasks.Dynamics, other, num_steps: int) -> dict:
     best, lowest = {}, np.inf
     for reg in _REGS:
         for low in _LOWS:
-            steps = chebyshev_steps(low * high, 1.05 * high * (1 + reg), num_steps, 1)
+            steps = chebyshev_steps(low * high, _MARGIN * high * (1 + reg), num_steps, 1)
             params = {"rate": jnp.log(steps.rate), "momentum": steps.momentum,
                       "reg": jnp.log(jnp.full(1, reg * high)), "scale": jnp.ones(())}  # fmt: skip
             params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
@@ -161,8 +162,8 @@ def train_proposition(context, name: str, task: tasks.Dynamics, start: dict) -> 
     return tr.train_seeds(
         context, f"proposition-{name}", None, lambda key: start, _proposition_loss(task),
         functools.partial(tr.draw, task=task, constructed=False), recipe,
-        {"task": task, "steps": len(start["rate"]), "window": WINDOW, "sequences": _CHOOSE,
-         "start": {"regs": _REGS, "lows": _LOWS}},
+        {"task": task, "steps": len(start["rate"]), "window": WINDOW, 
+         "start": jax.tree.map(lambda leaf: [float(f"{x:.3g}") for x in np.ravel(leaf)], start)},
     )  # fmt: skip
 
 

@@ -43,15 +43,19 @@ def _legend_below(fig, axes, columns: int = 4) -> None:
     fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
 
 
-def _look(name: str, place: int):
-    return _LOOKS.get(name, (_COLORS[place % len(_COLORS)], "-"))
+def _looks(names) -> dict:
+    """Colour and line of every learner: its own, or the next that no other one has."""
+    known = {name: _LOOKS[name] for name in names if name in _LOOKS}
+    free = [(color, line) for line in ("-", "--", ":") for color in _COLORS
+            if (color, line) not in known.values()]  # fmt: skip
+    rest = iter(free)
+    return {name: known.get(name) or next(rest) for name in names}
 
 
 def _by_position(ax, curves: dict, label_x: str = "position") -> None:
-    place = 0
+    looks = _looks(curves)
     for name, values in curves.items():
-        color, line = _look(name, place)
-        place += name not in _LOOKS
+        color, line = looks[name]
         ax.plot(np.arange(1, len(values) + 1), values, color=color, linestyle=line, label=name)
     ax.set(yscale="log", xlabel=label_x)
 
@@ -130,17 +134,15 @@ def few_shot(result):
     fig, axes = _canvas(2, height=4.4, sharey=True)
     for ax, kind, title in zip(axes[0], ("one", "two"), ("one task", "a new task half way"),
                                strict=True):  # fmt: skip
-        place = 0
-        for name, values in result.arrays.items():
-            if not name.startswith(f"{kind}/"):
-                continue
-            learner = name.split("/", 1)[1]
+        curves = {name.split("/", 1)[1]: values for name, values in result.arrays.items()
+                  if name.startswith(f"{kind}/")}  # fmt: skip
+        looks = _looks(dict.fromkeys(name.partition(" + ")[0] for name in curves))
+        for learner, values in curves.items():
             base, _, arm = learner.partition(" + ")
-            color, line = _look(base, place)
+            color, line = looks[base]
             line = {"": line, "EOS": "--", "EOS + prefix": ":"}[arm]
             ax.plot(np.arange(1, len(values) + 1), values, color=color, linestyle=line,
                     label=learner)  # fmt: skip
-            place += 1
         ax.set(title=title, xlabel="pair", yscale="log")
     axes[0, 0].set_ylabel(_LOSS)
     _legend_below(fig, axes, 3)
@@ -197,9 +199,10 @@ def by_token(result):
     base = result.arrays["linear" if "linear" in names else names[0]]
     width = max(len(base) // 16, 1)
     count = len(base) // width
-    for place, name in enumerate(names):
+    looks = _looks(names)
+    for name in names:
         gap = (result.arrays[name] - base)[: count * width].reshape(count, width).mean(1)
-        color, line = _look(name, place)
+        color, line = looks[name]
         ax.plot(width * (np.arange(count) + 0.5), gap, color=color, linestyle=line, marker="o",
                 markersize=4, label=name)  # fmt: skip
     ax.set(xlabel="position in the row", ylabel="nats a token, less linear attention's")

@@ -108,7 +108,7 @@ def language(context) -> StudyResult:
     # A constant of the compiled sampler: kept small.
     pool = jnp.asarray(rows.astype(np.int16 if config.vocab_size < 2**15 else np.int32))
     digest = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
-    recipe = tr.Recipe(config.text_steps, config.text_batch, config.text_learning_rate, 0.1)
+    recipe = tr.TokenRecipe(config.text_steps, config.text_batch, config.text_learning_rate, 0.1)
 
     def sampler(key):
         chosen = jax.random.randint(key, (recipe.batch_size,), 0, len(pool))
@@ -147,7 +147,7 @@ def language(context) -> StudyResult:
         f"{sum(map(len, train_texts))} characters to train on ({config.text}), {len(rows)} rows "
         f"of {config.text_length} tokens; {tokens} tokens seen, "
         f"{tokens / rows[:, 1:].size:.1f} times the text. {len(held)} rows held out, of "
-        f"{len(np.unique(page))} whole pages, which are what intervals resample. Byte pairs are "
+        f"{len(np.unique(page))} pages, which are what intervals resample. Byte pairs are "
         "those of the training part.",
         "Two layers without MLPs, as in the paper's appendix G; its feature map DPFP and its sizes "
         "are not here. Keys and queries go through a convolution of width four in all models.",

@@ -70,32 +70,32 @@ def _draw(context, name: str, task: tasks.Recall, times: int = 1):
     return jax.jit(tasks.recall, static_argnums=1)(context.key(f"recall/{name}"), task)
 
 
-def _train(context, mixer: MixerKind, name: str, task: tasks.Recall, rate: float, seeds: int = 0):
-    """Models of one kind on one task; all kinds see the same batches."""
+def _train(context, mixer: MixerKind, name: str, task: tasks.Recall, rate: float, spare=False):
+    """Models of one kind on one task; all kinds see the same batches. Spare: one seed apart."""
     config = context.config
-    recipe = tr.Recipe(config.recall_steps, config.recall_batch, rate)
+    recipe = tr.TokenRecipe(config.recall_steps, config.recall_batch, rate)
     model = _model(config, mixer, task)
     task = dataclasses.replace(task, batch_size=recipe.batch_size)
 
     def init(key):
         return model.init(key, jnp.zeros((1, task.slot_width * 8), int))["params"]
 
-    label = name.replace(", ", "-").replace(" ", "-")
+    label = ("spare-" if spare else "") + name.replace(", ", "-").replace(" ", "-")
     return tr.train_seeds(
         context, f"recall-{mixer}-{label}", model, init, loss_of(model),
         functools.partial(tasks.recall, config=task), recipe,
-        {"model": tr.spec_of(model), "task": task}, stream=f"recall/{name}", num_seeds=seeds,
+        {"model": tr.spec_of(model), "task": task}, stream=f"recall/{label}", num_seeds=int(spare),
     )  # fmt: skip
 
 
 def tuned_rate(context, mixer: MixerKind) -> tuple[float, dict[float, float]]:
-    """The learning rate that is best for one seed on the hardest noisy task, and all accuracies."""
+    """The learning rate that is best for a seed of its own on the hardest noisy task, and all."""
     settings = settings_of(context)
     name = f"noisy, {context.config.recall_keys[-1]} keys"
     other = _draw(context, "rates", settings[name])
     found = {}
     for rate in context.config.recall_learning_rates:
-        right, asked = accuracies(_train(context, mixer, name, settings[name], rate, 1), other)
+        right, asked = accuracies(_train(context, mixer, name, settings[name], rate, True), other)
         found[rate] = float(right.sum() / asked.sum())
     return max(found, key=lambda rate: found[rate]), found
 
@@ -129,12 +129,14 @@ def recall(context) -> StudyResult:
             rows.append(row)
     notes = [
         "Two layers without MLPs, equal in all but the layer; gates, write strengths and "
-        "regularisers, where a rule has them, are the few parameters more. Sequences of other "
-        "lengths are longer than any trained on.",
-        "Learning rates: accuracy of one seed on other sequences of the hardest noisy task; the "
-        "best is taken for all tasks.",
+        "regularisers, where a rule has them, are the few parameters more. A mesa layer keeps two "
+        "matrices a head where the others keep one. Sequences of other lengths are longer than any "
+        "trained on.",
+        "Learning rates: accuracy of a seed of its own, on other sequences of the hardest noisy "
+        "task; the best is taken for all tasks.",
         f"Claims are about the first task, in this order, where gated linear attention stays below "
-        f"{_HARD:.0%} on other sequences, and about the exact mesa layer that forgets nothing.",
+        f"{_HARD:.0%} and some layer does not, both on other sequences; and about the exact mesa "
+        "layer that forgets nothing.",
     ]
     claims = _claims(config, found, elsewhere)
     return StudyResult(claims, {"recall": rows, "learning rates": rate_rows}, arrays, notes)
@@ -145,7 +147,8 @@ def _claims(config, found, elsewhere):
     if not {"gated_linear", "delta", "mesa"} <= set(config.recall_mixers):
         return [unjudged(claim, "a layer that it is about was not trained") for claim in claims]
     for name in dict.fromkeys(name for name, _ in elsewhere):
-        if elsewhere[name, "gated_linear"] < _HARD:
+        can_be_learned = max(v for (task, _), v in elsewhere.items() if task == name) >= _HARD
+        if elsewhere[name, "gated_linear"] < _HARD and can_be_learned:
             # Questions are the same for all layers, so sums of right answers are paired.
             asked = found[name, "mesa", 1][1]
             return [
@@ -153,4 +156,5 @@ def _claims(config, found, elsewhere):
                          statistic=lambda mesa, peer, asked: (mesa - peer) / asked, note=name)
                 for claim, other in zip(claims, ("gated_linear", "delta"), strict=True)
             ]  # fmt: skip
-    return [unjudged(claim, "gated linear attention solved every task") for claim in claims]
+    note = "on every task gated linear attention reached 90%, or no layer did"
+    return [unjudged(claim, note) for claim in claims]

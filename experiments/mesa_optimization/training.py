@@ -37,14 +37,27 @@ class Recipe:
 
     def optimizer(self) -> optax.GradientTransformation:
         """A new one; equal recipes give equal ones."""
+        return self._with(None)
+
+    def _with(self, mask) -> optax.GradientTransformation:
         warmup = int(self.warmup * self.num_steps)
         rate = optax.warmup_cosine_decay_schedule(
             0.0, self.learning_rate, warmup, max(self.num_steps, warmup + 1),
             0.01 * self.learning_rate,
         )  # fmt: skip
         return optax.chain(
-            optax.clip_by_global_norm(self.clip), optax.adamw(rate, weight_decay=self.weight_decay)
+            optax.clip_by_global_norm(self.clip),
+            optax.adamw(rate, weight_decay=self.weight_decay, mask=mask),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenRecipe(Recipe):
+    """The same, but scales, gates and regularisers, [H] or [E], are not decayed."""
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """A new one; equal recipes give equal ones."""
+        return self._with(lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params))
 
 
 class Trained(NamedTuple):

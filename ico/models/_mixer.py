@@ -4,6 +4,7 @@ Dimension key: B batch, T positions, E token width, P width of the position code
 width, W width of the convolution.
 """
 
+import math
 from typing import Literal, cast, get_args
 
 import jax
@@ -23,7 +24,6 @@ from ico.layers import (
 MixerKind = Literal[
     "softmax", "linear", "gated_linear", "delta", "gated_delta", "mesa", "gated_mesa", "mesa_cg"
 ]
-_GATE_BIAS = 6.0  # gates start at sigmoid(6) = 0.9975: half is left after 280 positions
 _SHARPNESS = 10.0  # softmax scores of equal keys and queries of length one, at the start
 _ONE = 0.5413248546129181  # softplus of this is one
 
@@ -33,7 +33,7 @@ class Mixer(nn.Module):
 
     Parameters, for row vectors: query, key [H, E + P, A], value [H, E, A], out [H, A, E]; and, by
     kind, gate [E, H] with bias [H] (forgetting), beta [E, H], lam [H] (mesa), reg [H, A]
-    (mesa_cg) or scale [H] (softmax with `normalise`).
+    (mesa_cg) or log_scale [H] (softmax with `normalise`).
 
     Fields:
       kind: "softmax"; "linear" (unscaled) and "gated_linear"; "delta" and "gated_delta"; "mesa"
@@ -41,12 +41,13 @@ class Mixer(nn.Module):
         its cap on forgetting and a regulariser of at least 1/4.
       num_heads, head_dim: H and A.
       normalise: whether keys and queries are brought to length one. "delta" needs it. Softmax
-        then multiplies their cosines by a learned scale (2010.04245), which starts at ten.
+        then multiplies their cosines by a learned scale, as 2010.04245 does; it starts at ten.
       conv_width: width W of a causal convolution, a channel by itself, with SiLU, on keys and
         queries; 0 is none.
       norm_output: whether every head's output is brought to unit mean square (RMSNorm).
       free_lam: whether lam itself is the parameter, as in the authors' code of 2309.05858; else
         its softplus is lam. It starts at one.
+      gate_bias: where the logits of forgetting start; half is left after 280 positions at 6.
       init_std: standard deviation of all matrices; None is 1 / sqrt(fan in).
       chunk_size: of the layers that go by chunks.
       num_steps: of conjugate gradient, "mesa_cg" alone.
@@ -59,6 +60,7 @@ class Mixer(nn.Module):
     conv_width: int = 0
     norm_output: bool = False
     free_lam: bool = False
+    gate_bias: float = 6.0
     init_std: float | None = None
     chunk_size: int = 64
     num_steps: int = 10
@@ -134,8 +136,8 @@ class Mixer(nn.Module):
         kind, H = self.kind, self.num_heads
         if kind == "softmax":
             if self.normalise:
-                start = nn.initializers.constant(_SHARPNESS)
-                scale_H = self.param("scale", start, (H,))
+                start = nn.initializers.constant(math.log(_SHARPNESS))
+                scale_H = jnp.exp(self.param("log_scale", start, (H,)))
                 return softmax_attention(q * scale_H[None, None, :, None], k, v, scale=1.0)
             return softmax_attention(q, k, v)
         sides = {"segment_ids": segment_ids, "chunk_size": self.chunk_size}
@@ -167,7 +169,7 @@ class Mixer(nn.Module):
     def _forget(self, x_BTE):
         """What is left of the past at each position, in (0, 1)."""
         E, H = x_BTE.shape[-1], self.num_heads
-        bias_H = self.param("gate_bias", nn.initializers.constant(_GATE_BIAS), (H,))
+        bias_H = self.param("gate_bias", nn.initializers.constant(self.gate_bias), (H,))
         logits = x_BTE @ self.param("gate", self._init(E), (E, H)) + bias_H[None, None]
         return jax.nn.sigmoid(logits)
 

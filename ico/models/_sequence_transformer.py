@@ -146,6 +146,7 @@ class TokenTransformer(nn.Module):
       mlp_dim: hidden width of the MLPs; 0 is none.
       conv_width: see `Mixer`; in every layer.
       position_dim: as of `SequenceTransformer`.
+      gate_bias: see `Mixer`.
       chunk_size: of the layers that go by chunks.
     """
 
@@ -157,6 +158,7 @@ class TokenTransformer(nn.Module):
     mlp_dim: int = 0
     conv_width: int = 4
     position_dim: int = 0
+    gate_bias: float = 6.0
     chunk_size: int = 64
 
     def setup(self):
@@ -174,6 +176,7 @@ class TokenTransformer(nn.Module):
                     normalise=True,
                     conv_width=self.conv_width,
                     norm_output=True,
+                    gate_bias=self.gate_bias,
                     chunk_size=self.chunk_size,
                     parent=None,
                 ),

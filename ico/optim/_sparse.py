@@ -130,8 +130,10 @@ def _partition(bits: list[Array], count: int) -> tuple[int, int]:
 def _search_bits(bits: list[Array], count: int):
     def above(threshold):
         # Rows first: a sum over all axes at once runs on one core.
-        counts = [jnp.sum(b >= threshold, axis=-1, dtype=jnp.uint32).sum() for b in bits]
-        return jnp.asarray(counts).sum()
+        counts = [
+            jnp.sum(b >= threshold, axis=-1, dtype=jnp.uint32).sum(dtype=jnp.uint32) for b in bits
+        ]
+        return jnp.asarray(counts).sum(dtype=jnp.uint32)
 
     threshold, enough = _search(above, _bracket(bits, count), count)
     return threshold, jnp.uint32(count), enough
@@ -146,11 +148,16 @@ def _masks(bits, threshold, count, enough) -> list[Array]:
 
     def first_ones():
         # A running sum over a large array is many times dearer than all the counting.
-        above = [jnp.sum(b > threshold, axis=-1, dtype=jnp.uint32).sum() for b in bits]
-        masks, open_places = [], (count - jnp.asarray(above).sum()).astype(jnp.int32)
+        above = [
+            jnp.sum(b > threshold, axis=-1, dtype=jnp.uint32).sum(dtype=jnp.uint32) for b in bits
+        ]
+        masks, open_places = (
+            [],
+            (count - jnp.asarray(above).sum(dtype=jnp.uint32)).astype(jnp.int32),
+        )
         for b in bits:
             tied = (b == threshold).reshape(-1)
-            place = jnp.cumsum(tied.astype(jnp.int32))
+            place = jnp.cumsum(tied.astype(jnp.int32), dtype=jnp.int32)
             taken = (tied & (place <= open_places)).reshape(b.shape)
             masks.append((b > threshold) | taken)
             open_places = open_places - place[-1] if tied.size else open_places

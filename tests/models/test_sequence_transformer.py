@@ -29,7 +29,7 @@ def parameters(model, *inputs, seed=0, scale=0.4):
 
     def draw(path, leaf):
         name = jax.tree_util.keystr(path[-1:], simple=True)
-        start = {"lam": 1.0, "reg": 1.0, "gate_bias": 1.0, "scale": 1.0}.get(name, 0.0)
+        start = {"lam": 1.0, "reg": 1.0, "gate_bias": 1.0, "log_scale": 0.0}.get(name, 0.0)
         return jnp.asarray(start + scale * rng.standard_normal(leaf.shape), jnp.float64)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)

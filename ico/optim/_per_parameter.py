@@ -1,0 +1,146 @@
+"""What learned optimizers see of every single parameter, and a network that is applied to each.
+
+After Metz et al., "Practical tradeoffs between memory, compute, and performance in learned
+optimizers" (2203.11860): momenta, second moments, and second moments factored as Adafactor's.
+
+Dimension key: R rates of decay, F features, I and O inputs and outputs of a layer.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+DECAYS = (0.9, 0.99, 0.999)
+TIMES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
+_SECOND = 0.999
+_TINY = 1e-8
+NUM_FEATURES = 2 + 5 * len(DECAYS) + 2  # by `features_of`; vectors have two fewer a rate
+
+
+class Moments(NamedTuple):
+    """Running means of one tensor: of the gradient, its square, and the square's rows and columns.
+
+    Shapes: [R, *shape], [*shape], and [R, *shape without the last or the last but one axis]; the
+    last two are None for tensors of fewer than two axes.
+    """
+
+    first: Float[Array, "R ..."]
+    second: Float[Array, "..."]
+    rows: Float[Array, "R ..."] | None
+    columns: Float[Array, "R ..."] | None
+
+
+def moments_of(leaf) -> Moments:
+    """All zero."""
+    R, shape = len(DECAYS), leaf.shape
+    rows = columns = None
+    if leaf.ndim >= 2:
+        rows = jnp.zeros((R, *shape[:-1]), jnp.float32)
+        columns = jnp.zeros((R, *shape[:-2], shape[-1]), jnp.float32)
+    return Moments(
+        jnp.zeros((R, *shape), jnp.float32), jnp.zeros(shape, jnp.float32), rows, columns
+    )
+
+
+def is_moments(node) -> bool:
+    """For `jax.tree.map` over a tree of `Moments`."""
+    return isinstance(node, Moments)
+
+
+def move(moments: Moments, grad) -> Moments:
+    """One step of all running means."""
+    grad = grad.astype(jnp.float32)
+    square = grad * grad
+
+    def along(old, new):
+        decay = jnp.asarray(DECAYS, jnp.float32).reshape(-1, *[1] * new.ndim)
+        return decay * old + (1 - decay) * new[None]
+
+    return Moments(
+        along(moments.first, grad),
+        _SECOND * moments.second + (1 - _SECOND) * square,
+        None if moments.rows is None else along(moments.rows, jnp.mean(square, -1)),
+        None if moments.columns is None else along(moments.columns, jnp.mean(square, -2)),
+    )
+
+
+def features_of(moments: Moments, grad, param) -> list[Float[Array, "..."]]:
+    """Features of every number of a tensor, each to be broadcast to its shape; unit mean square.
+
+    Gradient, parameter; for every rate: momentum, momentum over the root of the second moment, and
+    by factored second moments: gradient, rows, columns; then the root of the second moment, and one
+    over it. A list, not an array: summed one by one in `first_layer`, they are never stored.
+    """
+    grad, param = grad.astype(jnp.float32), param.astype(jnp.float32)
+    root = jax.lax.rsqrt(moments.second + _TINY)
+    found = [grad, param]
+    for r in range(len(DECAYS)):
+        found += [moments.first[r], moments.first[r] * root]
+        if moments.rows is None or moments.columns is None:
+            continue
+        rows, columns = moments.rows[r], moments.columns[r]
+        whole = jnp.mean(rows, -1, keepdims=True)
+        by_row = jax.lax.rsqrt(rows / (whole + _TINY) + _TINY)[..., None]
+        by_column = jax.lax.rsqrt(columns + _TINY)[..., None, :]
+        found += [grad * by_row * by_column, by_row, by_column]
+    found += [root, 1 / root]
+    return [x * jax.lax.rsqrt(jnp.mean(x * x) + 1e-5) for x in found]
+
+
+def time_features(count) -> Float[Array, "T"]:
+    """Steps done, at eleven scales; each goes from -1 to 1 around its own."""
+    return jnp.tanh(jnp.log((count + 1) / jnp.asarray(TIMES, jnp.float32)))
+
+
+def apply_each(
+    layers: dict[str, Any], features: Sequence[Float[Array, "..."]], shape, bias: Array
+) -> list[Float[Array, "..."]]:
+    """An MLP on every number of a tensor, written out so that it is one loop over the numbers.
+
+    Args:
+      layers: as of `network_init`; of its first kernel come the rows of as many as there are
+        features.
+      features: F, each to be broadcast to `shape`.
+      shape: of the tensor.
+      bias: of the first layer, with what is the same for all numbers, [width].
+
+    Returns:
+      One array an output.
+    """
+    first = layers["dense_0"]["kernel"]
+    hidden = [
+        jax.nn.relu(sum((first[f, j] * x for f, x in enumerate(features)), start=bias[j]))
+        for j in range(first.shape[1])
+    ]
+    for i in range(1, len(layers)):
+        kernel, offset = layers[f"dense_{i}"]["kernel"], layers[f"dense_{i}"]["bias"]
+        hidden = [
+            sum((kernel[f, j] * x for f, x in enumerate(hidden)), start=offset[j])
+            for j in range(kernel.shape[1])
+        ]
+        if i < len(layers) - 1:
+            hidden = [jax.nn.relu(h) for h in hidden]
+    return [jnp.broadcast_to(h, shape) for h in hidden]
+
+
+def feature_places(moments: Moments) -> Array:
+    """Which rows of the first kernel a tensor's features take: vectors have no factored ones."""
+    places = [0, 1]
+    for r in range(len(DECAYS)):
+        start = 2 + 5 * r
+        places += range(start, start + (2 if moments.rows is None else 5))
+    places += [NUM_FEATURES - 2, NUM_FEATURES - 1]
+    return jnp.asarray(places)
+
+
+def output(theta, moments: Moments, grad, param, count) -> list[Float[Array, "..."]]:
+    """The network's outputs for every number of a tensor."""
+    layers = theta["network"]
+    kernel = layers["dense_0"]["kernel"]
+    rows = kernel[feature_places(moments)]
+    bias = layers["dense_0"]["bias"] + time_features(count) @ kernel[NUM_FEATURES:]
+    layers = {**layers, "dense_0": {"kernel": rows, "bias": bias}}
+    return apply_each(layers, features_of(moments, grad, param), grad.shape, bias)

@@ -1,0 +1,101 @@
+"""Learned optimizers on disk: what was learned, and what it was learned on."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ico.optim._registry import make
+
+PyTree = Any
+_FORMAT = 1
+
+
+def save(
+    path: str | os.PathLike,
+    name: str,
+    theta: PyTree,
+    settings: dict[str, Any] | None = None,
+    trained_on: Any = None,
+) -> Path:
+    """Writes a learned optimizer to the folder `path`: optimizer.json and theta.npz.
+
+    Args:
+      path: the folder; made if need be.
+      name: as `make` knows it, "l3rs" say.
+      theta: what was learned; nested dicts of arrays.
+      settings: further arguments of the optimizer, numbers, strings and lists: `num_steps`,
+        `base_optimizers` by name.
+      trained_on: a description, of anything that JSON has.
+
+    Raises:
+      ValueError: an unknown optimizer or argument.
+      TypeError: settings or description that JSON has no form for.
+    """
+    settings = settings or {}
+    make(name, theta=theta, **settings)
+    text = json.dumps(
+        {"format": _FORMAT, "name": name, "settings": settings, "trained_on": trained_on}, indent=1
+    )
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    flat = {
+        jax.tree_util.keystr(place, simple=True, separator="/"): np.asarray(leaf)
+        for place, leaf in jax.tree_util.tree_leaves_with_path(theta)
+    }
+    temporary = path / f".theta.{os.getpid()}.npz"
+    np.savez(temporary, allow_pickle=False, **flat)
+    os.replace(temporary, path / "theta.npz")
+    (path / "optimizer.json").write_text(text + "\n")  # last: a folder without it holds nothing
+    return path
+
+
+def load(path: str | os.PathLike, **changes) -> optax.GradientTransformationExtraArgs:
+    """A learned optimizer as an optax transform, from a folder that `save` or meta-training wrote.
+
+    Args:
+      path: the folder.
+      **changes: arguments of the optimizer in place of those it was saved with, such as
+        `num_steps=500` for another horizon.
+
+    Raises:
+      FileNotFoundError: no optimizer is there.
+      ValueError: the folder's files are damaged or of another format, or an unknown argument.
+
+    Example:
+      optimizer = ico.optim.load("runs/learned_optimizer/cpu-0/optimizers/digits", num_steps=200)
+      updates, state = optimizer.update(grads, state, params, value=loss)
+    """
+    found, theta = load_theta(path)
+    return make(found["name"], theta=theta, **(found["settings"] | changes))
+
+
+def load_theta(path: str | os.PathLike) -> tuple[dict[str, Any], PyTree]:
+    """The description of a saved optimizer (name, settings, trained_on), and theta.
+
+    Raises:
+      FileNotFoundError, ValueError: as `load`.
+    """
+    path = Path(path)
+    if not (path / "optimizer.json").exists():
+        raise FileNotFoundError(f"{path} holds no learned optimizer (optimizer.json)")
+    try:
+        found = json.loads((path / "optimizer.json").read_text())
+        if found["format"] != _FORMAT:
+            raise ValueError(f"format {found['format']}, this code reads {_FORMAT}")
+        theta: dict = {}
+        with np.load(path / "theta.npz", allow_pickle=False) as file:
+            for name in file.files:
+                *outer, last = name.split("/")
+                place = theta
+                for key in outer:
+                    place = place.setdefault(key, {})
+                place[last] = jnp.asarray(file[name])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a learned optimizer ({error})") from error
+    return found, theta
