@@ -48,7 +48,7 @@ class Config:
     # Peak rate of linear layers there.
     constructed_learning_rate: float = 1e-3
     # Peak rate of mesa layers there.
-    mesa_learning_rate: float = 1e-3
+    mesa_learning_rate: float = 1e-2
     # Steps of CompressedAlg's scalars, and of the coefficients of Proposition 2.
     scalar_steps: int = 1_000
     # Layers of full models, but for the hybrid's two.

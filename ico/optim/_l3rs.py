@@ -150,14 +150,14 @@ def l3rs(
     bases = tuple(map(_base, base_optimizers))
     if not bases:
         raise ValueError("base_optimizers must hold at least one")
-    bases = [optax.with_extra_args_support(base) for base in bases]
+    steppers: list[Any] = [optax.with_extra_args_support(base) for base in bases]
     decays_R = jnp.asarray(decays, jnp.float32)
 
     def init(params):
         layers = _layers(params, group)
         _check(theta, len(layers.names), len(bases), len(decays))
         means = jnp.zeros((len(layers.names), _QUANTITIES, len(decays)), jnp.float32)
-        return L3RSState(jnp.zeros((), jnp.int32), means, tuple(b.init(params) for b in bases))
+        return L3RSState(jnp.zeros((), jnp.int32), means, tuple(b.init(params) for b in steppers))
 
     def update(updates, state, params=None, *, value=None, **extra):
         if params is None:
@@ -167,7 +167,7 @@ def l3rs(
         layers = _layers(params, group)
         value = jnp.zeros((), jnp.float32) if value is None else value
         found = [b.update(updates, s, params, value=value, **extra)
-                 for b, s in zip(bases, state.bases, strict=True)]  # fmt: skip
+                 for b, s in zip(steppers, state.bases, strict=True)]  # fmt: skip
         directions, base_states = zip(*found, strict=True)
         gram_LPP = layers.grams(directions)
         loss_L = jnp.broadcast_to(_signed_log(value), (len(layers.names),))
