@@ -188,8 +188,9 @@ def test_recall_is_judged_where_gated_linear_attention_fails_elsewhere():
     found, elsewhere = {}, {}
     # On the sequences of the test it fails the first task, too, by luck.
     # Nothing was learned on the second.
-    for name, gated, other, learned in (("easy", 8.0, 1.0, 1.0), ("dead", 0.6, 0.06, 0.06),
-                                        ("hard", 5.0, 0.5, 0.95), ("harder", 1.0, 0.1, 1)):  # fmt: skip
+    rows = (("easy", 8.0, 1.0, 1.0), ("dead", 0.6, 0.06, 0.06), ("hard", 5.0, 0.5, 0.95),
+            ("harder", 1.0, 0.1, 1.0))  # fmt: skip
+    for name, gated, other, learned in rows:
         elsewhere[name, "gated_linear"], elsewhere[name, "softmax"] = other, learned
         for mixer, right in (("gated_linear", gated), ("delta", 6.0), ("mesa", 8.0)):
             found[name, mixer, 1] = np.full((2, 4), right), asked
