@@ -3,13 +3,14 @@
 from ico.optim._adafac_mlp import AdafacMLPState, adafac_mlp, adafac_mlp_init
 from ico.optim._direction_mlp import direction_mlp, direction_mlp_init
 from ico.optim._l3rs import L3RSState, base_optimizers, by_module, l3rs, l3rs_init
-from ico.optim._registry import make, names
+from ico.optim._registry import LearnedOptimizer, learned, make, names
 from ico.optim._sparse import sparse_updates, sparsify, top_mask
 from ico.optim._store import load, load_theta, save
 
 __all__ = [
     "AdafacMLPState",
     "L3RSState",
+    "LearnedOptimizer",
     "adafac_mlp",
     "adafac_mlp_init",
     "base_optimizers",
@@ -18,6 +19,7 @@ __all__ = [
     "direction_mlp_init",
     "l3rs",
     "l3rs_init",
+    "learned",
     "load",
     "load_theta",
     "make",

@@ -42,11 +42,14 @@ def by_module(path: tuple) -> str:
 
 
 def base_optimizers() -> dict[str, optax.GradientTransformation]:
-    """The base optimizers that have a name. Only their directions matter, not their lengths."""
+    """The base optimizers that have a name. Only their directions matter, not their lengths.
+
+    All can be differentiated where gradients are zero, Adam by its `eps_root`.
+    """
     return {
         "sgd": optax.sgd(1.0),
         "momentum": optax.sgd(1.0, momentum=0.9),
-        "adam": optax.adam(1.0),
+        "adam": optax.adam(1.0, eps_root=1e-16),
         "lion": optax.lion(1.0),
     }
 
@@ -188,8 +191,9 @@ def l3rs(
         if anneal:
             done = jnp.clip(state.count / jnp.asarray(num_steps, jnp.float32), 0, 1)
             step_L = step_L * 0.5 * (1 + jnp.cos(jnp.pi * done))
-        rms_LP = jnp.sqrt(jnp.diagonal(gram_LPP, axis1=1, axis2=2))
-        weight_LP = step_L[:, None] * mix_LP / (rms_LP + _TINY)
+        # The maximum, not a sum, for it has a derivative where a direction is zero.
+        squares_LP = jnp.maximum(jnp.diagonal(gram_LPP, axis1=1, axis2=2), _TINY**2)
+        weight_LP = step_L[:, None] * mix_LP * jax.lax.rsqrt(squares_LP)
         # The mean square of the update from those of the directions: no further pass over them.
         square_L = jnp.einsum("lp,lpr,lr->l", weight_LP, gram_LPP, weight_LP)
         square_L = jnp.maximum(square_L, 0)  # directions that cancel, rounded

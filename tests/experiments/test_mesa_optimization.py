@@ -194,11 +194,11 @@ def test_recall_is_judged_where_gated_linear_attention_fails_elsewhere():
         elsewhere[name, "gated_linear"], elsewhere[name, "softmax"] = other, learned
         for mixer, right in (("gated_linear", gated), ("delta", 6.0), ("mesa", 8.0)):
             found[name, mixer, 1] = np.full((2, 4), right), asked
-    over_gated, over_delta = recalling._claims(SMOKE, found, elsewhere)
+    over_gated, over_delta = recalling._claims(CPU, found, elsewhere)
     assert over_gated.note == "hard"
     assert over_gated.value == pytest.approx(0.3) and over_delta.value == pytest.approx(0.2)
     easy = {("easy", "gated_linear"): 1.0}
-    assert all(np.isnan(claim.value) for claim in recalling._claims(SMOKE, found, easy))
+    assert all(np.isnan(claim.value) for claim in recalling._claims(CPU, found, easy))
 
 
 def test_names_of_layers_are_those_of_the_models():
