@@ -15,7 +15,15 @@ from pathlib import Path
 
 from benchmarks._measure import Row
 
-NAMES = ("training", "noisy_regression", "attention", "mesa", "language_model", "imports")
+NAMES = (
+    "training",
+    "noisy_regression",
+    "attention",
+    "mesa",
+    "optimizers",
+    "language_model",
+    "imports",
+)
 
 
 def main() -> int:
