@@ -98,10 +98,11 @@ def _cases(factory, rate, slow, without=()):
 
 TestL3RS = _cases(l3rs, 1.0, slow=False)
 TestAdafacMLP = _cases(adafac_mlp, 1.0, slow=False)
-TestDirectionMLP = _cases(direction_mlp, 1e-3, slow=False)
+# Nearly the code of AdafacMLP's.
+TestDirectionMLP = pytest.mark.slow(_cases(direction_mlp, 1e-3, slow=False))
 # Its state holds a typed key, which the suite's comparison of states cannot read.
-TestSparseAdam = _cases(
-    sparse_adam, 1e-1, False, ("test_optimizers_can_be_wrapped_in_inject_hyperparams0",)
+TestSparseAdam = pytest.mark.slow(
+    _cases(sparse_adam, 1e-1, False, ("test_optimizers_can_be_wrapped_in_inject_hyperparams0",))
 )
 TestL3RSConverges = pytest.mark.slow(_cases(l3rs, 1.0, slow=True))
 TestAdafacMLPConverges = pytest.mark.slow(_cases(adafac_mlp, 1.0, slow=True))

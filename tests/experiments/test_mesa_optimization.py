@@ -261,6 +261,7 @@ def test_what_stands_in_a_token_is_read_by_lag():
     assert unexplained[0] < 1e-3 and (unexplained[1:] > 0.9).all()
 
 
+@pytest.mark.slow
 def test_tuned_tokens_leave_the_model_as_it_was(tmp_path):
     here = context(SMOKE, tmp_path)
     trained = comparison.train_full(here, "softmax, mesa", length=50)
@@ -274,6 +275,7 @@ def test_tuned_tokens_leave_the_model_as_it_was(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, saved["frozen"], before)
 
 
+@pytest.mark.slow
 def test_replaced_layers_are_fitted_one_by_one(tmp_path):
     """Only the layer in question is another; a linear layer fitted to a linear one is that one."""
     here = context(dataclasses.replace(SMOKE, linear_fit_steps=400, batch_size=16), tmp_path)

@@ -114,6 +114,7 @@ def test_l3rs_is_what_its_docstring_says():
         params = optax.apply_updates(params, updates)
 
 
+@pytest.mark.slow
 def test_options_take_away_what_they_name():
     theta = random_theta()
 
@@ -177,7 +178,10 @@ def test_many_thetas_under_vmap_are_each_alone():
         )
 
 
-@pytest.mark.parametrize("wrap", ["chain", "inject", "accumulate", "finite", "bfloat16"])
+@pytest.mark.parametrize(
+    "wrap", ["inject", "finite", pytest.param("chain", marks=pytest.mark.slow), "bfloat16",
+             pytest.param("accumulate", marks=pytest.mark.slow)]
+)  # fmt: skip
 def test_wrapped(wrap):
     theta = random_theta()
     inner = optim.l3rs(theta, num_steps=9)
@@ -256,7 +260,12 @@ def test_missing_loss_or_params_are_named():
 # Networks a parameter -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(5,), (4, 3), (2, 3, 4)])
+_slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "shape", [(4, 3), pytest.param((5,), marks=_slow), pytest.param((2, 3, 4), marks=_slow)]
+)
 def test_one_loop_over_the_numbers_is_the_network_on_their_features(shape):
     theta = optim.adafac_mlp_init(jax.random.key(0), hidden=(4, 4))
     rng = np.random.default_rng(0)
