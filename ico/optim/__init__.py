@@ -1,16 +1,17 @@
 """Optimizers as optax transforms, one file each."""
 
-from ico.optim._adafac_mlp import AdafacMLPState, adafac_mlp, adafac_mlp_init
+from ico.optim._adafac_mlp import adafac_mlp, adafac_mlp_init
 from ico.optim._direction_mlp import direction_mlp, direction_mlp_init
 from ico.optim._l3rs import L3RSState, base_optimizers, by_module, l3rs, l3rs_init
+from ico.optim._per_parameter import PerParameterState
 from ico.optim._registry import LearnedOptimizer, learned, make, names
 from ico.optim._sparse import sparse_updates, sparsify, top_mask
 from ico.optim._store import load, load_theta, save
 
 __all__ = [
-    "AdafacMLPState",
     "L3RSState",
     "LearnedOptimizer",
+    "PerParameterState",
     "adafac_mlp",
     "adafac_mlp_init",
     "base_optimizers",

@@ -5,36 +5,21 @@ optimizers", arXiv 2203.11860; `small_fc_lopt` of learned_optimization.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from ico.optim import _per_parameter as each
-from ico.optim._network import network_init
 
 PyTree = Any
 _SCALE = 1e-3  # of the step, and of the exponent of its length
 
 
-class AdafacMLPState(NamedTuple):
-    """Steps done, and a tree like the parameters with `Moments` in place of each."""
-
-    count: Int[Array, ""]
-    moments: PyTree
-
-
 def adafac_mlp_init(key: Key[Array, ""], *, hidden: Sequence[int] = (4, 4)) -> PyTree:
     """What it learns, {"network": ...}: 37 features to `hidden` to two outputs, for any model."""
-    widths = (each.NUM_FEATURES + len(each.TIMES), *hidden, 2)
-    network = network_init(key, widths)
-    # Zero at the end would stand still and show nothing of the layers before.
-    last = network[f"dense_{len(hidden)}"]
-    noise = jax.random.normal(jax.random.fold_in(key, 1), last["kernel"].shape)
-    last["kernel"] = 0.1 * noise
-    return {"network": network}
+    return each.theta_init(key, hidden, 2)
 
 
 def adafac_mlp(
@@ -58,21 +43,9 @@ def adafac_mlp(
       ValueError: (in `update`) params are missing.
     """
 
-    def init(params):
-        return AdafacMLPState(jnp.zeros((), jnp.int32), jax.tree.map(each.moments_of, params))
+    def step(outputs, count):
+        del count
+        direction, magnitude = outputs
+        return -learning_rate * _SCALE * direction * jnp.exp(_SCALE * magnitude)
 
-    def update(updates, state, params=None, **extra):
-        del extra
-        if params is None:
-            raise ValueError("adafac_mlp needs params: update(grads, state, params)")
-        moments = jax.tree.map(each.move, state.moments, updates, is_leaf=each.is_moments)
-
-        def step(moments, grad, param):
-            direction, magnitude = each.output(theta, moments, grad, param, state.count)
-            step = -learning_rate * _SCALE * direction * jnp.exp(_SCALE * magnitude)
-            return step.astype(grad.dtype)
-
-        steps = jax.tree.map(step, moments, updates, params, is_leaf=each.is_moments)
-        return steps, AdafacMLPState(state.count + 1, moments)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return each.transform("adafac_mlp", theta, step)

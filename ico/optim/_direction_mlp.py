@@ -12,19 +12,13 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from ico.optim import _per_parameter as each
-from ico.optim._adafac_mlp import AdafacMLPState
-from ico.optim._network import network_init
 
 PyTree = Any
 
 
 def direction_mlp_init(key: Key[Array, ""], *, hidden: Sequence[int] = (8,)) -> PyTree:
     """What it learns, {"network": ...}: features to `hidden` to one output, for any model."""
-    network = network_init(key, (each.NUM_FEATURES + len(each.TIMES), *hidden, 1))
-    last = network[f"dense_{len(hidden)}"]
-    noise = jax.random.normal(jax.random.fold_in(key, 1), last["kernel"].shape)
-    last["kernel"] = 0.1 * noise
-    return {"network": network}
+    return each.theta_init(key, hidden, 1)
 
 
 def direction_mlp(
@@ -50,23 +44,9 @@ def direction_mlp(
       ValueError: (in `update`) params are missing.
     """
 
-    def init(params):
-        return AdafacMLPState(jnp.zeros((), jnp.int32), jax.tree.map(each.moments_of, params))
+    def step(outputs, count):
+        (o,) = outputs
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        return o * jnp.negative(rate) * jax.lax.rsqrt(jnp.mean(o * o) + 1e-24)
 
-    def update(updates, state, params=None, **extra):
-        del extra
-        if params is None:
-            raise ValueError("direction_mlp needs params: update(grads, state, params)")
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        moments = jax.tree.map(each.move, state.moments, updates, is_leaf=each.is_moments)
-
-        def step(moments, grad, param):
-            (o,) = each.output(theta, moments, grad, param, state.count)
-            return (o * jnp.negative(rate) * jax.lax.rsqrt(jnp.mean(o * o) + 1e-24)).astype(
-                grad.dtype
-            )
-
-        steps = jax.tree.map(step, moments, updates, params, is_leaf=each.is_moments)
-        return steps, AdafacMLPState(state.count + 1, moments)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return each.transform("direction_mlp", theta, step)

@@ -6,12 +6,15 @@ optimizers" (2203.11860): momenta, second moments, and second moments factored a
 Dimension key: R rates of decay, F features, I and O inputs and outputs of a layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from ico.optim._network import network_init
 
 DECAYS = (0.9, 0.99, 0.999)
 TIMES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
@@ -144,3 +147,43 @@ def output(theta, moments: Moments, grad, param, count) -> list[Float[Array, "..
     bias = layers["dense_0"]["bias"] + time_features(count) @ kernel[NUM_FEATURES:]
     layers = {**layers, "dense_0": {"kernel": rows, "bias": bias}}
     return apply_each(layers, features_of(moments, grad, param), grad.shape, bias)
+
+
+class PerParameterState(NamedTuple):
+    """Steps done, and a tree like the parameters with `Moments` in place of each."""
+
+    count: Int[Array, ""]
+    moments: Any
+
+
+def theta_init(key: Key[Array, ""], hidden: Sequence[int], num_outputs: int) -> dict[str, Any]:
+    """{"network": ...}, its last layer small: zero would show nothing of the layers before."""
+    network = network_init(key, (NUM_FEATURES + len(TIMES), *hidden, num_outputs))
+    last = network[f"dense_{len(hidden)}"]
+    noise = jax.random.normal(jax.random.fold_in(key, 1), last["kernel"].shape)
+    last["kernel"] = 0.1 * noise
+    return {"network": network}
+
+
+def transform(
+    name: str, theta, step_of: Callable[[list[Array], Array], Array]
+) -> optax.GradientTransformationExtraArgs:
+    """The transform whose updates are `step_of(the network's outputs, steps done)`, by tensor."""
+
+    def init(params):
+        return PerParameterState(jnp.zeros((), jnp.int32), jax.tree.map(moments_of, params))
+
+    def update(updates, state, params=None, **extra):
+        del extra
+        if params is None:
+            raise ValueError(f"{name} needs params: update(grads, state, params)")
+        moments = jax.tree.map(move, state.moments, updates, is_leaf=is_moments)
+
+        def step(moments, grad, param):
+            outputs = output(theta, moments, grad, param, state.count)
+            return step_of(outputs, state.count).astype(grad.dtype)
+
+        steps = jax.tree.map(step, moments, updates, params, is_leaf=is_moments)
+        return steps, PerParameterState(state.count + 1, moments)
+
+    return optax.GradientTransformationExtraArgs(init, update)
