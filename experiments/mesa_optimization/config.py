@@ -102,7 +102,7 @@ class Config:
     # Keys of the noisy tasks, from few to many.
     recall_keys: tuple[int, ...] = (32,)
     # Tokens of which two make a key in the fuzzy tasks; none leaves these out.
-    fuzzy_keys: tuple[int, ...] = (8,)
+    fuzzy_keys: tuple[int, ...] = ()
     # Lengths that accuracy is measured at, in times of the trained one; the first is one.
     recall_lengths: tuple[int, ...] = (1, 2, 4)
     # Slots of a sequence.
@@ -112,7 +112,7 @@ class Config:
     # Width of their two heads.
     recall_head_dim: int = 16
     # Steps of each.
-    recall_steps: int = 500
+    recall_steps: int = 1_500
     # Sequences a step.
     recall_batch: int = 16
     # Peak rates, of which every layer gets the one that is best for it.

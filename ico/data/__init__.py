@@ -1,14 +1,20 @@
-"""Arrays on disk, as numpy, and text. Nothing here knows a task."""
+"""Arrays on disk, as numpy, images and text. Nothing here knows a task."""
 
+from ico.data._images import Images, digit_images, fashion_mnist, glyphs, tfds_images
 from ico.data._tables import breast_cancer, diabetes, digits, wine
 from ico.data._text import pydoc_topics, python_docs, tokens, train_bpe
 
 __all__ = [
+    "Images",
     "breast_cancer",
     "diabetes",
+    "digit_images",
     "digits",
+    "fashion_mnist",
+    "glyphs",
     "pydoc_topics",
     "python_docs",
+    "tfds_images",
     "tokens",
     "train_bpe",
     "wine",

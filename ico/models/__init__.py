@@ -1,6 +1,13 @@
 """Thin Flax Linen modules over `ico.layers`: they name parameters and nothing else."""
 
 from ico.models._alternating import AlternatingTransformer, sinusoidal_positions
+from ico.models._classifiers import (
+    ConvClassifier,
+    MLPClassifier,
+    PatchConv,
+    ResNetClassifier,
+    ViTClassifier,
+)
 from ico.models._in_context_regression import (
     DiagonalLinearTransformer,
     FreeDiagonalLinearTransformer,
@@ -24,15 +31,20 @@ from ico.models._sequence_transformer import SequenceTransformer, TokenTransform
 
 __all__ = [
     "AlternatingTransformer",
+    "ConvClassifier",
     "DiagonalLinearTransformer",
     "FreeDiagonalLinearTransformer",
     "FullLinearTransformer",
     "GdPlusPlusLinearTransformer",
     "LinearTransformer",
+    "MLPClassifier",
     "Mixer",
     "MixerKind",
+    "PatchConv",
+    "ResNetClassifier",
     "SequenceTransformer",
     "TokenTransformer",
+    "ViTClassifier",
     "average_products",
     "block_scalars",
     "from_block_scalars",

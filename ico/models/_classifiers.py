@@ -1,0 +1,148 @@
+"""Classifiers of images: what optimizers are tried on. The last layer is called `head` in all.
+
+Dimension key: B batch, H height, W width, C channels, F features, K classes, T tokens, D width.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+
+class MLPClassifier(nn.Module):
+    """Dense layers with ReLU between them on the flattened image."""
+
+    num_classes: int
+    hidden: Sequence[int] = (128, 128)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+        """Logits."""
+        x = x.reshape(len(x), -1)
+        for i, width in enumerate(self.hidden):
+            x = jax.nn.relu(nn.Dense(width, name=f"dense_{i}")(x))
+        return nn.Dense(self.num_classes, name="head")(x)
+
+
+class PatchConv(nn.Module):
+    """A convolution as one matrix product on patches, its kernel [size * size * C, features].
+
+    Under `vmap` over kernels, as of many trainings side by side, XLA's own convolution becomes a
+    grouped one, which its CPU back end does slowly; a batched product is fast.
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 2
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 features"]:
+        """As with padding "SAME" and a bias."""
+        _, H, W, C = x.shape
+        pads = []
+        for length in (H, W):
+            total = max((-(-length // self.stride) - 1) * self.stride + self.size - length, 0)
+            pads.append((total // 2, total - total // 2))
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+        parts = [_cut(x, 2, j, self.size, self.stride) for j in range(self.size)]
+        wide = jnp.concatenate(parts, axis=-1)  # [B, H + pads, W2, size * C]
+        parts = [_cut(wide, 1, i, self.size, self.stride) for i in range(self.size)]
+        patches = jnp.concatenate(parts, axis=-1)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(),
+                            (self.size**2 * C, self.features))  # fmt: skip
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return patches @ kernel + bias[None, None, None]
+
+
+def _cut(x, axis: int, start: int, size: int, stride: int):
+    """Every stride-th slice from the start on, as many as windows of a size fit in."""
+    return jax.lax.slice_in_dim(x, start, start + x.shape[axis] - size + 1, stride, axis)
+
+
+class ConvClassifier(nn.Module):
+    """Convolutions of stride two with ReLU, then a dense layer on all that they give."""
+
+    num_classes: int
+    widths: Sequence[int] = (16, 32)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+        """Logits."""
+        for i, width in enumerate(self.widths):
+            x = jax.nn.relu(PatchConv(width, name=f"conv_{i}")(x))
+        return nn.Dense(self.num_classes, name="head")(x.reshape(len(x), -1))
+
+
+class ViTClassifier(nn.Module):
+    """A vision transformer (Dosovitskiy et al. 2021): patches, learned places, mean of the tokens.
+
+    Raises:
+      ValueError: patches do not divide the image, or heads the width.
+    """
+
+    num_classes: int
+    patch: int = 2
+    dim: int = 64
+    depth: int = 4
+    num_heads: int = 4
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+        """Logits."""
+        B, H, W, _ = x.shape
+        if H % self.patch or W % self.patch:
+            raise ValueError(f"patches of {self.patch} do not divide images of {H} x {W}")
+        x_BTD = PatchConv(self.dim, self.patch, self.patch, name="embed")(x)
+        x_BTD = x_BTD.reshape(B, -1, self.dim)
+        place_TD = self.param("place", nn.initializers.normal(0.02), x_BTD.shape[1:])
+        x_BTD = x_BTD + jnp.asarray(place_TD)[None]
+        for i in range(self.depth):
+            normed = nn.LayerNorm(name=f"attention_norm_{i}")(x_BTD)
+            attention = nn.MultiHeadDotProductAttention(self.num_heads, name=f"attention_{i}")
+            x_BTD = x_BTD + attention(normed)
+            normed = nn.LayerNorm(name=f"mlp_norm_{i}")(x_BTD)
+            hidden = jax.nn.gelu(nn.Dense(4 * self.dim, name=f"up_{i}")(normed))
+            x_BTD = x_BTD + nn.Dense(self.dim, name=f"down_{i}")(hidden)
+        return nn.Dense(self.num_classes, name="head")(nn.LayerNorm(name="norm")(x_BTD).mean(1))
+
+
+class ResNetClassifier(nn.Module):
+    """A residual network (He et al. 2016); of these depths ResNet-34.
+
+    Batch normalisation, whose running means are no parameters, is group normalisation here (Wu and
+    He 2018), of 32 groups or as many as there are channels.
+    """
+
+    num_classes: int
+    depths: Sequence[int] = (3, 4, 6, 3)
+    width: int = 64
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+        """Logits."""
+        x = nn.Conv(self.width, (7, 7), (2, 2), use_bias=False, name="stem")(x)
+        x = jax.nn.relu(_norm(x, "stem_norm"))
+        x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+        for stage, depth in enumerate(self.depths):
+            for i in range(depth):
+                stride = 2 if stage and not i else 1
+                x = _residual(x, self.width * 2**stage, stride, f"block_{stage}_{i}")
+        return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
+
+
+def _norm(x, name: str):
+    return nn.GroupNorm(min(32, x.shape[-1]), name=name)(x)
+
+
+def _residual(x, features: int, stride: int, name: str):
+    """Two convolutions; called inside a compact module, whose parameters these are."""
+    h = nn.Conv(features, (3, 3), (stride, stride), use_bias=False, name=f"{name}_a")(x)
+    h = jax.nn.relu(_norm(h, f"{name}_a_norm"))
+    h = nn.Conv(features, (3, 3), use_bias=False, name=f"{name}_b")(h)
+    h = _norm(h, f"{name}_b_norm")
+    if x.shape != h.shape:
+        x = nn.Conv(features, (1, 1), (stride, stride), use_bias=False, name=f"{name}_skip")(x)
+        x = _norm(x, f"{name}_skip_norm")
+    return jax.nn.relu(x + h)

@@ -1,0 +1,77 @@
+"""Images on disk and drawn, and the door to those of TFDS."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from ico import data
+
+
+def test_digits_are_images_of_ten_classes():
+    images = data.digit_images()
+    assert images.pixels.shape == (1797, 8, 8, 1) and images.pixels.dtype == np.float32
+    assert (images.pixels.min(), images.pixels.max()) == (0, 1)
+    late = images.of_classes(range(5, 10))
+    assert set(late.labels) == set(range(5)) and len(late.pixels) == (images.labels >= 5).sum()
+
+
+def test_shrinking_takes_means_of_four_pixels():
+    images = data.digit_images()
+    small = images.shrunk()
+    np.testing.assert_allclose(small.pixels[3, 1, 2, 0], images.pixels[3, 2:4, 4:6, 0].mean())
+    with pytest.raises(ValueError, match="even"):
+        data.Images(np.zeros((1, 3, 4, 1), np.float32), np.zeros(1, np.int32)).shrunk()
+
+
+def idx(path, array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+def test_fashion_mnist_reads_idx_files(tmp_path):
+    pixels = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4)
+    idx(tmp_path / "t10k-images-idx3-ubyte.gz", pixels)
+    idx(tmp_path / "t10k-labels-idx1-ubyte.gz", np.array([3, 7], np.uint8))
+    images = data.fashion_mnist("test", tmp_path)
+    np.testing.assert_allclose(images.pixels[..., 0] * 255, pixels, rtol=1e-6)
+    assert images.labels.tolist() == [3, 7]
+    with pytest.raises(FileNotFoundError, match="dataset-fashion-mnist"):
+        data.fashion_mnist("train", tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"not an idx file"))
+    with pytest.raises(ValueError, match="not an idx file"):
+        data.fashion_mnist("test", tmp_path)
+
+
+def test_the_real_fashion_mnist_where_it_is_installed():
+    try:
+        images = data.fashion_mnist("test")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    assert images.pixels.shape == (10_000, 28, 28, 1)
+    assert (np.bincount(images.labels) == 1000).all()
+
+
+def test_glyphs_are_the_same_every_time_and_differ_by_class():
+    """A nearest-mean classifier tells distorted characters apart, twice above chance."""
+    images, again = (data.glyphs("AΩЖ8", 12, copies=8) for _ in range(2))
+    np.testing.assert_array_equal(images.pixels, again.pixels)
+    assert images.pixels.shape == (12 * 4 * 8, 12, 12, 1)
+    assert images.pixels.min() >= 0 and images.pixels.max() <= 1
+    other = data.glyphs("AΩЖ8", 12, copies=2, seed=1)
+    means = np.stack([images.pixels[images.labels == k].mean(0) for k in range(4)])
+    gaps = ((other.pixels[:, None] - means[None]) ** 2).sum((2, 3, 4))
+    assert (gaps.argmin(1) == other.labels).mean() > 0.5
+    with pytest.raises(ValueError, match="different"):
+        data.glyphs("AA")
+    with pytest.raises(ValueError, match="has no"):
+        data.glyphs("漢")
+
+
+def test_images_of_any_tfds_set():
+    tfds = pytest.importorskip("tensorflow_datasets")
+    with tfds.testing.mock_data(num_examples=5):
+        images = data.tfds_images("fashion_mnist", "train", size=14, count=3)
+        whole = data.tfds_images("mnist", "test")
+    assert images.pixels.shape == (3, 14, 14, 1) and images.labels.shape == (3,)
+    assert whole.pixels.shape == (5, 28, 28, 1) and whole.pixels.max() <= 1
