@@ -9,10 +9,8 @@ from experiments.gd_in_context._panels import (
     LOOKS,
     LOSS,
     STEP,
-    canvas,
     dots,
     finite,
-    legend_below,
     level,
     log_y,
     name_places,
@@ -22,7 +20,7 @@ from experiments.gd_in_context._panels import (
     titles,
     whole_x,
 )
-from ico.report import band
+from ico.report import band, canvas, legend_below
 
 
 def training(result):
@@ -153,7 +151,7 @@ def softmax_heads(result):
     """Figs. 11 and 12: softmax attention with one head and with two."""
     arrays = result.arrays
     looks = {"linear, 1 head": "model", "softmax, 1 head": "second", "softmax, 2 heads": "third"}
-    fig, axes = canvas(2, height=3.9, ratios=(3, 2))
+    fig, axes = canvas(2, height=3.9, width_ratios=(3, 2))
     left, right = axes[0]
     for name, look in looks.items():
         seeds(left, arrays[f"curve/{name}/step"], finite(arrays[f"curve/{name}/loss"]).T, look,
@@ -173,7 +171,7 @@ def softmax_heads(result):
 def layer_norm(result):
     """Fig. 14: one layer behind a LayerNorm."""
     arrays = result.arrays
-    fig, axes = canvas(2, height=3.7, ratios=(3, 1))
+    fig, axes = canvas(2, height=3.7, width_ratios=(3, 1))
     left, right = axes[0]
     loss_SX = finite(arrays["curve/loss"]).T
     seeds(left, arrays["curve/step"], loss_SX, "model", "trained layer with LayerNorm")

@@ -13,10 +13,8 @@ from experiments.gd_in_context._panels import (
     LOOKS,
     LOSS,
     STEP,
-    canvas,
     dots,
     finite,
-    legend_below,
     level,
     log_y,
     name_places,
@@ -25,6 +23,7 @@ from experiments.gd_in_context._panels import (
     titles,
     whole_x,
 )
+from ico.report import canvas, legend_below
 
 
 def two_tied(result):
@@ -163,7 +162,7 @@ def sine_training(result):
 def copy_mechanism(result):
     """Fig. 5: what the first layer reads, by gradients and by attention."""
     arrays = result.arrays
-    fig, axes = canvas(2, height=4.2, ratios=(1, 1))
+    fig, axes = canvas(2, height=4.2, width_ratios=(1, 1))
     left, right = axes[0]
     names = {"own": ("model", "own input"), "next": ("second", "next input"),
              "other": ("zero", "another input, mean")}  # fmt: skip
@@ -188,7 +187,7 @@ def copy_mechanism(result):
 def copy_training(result):
     """Fig. 5: training curves, and the prefix-matching score."""
     arrays = result.arrays
-    fig, axes = canvas(2, height=3.9, ratios=(3, 2))
+    fig, axes = canvas(2, height=3.9, width_ratios=(3, 2))
     left, right = axes[0]
     for first, look in (("softmax", "model"), ("linear", "second")):
         loss_SX = finite(arrays[f"curve/{first}/loss"]).T

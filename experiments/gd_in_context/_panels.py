@@ -25,14 +25,6 @@ LOOKS = {
 }
 
 
-def canvas(columns: int = 1, rows: int = 1, *, height: float = 3.3, ratios=None):
-    """A figure that is readable 700 pixels wide, and its axes, always [rows, columns]."""
-    width = {1: 6.4, 2: 8.0}.get(columns, 9.0)
-    return pyplot.subplots(
-        rows, columns, figsize=(width, height * rows), squeeze=False, width_ratios=ratios
-    )
-
-
 def finite(values) -> np.ndarray:
     """Values as float64, with a gap where they are infinite."""
     values = np.asarray(values, dtype=float)
@@ -120,13 +112,3 @@ def ordered(n: int) -> list[dict]:
         {"color": color, "marker": markers[i % 8], "linestyle": lines[i % 4]}
         for i, color in enumerate(colors)
     ]
-
-
-def legend_below(fig, axes, columns: int = 4) -> None:
-    """One legend for all axes, under the figure, each label once."""
-    entries = {}
-    for ax in np.ravel(axes):
-        handles, labels = ax.get_legend_handles_labels()
-        entries |= {label: handle for handle, label in zip(handles, labels, strict=True)
-                    if label not in entries}  # fmt: skip
-    fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)

@@ -96,13 +96,11 @@ class Config:
     # Rate of tuned tokens.
     tuning_learning_rate: float = 1e-2
     # Layers compared in recall.
-    recall_mixers: tuple[str, ...] = (
-        "softmax", "linear", "gated_linear", "delta", "mesa", "gated_mesa",
-    )  # fmt: skip
+    recall_mixers: tuple[str, ...] = ("softmax", "gated_linear", "delta", "mesa")
     # Keys of the noisy tasks, from few to many.
     recall_keys: tuple[int, ...] = (32,)
     # Tokens of which two make a key in the fuzzy tasks; none leaves these out.
-    fuzzy_keys: tuple[int, ...] = ()
+    fuzzy_keys: tuple[int, ...] = (6,)
     # Lengths that accuracy is measured at, in times of the trained one; the first is one.
     recall_lengths: tuple[int, ...] = (1, 2, 4)
     # Slots of a sequence.
@@ -112,7 +110,7 @@ class Config:
     # Width of their two heads.
     recall_head_dim: int = 16
     # Steps of each.
-    recall_steps: int = 1_500
+    recall_steps: int = 3_000
     # Sequences a step.
     recall_batch: int = 16
     # Peak rates, of which every layer gets the one that is best for it.

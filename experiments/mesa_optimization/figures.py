@@ -6,9 +6,8 @@ Captions say what is plotted and never what came out: that stands in the claims.
 import os
 
 import numpy as np
-from matplotlib import pyplot
 
-from ico.report import draw_figures, palette
+from ico.report import canvas, draw_figures, legend_below, palette
 
 _BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY, _BLACK = palette()
 _COLORS = (_BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY, "gray")
@@ -30,19 +29,6 @@ _MIXERS = {
 }  # fmt: skip
 
 
-def _canvas(columns: int, rows: int = 1, *, height: float = 3.4, **options):
-    width = {1: 6.4, 2: 8.2}.get(columns, 9.6)
-    return pyplot.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **options)
-
-
-def _legend_below(fig, axes, columns: int = 4) -> None:
-    entries: dict = {}
-    for ax in np.ravel(axes):
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
-
-
 def _looks(names) -> dict:
     """Colour and line of every learner: its own, or the next that no other one has."""
     known = {name: _LOOKS[name] for name in names if name in _LOOKS}
@@ -62,7 +48,7 @@ def _by_position(ax, curves: dict, label_x: str = "position") -> None:
 
 def one_layer(result):
     """Loss by position of one layer and one gradient step."""
-    fig, axes = _canvas(1)
+    fig, axes = canvas(1)
     curves = {name.removeprefix("loss/"): a for name, a in result.arrays.items()}
     _by_position(axes[0, 0], curves)
     axes[0, 0].set_ylabel(_LOSS)
@@ -73,10 +59,10 @@ def one_layer(result):
 
 def depth(result):
     """Loss by position of all models on constructed tokens."""
-    fig, axes = _canvas(1, height=4.4)
+    fig, axes = canvas(1, height=4.4)
     _by_position(axes[0, 0], {n.removeprefix("loss/"): a for n, a in result.arrays.items()})
     axes[0, 0].set_ylabel(_LOSS)
-    _legend_below(fig, axes, 3)
+    legend_below(fig, axes, 3)
     return fig
 
 
@@ -84,7 +70,7 @@ def copying(result):
     """Attention maps of the first layer, a head a column."""
     names = list(result.arrays)
     heads = len(result.arrays[names[0]])
-    fig, axes = _canvas(heads, len(names), height=2.5)
+    fig, axes = canvas(heads, len(names), height=2.5)
     for row, name in enumerate(names):
         _, system, model = name.split("/")
         for head, matrix in enumerate(result.arrays[name]):
@@ -99,7 +85,7 @@ def copying(result):
 
 def probes(result):
     """Errors of probes by layer."""
-    fig, axes = _canvas(2)
+    fig, axes = canvas(2)
     for ax, kind, label in zip(axes[0], ("target", "preconditioned"),
                                (_LOSS, "share not explained"), strict=True):  # fmt: skip
         place = 0
@@ -111,13 +97,13 @@ def probes(result):
                xlabel="after layer", ylabel=label)  # fmt: skip
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set_yscale("log")
-    _legend_below(fig, axes)
+    legend_below(fig, axes)
     return fig
 
 
 def linearised(result):
     """Loss with one layer replaced, over that of the softmax model."""
-    fig, axes = _canvas(1)
+    fig, axes = canvas(1)
     ax = axes[0, 0]
     for place, (n, ratios) in enumerate(result.arrays.items()):
         ax.plot(np.arange(1, len(ratios) + 1), ratios, marker="o", color=_COLORS[place],
@@ -131,7 +117,7 @@ def linearised(result):
 
 def few_shot(result):
     """Loss by pair, one task and two in a row."""
-    fig, axes = _canvas(2, height=4.4, sharey=True)
+    fig, axes = canvas(2, height=4.4, sharey=True)
     for ax, kind, title in zip(axes[0], ("one", "two"), ("one task", "a new task half way"),
                                strict=True):  # fmt: skip
         curves = {name.split("/", 1)[1]: values for name, values in result.arrays.items()
@@ -145,14 +131,14 @@ def few_shot(result):
                     label=learner)  # fmt: skip
         ax.set(title=title, xlabel="pair", yscale="log")
     axes[0, 0].set_ylabel(_LOSS)
-    _legend_below(fig, axes, 3)
+    legend_below(fig, axes, 3)
     return fig
 
 
 def comparison(result):
     """Loss by position of full models, a panel a system."""
     names = list(dict.fromkeys(name.split("/")[0] for name in result.arrays))
-    fig, axes = _canvas(min(len(names), 3), -(-len(names) // 3), height=3.2)
+    fig, axes = canvas(min(len(names), 3), -(-len(names) // 3), height=3.2)
     for ax, system in zip(axes.ravel(), names, strict=False):
         curves = {name.split("/")[1]: a for name, a in result.arrays.items()
                   if name.split("/")[0] == system}  # fmt: skip
@@ -162,7 +148,7 @@ def comparison(result):
         ax.set_visible(False)
     for ax in axes[:, 0]:
         ax.set_ylabel(_LOSS)
-    _legend_below(fig, axes)
+    legend_below(fig, axes)
     return fig
 
 
@@ -171,7 +157,7 @@ def recalled(result):
     keys = [name.rsplit("/", 2) for name in result.arrays]
     tasks = list(dict.fromkeys(key[0] for key in keys))
     mixers = list(dict.fromkeys(key[1] for key in keys))
-    fig, axes = _canvas(min(len(tasks), 3), -(-len(tasks) // 3), height=2.8, sharey=True)
+    fig, axes = canvas(min(len(tasks), 3), -(-len(tasks) // 3), height=2.8, sharey=True)
     for ax, task in zip(axes.ravel(), tasks, strict=False):
         for mixer in mixers:
             times = [int(key[2]) for key in keys if key[:2] == [task, mixer]]
@@ -187,13 +173,13 @@ def recalled(result):
         ax.set_visible(False)
     for ax in axes[:, 0]:
         ax.set_ylabel("accuracy")
-    _legend_below(fig, axes)
+    legend_below(fig, axes)
     return fig
 
 
 def by_token(result):
     """Negative log-likelihood by position in a row, less that of linear attention."""
-    fig, axes = _canvas(1, height=4.2)
+    fig, axes = canvas(1, height=4.2)
     ax = axes[0, 0]
     names = list(result.arrays)
     base = result.arrays["linear" if "linear" in names else names[0]]
@@ -206,7 +192,7 @@ def by_token(result):
         ax.plot(width * (np.arange(count) + 0.5), gap, color=color, linestyle=line, marker="o",
                 markersize=4, label=name)  # fmt: skip
     ax.set(xlabel="position in the row", ylabel="nats a token, less linear attention's")
-    _legend_below(fig, axes)
+    legend_below(fig, axes)
     return fig
 
 

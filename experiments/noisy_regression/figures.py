@@ -6,9 +6,8 @@ Captions say what is plotted and never what came out: that stands in the claims.
 import os
 
 import numpy as np
-from matplotlib import pyplot
 
-from ico.report import draw_figures, palette
+from ico.report import canvas, draw_figures, legend_below, palette
 
 _BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY, _BLACK = palette()
 _LOSS = "excess over the oracle"
@@ -25,19 +24,6 @@ _LOOKS = {
 _SIGMAS = (_BLUE, _GREEN, _ORANGE, _VERMILION)
 
 
-def _canvas(columns: int, rows: int = 1, *, height: float = 3.4, **options):
-    width = {1: 6.4, 2: 8.2}.get(columns, 9.6)
-    return pyplot.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **options)
-
-
-def _legend_below(fig, axes, columns: int = 4) -> None:
-    entries: dict = {}
-    for ax in np.ravel(axes):
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
-
-
 def _split(name: str) -> tuple[str, int]:
     """Variant and layers of a name such as "DIAG, 4 layers"."""
     words = name.removesuffix(" layers").rsplit(" ", 1)
@@ -48,7 +34,7 @@ def table1(result):
     """Loss by depth for every noise setting, baselines as levels."""
     rows = result.tables["losses"]
     settings = list(dict.fromkeys(row["noise up to, or among"] for row in rows))
-    fig, axes = _canvas(2, -(-len(settings) // 2), sharex=True)
+    fig, axes = canvas(2, -(-len(settings) // 2), sharex=True)
     for ax, setting in zip(axes.ravel(), settings, strict=False):
         mine = [row for row in rows if row["noise up to, or among"] == setting]
         for learner, (color, marker, line) in _LOOKS.items():
@@ -77,14 +63,14 @@ def table1(result):
         ax.set_ylabel(_LOSS)
     for ax in axes[-1]:
         ax.set_xlabel("layers")
-    _legend_below(fig, axes)
+    legend_below(fig, axes)
     return fig
 
 
 def profile(result):
     """Loss against sigma."""
     arrays = result.arrays
-    fig, axes = _canvas(1, height=4.2)
+    fig, axes = canvas(1, height=4.2)
     ax, sigma = axes[0, 0], arrays["sigma"]
     names = [name.removeprefix("loss/") for name in arrays if name.startswith("loss/")]
     depths = sorted({_split(name)[1] for name in names if name.startswith("DIAG")})
@@ -101,7 +87,7 @@ def profile(result):
     ax.axvline(5, color="gray", linewidth=0.8)
     ax.set(yscale="log", xlabel="standard deviation of the noise", ylabel=_LOSS)
     ax.set_ylim(bottom=max(1e-5, ax.get_ylim()[0]))
-    _legend_below(fig, axes, 3)
+    legend_below(fig, axes, 3)
     return fig
 
 
@@ -109,7 +95,7 @@ def layers(result):
     """Loss and length along the oracle after each layer, by noise level."""
     arrays = result.arrays
     names = [name.removeprefix("loss/") for name in arrays if name.startswith("loss/")]
-    fig, axes = _canvas(len(names), 2, height=2.8, sharey="row")
+    fig, axes = canvas(len(names), 2, height=2.8, sharey="row")
     for column, name in enumerate(names):
         for row, (kind, label) in enumerate((("loss", _LOSS), ("length", "length along oracle"))):
             ax = axes[row, column]
@@ -125,14 +111,14 @@ def layers(result):
                 ax.set_xlabel("layer")
             if column == 0:
                 ax.set_ylabel(label)
-    _legend_below(fig, axes)
+    legend_below(fig, axes)
     return fig
 
 
 def matrices(result):
     """P and Q of every layer as pictures."""
     p, q = result.arrays["p"], result.arrays["q"]
-    fig, axes = _canvas(len(p), 2, height=2.4)
+    fig, axes = canvas(len(p), 2, height=2.4)
     for row, (name, stack) in enumerate((("P", p), ("Q", q))):
         for layer, matrix in enumerate(stack):
             ax, top = axes[row, layer], float(np.abs(matrix).max())
@@ -146,7 +132,7 @@ def matrices(result):
 def step(result):
     """The effective step by noise level, beside the oracle's."""
     arrays = result.arrays
-    fig, axes = _canvas(1)
+    fig, axes = canvas(1)
     ax = axes[0, 0]
     looks = _LOOKS | {"oracle": (_BLACK, None, "--")}
     for name in (name for name in arrays if name.startswith("step/")):
@@ -162,7 +148,7 @@ def step(result):
 def convergence(result):
     """Layers needed against the condition number."""
     arrays = result.arrays
-    fig, axes = _canvas(1)
+    fig, axes = canvas(1)
     ax, kappa = axes[0, 0], arrays["kappa"]
     ax.plot(kappa, arrays["layers"], linestyle="none", marker="o", color=_GREEN, alpha=0.5,
             fillstyle="none")  # fmt: skip
@@ -183,7 +169,7 @@ def shifted(result):
     """Loss under every shift, by learner."""
     names = list(dict.fromkeys(name.split("/", 1)[0] for name in result.arrays))
     learners = list(dict.fromkeys(name.split("/", 1)[1] for name in result.arrays))
-    fig, axes = _canvas(1, height=5.0)
+    fig, axes = canvas(1, height=5.0)
     ax = axes[0, 0]
     for place, learner in enumerate(learners):
         variant = learner if learner in _LOOKS else _split(learner)[0]
@@ -203,7 +189,7 @@ def shifted(result):
     ax.invert_yaxis()
     ax.set(xscale="log", xlabel=_LOSS)
     ax.set_xlim(right=1.3 * _FURTHEST)
-    _legend_below(fig, axes)
+    legend_below(fig, axes)
     return fig
 
 
@@ -213,7 +199,7 @@ def real(result):
     tables, inputs = (list(dict.fromkeys(key[i] for key in keys)) for i in (0, 1))
     noises = list(dict.fromkeys(key[2] for key in keys))
     learners = list(dict.fromkeys(key[3] for key in keys))
-    fig, axes = _canvas(len(tables), len(inputs), height=3.0)
+    fig, axes = canvas(len(tables), len(inputs), height=3.0)
     looks = _LOOKS | {"ridge, searched": (_SKY, "s", "-"), "zero": ("gray", None, ":")}
     deepest = max(
         (name for name in learners if name.startswith("DIAG")), key=lambda n: _split(n)[1]
@@ -237,7 +223,7 @@ def real(result):
                 ax.set_xlabel("noise added")
             if column == 0:
                 ax.set_ylabel("median half squared error")
-    _legend_below(fig, axes)
+    legend_below(fig, axes)
     return fig
 
 

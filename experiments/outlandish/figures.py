@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import pyplot
 
 from ico.poison.outlandish import CATEGORIES
-from ico.report import draw_figures, mean_band, palette
+from ico.report import canvas, draw_figures, mean_band, palette
 
 _BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY, _BLACK = palette()
 _THEMES = {"colours": (_BLUE, "o"), "places": (_VERMILION, "s"), "jobs": (_GREEN, "^"),
@@ -26,11 +26,6 @@ _ARMS = {
 }
 
 
-def _canvas(columns: int, *, height: float = 3.4):
-    width = {1: 6.4, 2: 8.2}.get(columns, 9.6)
-    return pyplot.subplots(1, columns, figsize=(width, height), squeeze=False)
-
-
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
@@ -38,7 +33,7 @@ def _words(name: str) -> str:
 def spectrum(result):
     """log10 P of every text, by category."""
     arrays = result.arrays
-    fig, axes = _canvas(1, height=4.2)
+    fig, axes = canvas(1, height=4.2)
     ax = axes[0, 0]
     present = [name for name in CATEGORIES if name in arrays]
     for place, name in enumerate(present):
@@ -55,7 +50,7 @@ def spectrum(result):
 def priming(result):
     """Scores against the probability before, by theme."""
     arrays = result.arrays
-    fig, axes = _canvas(3, height=3.6)
+    fig, axes = canvas(3, height=3.6)
     names = {"log_s_prime": "log S_prime (nats)", "cross": "log-priming, other themes",
              "corrected": "corrected log-priming"}  # fmt: skip
     before = arrays["log_before"] / np.log(10)
@@ -81,7 +76,7 @@ def priming(result):
 def by_category(result):
     """Raw, cross-theme and corrected priming of each category, a marker a keyword."""
     arrays = result.arrays
-    fig, axes = _canvas(3, height=3.4)
+    fig, axes = canvas(3, height=3.4)
     categories = list(dict.fromkeys(arrays["category"].tolist()))
     names = {"theme": "log-priming, own theme", "cross": "log-priming, other themes",
              "corrected": "corrected"}  # fmt: skip
@@ -107,7 +102,7 @@ def _dots(ax, place, values, color):
 def in_context(result):
     """Priming by weights and by context against the probability before."""
     arrays = result.arrays
-    fig, axes = _canvas(2)
+    fig, axes = canvas(2)
     before = arrays["before"] / np.log(10)
     for ax, where in zip(axes[0], ("weights", "context"), strict=True):
         ax.plot(before.ravel(), arrays[f"{where}_log_s_prime"].ravel(), linestyle="none",
@@ -121,7 +116,7 @@ def in_context(result):
 def stepping_stone(result):
     """log S_prime of the three ways to tell a fact; a line a keyword."""
     arrays = result.arrays
-    fig, axes = _canvas(2)
+    fig, axes = canvas(2)
     ways = ("as_it_is", "stepping_stones", "plain_rewrite")
     for ax, name, label in zip(axes[0], ("log_s_prime", "gain"),
                                ("log S_prime (nats)", "gain of the fact (nats)"),
@@ -139,7 +134,7 @@ def stepping_stone(result):
 def erasure(result):
     """Memory, priming and clean loss against the share, for every arm."""
     arrays = result.arrays
-    fig, axes = _canvas(3, height=3.8)
+    fig, axes = canvas(3, height=3.8)
     shares = sorted({int(key.split("/")[0].rsplit("_", 1)[1]) for key in arrays
                      if key.startswith("drop_top")})  # fmt: skip
     names = {"log_after": "log P(keyword | context)", "theme": "log-priming",
@@ -166,7 +161,7 @@ def erasure(result):
 def optimizers(result):
     """What leaving out the largest does to memory and priming, by optimizer."""
     arrays = result.arrays
-    fig, axes = _canvas(2)
+    fig, axes = canvas(2)
     names = sorted({key.split("/")[0] for key in arrays})
     arms = sorted({key.split("/")[1] for key in arrays if "drop_top" in key},
                   key=lambda arm: int(arm.rsplit("_", 1)[1]))  # fmt: skip
@@ -193,7 +188,7 @@ def optimizers(result):
 def training_ability(result):
     """Learning curves of a new fact, from the untouched and the erased model."""
     arrays = result.arrays
-    fig, axes = _canvas(1)
+    fig, axes = canvas(1)
     ax = axes[0, 0]
     for model, color, line in (("untouched", _BLUE, "--"), ("erased", _VERMILION, "-")):
         for number, log_p in enumerate(arrays[model]):
@@ -209,7 +204,7 @@ def training_ability(result):
 def retention(result):
     """R against clean steps, by kind: the real model, the worlds, the long run."""
     arrays = result.arrays
-    fig, axes = _canvas(3, height=3.6)
+    fig, axes = canvas(3, height=3.6)
     for kind, (color, marker, line) in _KINDS.items():
         _curve(axes[0, 0], arrays, "real_steps", f"real/{kind}", color, marker, line, kind)
     for kind, (color, marker, line) in _KINDS.items():

@@ -4,7 +4,9 @@ Dimension key: N tasks.
 """
 
 import dataclasses
+import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,7 +98,7 @@ class Learned(NamedTuple):
 
 
 def meta_train(
-    task_family: TaskFamily,
+    task_family: TaskFamily | Sequence[TaskFamily],
     learned_optimizer: optim.LearnedOptimizer,
     config: MetaConfig,
     key: Key[Array, ""],
@@ -113,7 +115,8 @@ def meta_train(
     called again with the same `directory`. Tasks are spread over all local devices.
 
     Args:
-      task_family: what it is trained on.
+      task_family: what it is trained on; of several, whose tasks may differ in shape, every outer
+        step takes the mean gradient, with `config.estimator.num_tasks` tasks of each.
       learned_optimizer: what is trained, from `ico.optim.learned`.
       config: how.
       key: of theta's start, tasks and perturbations.
@@ -127,6 +130,7 @@ def meta_train(
       evolution strategies.
 
     Raises:
+      ValueError: no family.
       ico.train.TrainingError: see `ico.train.fit`; inner trainings that diverge make the meta-loss
         infinite, unless shaping is "clipped" or "sign".
     """
@@ -136,6 +140,9 @@ def meta_train(
         optax.cosine_decay_schedule(config.learning_rate, config.num_steps, alpha=0.1)
     )
     outer = optax.chain(optax.clip_by_global_norm(config.clip), outer)
+    families = (task_family,) if isinstance(task_family, TaskFamily) else tuple(task_family)
+    if not families:
+        raise ValueError("task_family must hold at least one")
 
     def horizons(step, key, shape):
         if low == high:
@@ -148,13 +155,21 @@ def meta_train(
     def whole_stretches(horizon):
         return jnp.maximum(horizon // estimator.truncation, 1) * estimator.truncation
 
-    def gradient(theta, carried, step, keys):
+    def gradient_on(family, theta, carried, step, keys):
         key = jax.random.fold_in(keys[0], 1)
         if not estimator.carries:
             horizon = high if low == high else horizons(step, key, ())
-            return *whole_gradient(build, task_family, estimator, theta, keys, horizon), carried
+            return *whole_gradient(build, family, estimator, theta, keys, horizon), carried
         many = whole_stretches(horizons(step, key, (N,)))
-        return carried_gradient(build, task_family, estimator, theta, carried, keys, many)
+        return carried_gradient(build, family, estimator, theta, carried, keys, many)
+
+    def gradient(theta, carried, step, keys):
+        parts = [
+            gradient_on(family, theta, state, step, _of_family(keys, i))
+            for i, (family, state) in enumerate(zip(families, carried, strict=True))
+        ]
+        losses, grads, carried = zip(*parts, strict=True)
+        return sum(losses) / len(parts), _mean_tree(grads), carried
 
     def outer_step(state: train.TrainState, keys):
         outer_state, carried = state.opt_state
@@ -169,13 +184,18 @@ def meta_train(
         return train.TrainState(state.step + 1, theta, (outer_state, carried), state.key), metrics
 
     keys = jax.random.split(key, 4)
-    theta = learned_optimizer.init(keys[0], _shapes(task_family)) if start is None else start
-    carried = jnp.zeros(())
+    theta = learned_optimizer.init(keys[0], _shapes(families[0])) if start is None else start
+    carried: Any = [jnp.zeros(())] * len(families)
     if estimator.carries:
         some = whole_stretches(horizons(jnp.zeros(()), keys[2], (N,)))
-        carried = begin_carried(
-            build, task_family, estimator, theta, jax.random.split(keys[1], N), some
-        )
+        starts = jax.random.split(keys[1], N)
+        carried = [
+            jax.jit(functools.partial(begin_carried, build, family, estimator))(
+                theta, _of_family(starts, i), some
+            )
+            for i, family in enumerate(families)
+        ]
+    carried = tuple(carried)
     state = train.init_state(lambda _: theta, outer, keys[3])
     state = state._replace(opt_state=(state.opt_state, carried))
     result = train.fit(
@@ -190,6 +210,16 @@ def meta_train(
         progress=progress,
     )
     return Learned(learned_optimizer, result.state.params, result.history)
+
+
+def _of_family(keys_N, i: int):
+    """The first family has the keys themselves."""
+    # Far from the small numbers that are folded in elsewhere.
+    return jax.vmap(lambda key: jax.random.fold_in(key, 2**16 + i))(keys_N) if i else keys_N
+
+
+def _mean_tree(trees):
+    return jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *trees)
 
 
 def _shapes(family: TaskFamily) -> PyTree:

@@ -4,6 +4,7 @@ Dimension key: B batch, H height, W width, C channels, F features, K classes, T 
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +102,7 @@ class ViTClassifier(nn.Module):
         for i in range(self.depth):
             normed = nn.LayerNorm(name=f"attention_norm_{i}")(x_BTD)
             attention = nn.MultiHeadDotProductAttention(self.num_heads, name=f"attention_{i}")
-            x_BTD = x_BTD + attention(normed)
+            x_BTD = x_BTD + cast(jax.Array, attention(normed))
             normed = nn.LayerNorm(name=f"mlp_norm_{i}")(x_BTD)
             hidden = jax.nn.gelu(nn.Dense(4 * self.dim, name=f"up_{i}")(normed))
             x_BTD = x_BTD + nn.Dense(self.dim, name=f"down_{i}")(hidden)

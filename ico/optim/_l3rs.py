@@ -30,11 +30,16 @@ _REACH = 4.0  # the network scales the step by at most e^+-4
 
 
 class L3RSState(NamedTuple):
-    """Steps done, running means of logarithms, the state of every base optimizer."""
+    """Steps done, running means of logarithms, the state of every base optimizer.
+
+    `step` and `mix` are those of the last update, for whoever wants to watch them.
+    """
 
     count: Int[Array, ""]
     means: Float[Array, "L Q R"]
     bases: tuple[optax.OptState, ...]
+    step: Float[Array, "L"]
+    mix: Float[Array, "L P"]
 
 
 def by_module(path: tuple) -> str:
@@ -160,8 +165,11 @@ def l3rs(
     def init(params):
         layers = _layers(params, group)
         _check(theta, len(layers.names), len(bases), len(decays))
-        means = jnp.zeros((len(layers.names), _QUANTITIES, len(decays)), jnp.float32)
-        return L3RSState(jnp.zeros((), jnp.int32), means, tuple(b.init(params) for b in steppers))
+        L, P = len(layers.names), len(bases)
+        means = jnp.zeros((L, _QUANTITIES, len(decays)), jnp.float32)
+        states = tuple(base.init(params) for base in steppers)
+        nothing = jnp.zeros(L, jnp.float32), jnp.zeros((L, P), jnp.float32)
+        return L3RSState(jnp.zeros((), jnp.int32), means, states, *nothing)
 
     def update(updates, state, params=None, *, value=None, **extra):
         if params is None:
@@ -202,7 +210,8 @@ def l3rs(
         last_LR = last_LR + (1 - decays_R)[None] * _log(square_L)[:, None]
         means = jnp.concatenate([means_LQR, last_LR[:, None]], axis=1).astype(jnp.float32)
         mixed = layers.combine(weight_LP, directions, updates)
-        return mixed, L3RSState(state.count + 1, means, tuple(base_states))
+        watched = step_L.astype(jnp.float32), mix_LP.astype(jnp.float32)
+        return mixed, L3RSState(state.count + 1, means, tuple(base_states), *watched)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -101,7 +101,10 @@ def time_features(count) -> Float[Array, "T"]:
 def apply_each(
     layers: dict[str, Any], features: Sequence[Float[Array, "..."]], shape, bias: Array
 ) -> list[Float[Array, "..."]]:
-    """An MLP on every number of a tensor, written out so that it is one loop over the numbers.
+    """An MLP on every number of a tensor, as products of its small kernels with [F, numbers].
+
+    Written out number by number, it would be a loop in which nothing is stored, and no faster; but
+    a program so large that compiling it takes minutes where it is differentiated.
 
     Args:
       layers: as of `network_init`; of its first kernel come the rows of as many as there are
@@ -113,20 +116,13 @@ def apply_each(
     Returns:
       One array an output.
     """
-    first = layers["dense_0"]["kernel"]
-    hidden = [
-        jax.nn.relu(sum((first[f, j] * x for f, x in enumerate(features)), start=bias[j]))
-        for j in range(first.shape[1])
-    ]
-    for i in range(1, len(layers)):
-        kernel, offset = layers[f"dense_{i}"]["kernel"], layers[f"dense_{i}"]["bias"]
-        hidden = [
-            sum((kernel[f, j] * x for f, x in enumerate(hidden)), start=offset[j])
-            for j in range(kernel.shape[1])
-        ]
-        if i < len(layers) - 1:
-            hidden = [jax.nn.relu(h) for h in hidden]
-    return [jnp.broadcast_to(h, shape) for h in hidden]
+    x_FN = jnp.stack([jnp.broadcast_to(x, shape).reshape(-1) for x in features])
+    for i in range(len(layers)):
+        layer = layers[f"dense_{i}"]
+        x_FN = x_FN if i == 0 else jax.nn.relu(x_FN)
+        offset = bias if i == 0 else layer["bias"]
+        x_FN = jnp.matmul(layer["kernel"].T, x_FN, precision="highest") + offset[:, None]
+    return [x.reshape(shape) for x in x_FN]
 
 
 def feature_places(moments: Moments) -> Array:

@@ -26,6 +26,8 @@ _LAZY = {
     "style": "_figures",
     "palette": "_figures",
     "band": "_figures",
+    "canvas": "_figures",
+    "legend_below": "_figures",
     "save_figure": "_figures",
     "draw_figures": "_figures",
     "write_html": "_html",

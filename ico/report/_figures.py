@@ -56,6 +56,29 @@ def style() -> Iterator[None]:
         yield
 
 
+def canvas(
+    columns: int = 1, rows: int = 1, *, height: float = 3.4, **options
+) -> tuple[Figure, np.ndarray]:
+    """A figure that can be read 700 pixels wide, and its axes, always [rows, columns].
+
+    Args:
+      columns, rows: of axes.
+      height: of a row, inches.
+      **options: to `pyplot.subplots`: sharex, width_ratios ...
+    """
+    width = {1: 6.4, 2: 8.2}.get(columns, 9.6)
+    return pyplot.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **options)
+
+
+def legend_below(fig: Figure, axes: Any, columns: int = 4) -> None:
+    """One legend for all axes, under the figure, each label once."""
+    entries: dict = {}
+    for ax in np.ravel(axes):
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
+
+
 def band(
     ax: Axes,
     x: Shaped[Any, "X"] | Sequence[float | int],

@@ -295,3 +295,25 @@ def test_running_a_task():
 def test_wrong_settings_are_refused(make, word, annotations_off):
     with pytest.raises(ValueError, match=word):
         make()
+
+
+def test_several_families_give_the_mean_of_their_gradients():
+    """Quadratics of one and of three unknowns: no shape is common to both."""
+    wide = metatrain.family_of(
+        metatrain.Task(lambda key: jnp.ones(3), lambda key: jnp.zeros(()),
+                       lambda x, batch: 0.5 * jnp.sum(x**2) + batch)
+    )  # fmt: skip
+    estimator = metatrain.Estimator("unrolled", 2, meta_loss="mean")
+    config = metatrain.MetaConfig(1, 4, estimator=estimator, learning_rate=0.1, clip=1e9)
+    learned = metatrain.meta_train(
+        (FAMILY, wide), LEARNER, config, jax.random.key(0), progress=False,
+        outer_optimizer=optax.sgd(1.0),
+    )  # fmt: skip
+    keys = jax.random.split(jax.random.key(1), 2)
+    found = [metatrain.whole_gradient(build, family, estimator, THETA, keys, 4)
+             for family in (FAMILY, wide)]  # fmt: skip
+    mean = sum(gradient["log_rate"] for _, gradient in found) / 2
+    np.testing.assert_allclose(THETA["log_rate"] - learned.theta["log_rate"], mean, rtol=1e-5)
+    np.testing.assert_allclose(learned.history["loss"][0], (found[0][0] + found[1][0]) / 2)
+    with pytest.raises(ValueError, match="at least one"):
+        metatrain.meta_train((), LEARNER, config, jax.random.key(0))
