@@ -98,7 +98,7 @@ class Config:
     # Layers compared in recall.
     recall_mixers: tuple[str, ...] = ("softmax", "gated_linear", "delta", "mesa")
     # Keys of the noisy tasks, from few to many.
-    recall_keys: tuple[int, ...] = (32,)
+    recall_keys: tuple[int, ...] = (32, 48)
     # Tokens of which two make a key in the fuzzy tasks; none leaves these out.
     fuzzy_keys: tuple[int, ...] = (6,)
     # Lengths that accuracy is measured at, in times of the trained one; the first is one.
