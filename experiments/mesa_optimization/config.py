@@ -132,7 +132,7 @@ class Config:
     # Rows a step.
     text_batch: int = 8
     # Steps of each.
-    text_steps: int = 500
+    text_steps: int = 1_000
     # Peak rate.
     text_learning_rate: float = 3e-3
     # Rows held out, at most.
