@@ -98,9 +98,9 @@ class Config:
     # Layers compared in recall.
     recall_mixers: tuple[str, ...] = ("softmax", "gated_linear", "delta", "mesa")
     # Keys of the noisy tasks, from few to many.
-    recall_keys: tuple[int, ...] = (32, 48)
+    recall_keys: tuple[int, ...] = (64,)
     # Tokens of which two make a key in the fuzzy tasks; none leaves these out.
-    fuzzy_keys: tuple[int, ...] = (6,)
+    fuzzy_keys: tuple[int, ...] = ()
     # Lengths that accuracy is measured at, in times of the trained one; the first is one.
     recall_lengths: tuple[int, ...] = (1, 2, 4)
     # Slots of a sequence.
