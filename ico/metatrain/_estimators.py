@@ -170,7 +170,7 @@ def begin_carried(
     """
     fresh = _fresh(build, family, estimator, theta, keys, horizons)
     stretches = jnp.maximum(horizons // estimator.truncation, 1)
-    ages = jax.vmap(lambda key, n: jax.random.randint(jax.random.fold_in(key, 1), (), 0, n))(
+    ages = jax.vmap(lambda key, n: jax.random.randint(jax.random.fold_in(key, 2**17), (), 0, n))(
         keys, stretches
     )
     left = (stretches - ages) * estimator.truncation

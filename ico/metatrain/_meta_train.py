@@ -147,7 +147,8 @@ def meta_train(
     def horizons(step, key, shape):
         if low == high:
             return jnp.full(shape, high, jnp.int32)
-        grown = jnp.clip(step / max(config.curriculum * config.num_steps, 1), 0, 1)
+        steps = config.curriculum * config.num_steps
+        grown = jnp.clip(step / steps, 0, 1) if steps else 1.0
         top = jnp.log(low) + (jnp.log(high) - jnp.log(low)) * grown
         drawn = jnp.exp(jax.random.uniform(key, shape, minval=jnp.log(low), maxval=top))
         return jnp.clip(jnp.round(drawn), low, high).astype(jnp.int32)
@@ -156,7 +157,7 @@ def meta_train(
         return jnp.maximum(horizon // estimator.truncation, 1) * estimator.truncation
 
     def gradient_on(family, theta, carried, step, keys):
-        key = jax.random.fold_in(keys[0], 1)
+        key = jax.random.fold_in(keys[0], 2**17)  # small numbers are those of `split`
         if not estimator.carries:
             horizon = high if low == high else horizons(step, key, ())
             return *whole_gradient(build, family, estimator, theta, keys, horizon), carried
@@ -169,7 +170,7 @@ def meta_train(
             for i, (family, state) in enumerate(zip(families, carried, strict=True))
         ]
         losses, grads, carried = zip(*parts, strict=True)
-        return sum(losses) / len(parts), _mean_tree(grads), carried
+        return jnp.mean(jnp.stack(losses)), _mean_tree(grads), carried
 
     def outer_step(state: train.TrainState, keys):
         outer_state, carried = state.opt_state

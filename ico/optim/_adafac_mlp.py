@@ -23,7 +23,7 @@ def adafac_mlp_init(key: Key[Array, ""], *, hidden: Sequence[int] = (4, 4)) -> P
 
 
 def adafac_mlp(
-    theta: PyTree, *, learning_rate: float | Float[Array, ""] = 1.0
+    theta: PyTree, *, learning_rate: float | Float[Array, ""] | optax.Schedule = 1.0
 ) -> optax.GradientTransformationExtraArgs:
     """A small network gives every parameter its update: `-1e-3 o_1 exp(1e-3 o_2)`.
 
@@ -34,7 +34,7 @@ def adafac_mlp(
 
     Args:
       theta: as of `adafac_mlp_init`. Its leaves may be traced.
-      learning_rate: a factor on all updates; one is as trained.
+      learning_rate: a factor on all updates, or a schedule of it; one is as trained.
 
     Returns:
       A transform whose `update` wants parameters. States are float32.
@@ -44,8 +44,8 @@ def adafac_mlp(
     """
 
     def step(outputs, count):
-        del count
         direction, magnitude = outputs
-        return -learning_rate * _SCALE * direction * jnp.exp(_SCALE * magnitude)
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        return jnp.negative(rate) * _SCALE * direction * jnp.exp(_SCALE * magnitude)
 
     return each.transform("adafac_mlp", theta, step)

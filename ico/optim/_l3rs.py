@@ -22,7 +22,9 @@ PyTree = Any
 Group = Callable[[tuple], Hashable]
 
 DECAYS = (0.5, 0.9, 0.99)
-TIMES = (3.0, 30.0, 300.0)  # steps at which the features of absolute time change
+# Steps at which the features of absolute time change: early, for a later change would come outside
+# of what a short training has shown.
+TIMES = (1.0, 3.0, 10.0)
 _QUANTITIES = 4
 _TINY = 1e-12
 _LANES = 2048
@@ -122,7 +124,8 @@ def l3rs(
     Source: 2408.09310. UNVERIFIED (its text was not at hand) and ours: the network's size; softmax
     and root mean square; `step = exp(log_step + output)`, which a cosine over `num_steps`
     multiplies (`anneal`), so that horizons never trained on are annealed, too; and that no feature
-    leaves its trained range beyond the horizon: relative time ends at one, absolute time saturates.
+    leaves its trained range beyond the horizon: relative time ends at one, and absolute time has
+    all but saturated after some thirty steps.
 
     Args:
       theta: as of `l3rs_init`, trained by `ico.metatrain`. Its leaves may be traced.

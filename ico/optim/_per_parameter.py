@@ -156,7 +156,8 @@ def theta_init(key: Key[Array, ""], hidden: Sequence[int], num_outputs: int) -> 
     """{"network": ...}, its last layer small: zero would show nothing of the layers before."""
     network = network_init(key, (NUM_FEATURES + len(TIMES), *hidden, num_outputs))
     last = network[f"dense_{len(hidden)}"]
-    noise = jax.random.normal(jax.random.fold_in(key, 1), last["kernel"].shape)
+    # Far from the keys of the layers, which are those of `split`.
+    noise = jax.random.normal(jax.random.fold_in(key, 2**17), last["kernel"].shape)
     last["kernel"] = 0.1 * noise
     return {"network": network}
 

@@ -56,7 +56,10 @@ def test_every_claim_belongs_to_a_study(name):
 
 
 # Where the first study is nearly a minute of compilation. test-full runs them all.
-QUICK = {"noisy_regression": "gd_plus_plus_convergence"}
+QUICK = {
+    "learned_optimizer": "what_it_learned",
+    "noisy_regression": "gd_plus_plus_convergence",
+}
 
 
 def test_a_study_through_its_command_line(name, python, tmp_path):

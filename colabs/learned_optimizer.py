@@ -1,0 +1,198 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Narrowing the Focus: Learned Optimizers for Pretrained Models
+#
+# Kristiansen et al. 2024, [arXiv:2408.09310](https://arxiv.org/abs/2408.09310)
+#
+# You fine-tune the same network again and again: other data, another seed, fifty steps. Then you
+# can afford to *learn* the optimizer for just that. L3RS mixes, in every layer, the directions of
+# gradient descent and Adam, and sets the step; a small network does so, from the losses and norms
+# that it sees. We train one in about a minute, watch what it does, and race it against Adam, tuned.
+#
+# To open this page in Colab: *File, Upload notebook*. The whole runs in a few minutes.
+
+# %%
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = ""  # in Colab: the address of this code, such as "git+https://..." for pip
+
+try:
+    import ico  # noqa: F401
+except ImportError:
+    here = next((p for p in (Path.cwd(), Path.cwd().parent) if (p / "setup.cfg").exists()), None)
+    if not (REPOSITORY or here):
+        raise SystemExit("Set REPOSITORY above to where `ico` can be installed from.") from None
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", REPOSITORY or str(here)], check=True
+    )
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+
+from ico import data, metatrain, models, optim, train
+from ico.report import style
+
+cache = train.enable_compilation_cache()  # programs compiled once are kept
+
+# %% [markdown]
+# ## The task
+#
+# A small MLP is pretrained on the digits 0 to 4. To fine-tune it on 5 to 9, it gets a new head. A
+# `Task` says where a training starts, what its batches and its loss are, and how it is tested.
+
+# %%
+digits = data.digit_images()
+first, last = digits.of_classes(range(0, 5)), digits.of_classes(range(5, 10))
+order = np.random.default_rng(0).permutation(len(last.labels))
+learn, test = order[: len(order) // 2], order[len(order) // 2 :]
+model = models.MLPClassifier(num_classes=5)
+
+
+def cross_entropy(params, batch):
+    pixels, labels = batch
+    logits = model.apply({"params": params}, pixels)
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
+def task_on(images, rows, init, test_rows=None):
+    """Batches of 16 of some rows; tested on others."""
+    pixels, labels = jnp.asarray(images.pixels[rows]), jnp.asarray(images.labels[rows])
+    held = None
+    if test_rows is not None:
+        held = jnp.asarray(images.pixels[test_rows]), jnp.asarray(images.labels[test_rows])
+
+    def batch(key):
+        chosen = jax.random.randint(key, (16,), 0, len(labels))
+        return pixels[chosen], labels[chosen]
+
+    return metatrain.Task(init, batch, cross_entropy, lambda params: cross_entropy(params, held))
+
+
+def fresh(key):
+    return model.init(key, jnp.zeros((1, 8, 8, 1)))["params"]
+
+
+pretraining = task_on(first, slice(None), fresh)
+body, losses, _ = jax.jit(
+    lambda key: metatrain.run(optax.adam(3e-3), pretraining, key, num_steps=500)
+)(jax.random.key(0))
+print(f"pretrained: loss {losses[-50:].mean():.3f}")
+
+fine_tuning = task_on(last, learn, lambda key: body | {"head": fresh(key)["head"]}, test)
+
+# %% [markdown]
+# ## Learning the optimizer
+#
+# The gradient of the loss along a training, with respect to what the optimizer knows, goes by
+# backpropagation through stretches of 25 steps, states carried over; a training has 25 to 100.
+# Evolution strategies, plain and persistent, are one word away: `Estimator("evolution")`.
+
+# %%
+learner = optim.learned("l3rs", base_optimizers=["sgd", "adam"])
+config = metatrain.MetaConfig(
+    num_steps=150,
+    horizon=(25, 100),
+    estimator=metatrain.Estimator("truncated", num_tasks=8, truncation=25),
+)
+learned = metatrain.meta_train(
+    metatrain.family_of(fine_tuning), learner, config, jax.random.key(1), progress=False
+)
+with style():
+    fig, ax = plt.subplots(figsize=(6.4, 3))
+    ax.plot(learned.history["step"], learned.history["loss"])
+    ax.set(xlabel="outer step", ylabel="meta-loss, nats")
+    plt.show()
+
+# %% [markdown]
+# ## What it does
+#
+# Its state shows the step and the mix that every layer got last.
+
+# %%
+STEPS = 50
+optimizer = learned.optimizer(num_steps=STEPS)
+
+
+@jax.jit
+def watch(key):
+    keys = jax.random.split(key)
+
+    def step(inner, t):
+        inner, _ = metatrain.inner_step(
+            optimizer, fine_tuning, inner, jax.random.fold_in(keys[1], t)
+        )
+        return inner, (inner.opt_state.step, inner.opt_state.mix[:, 1])
+
+    inner = metatrain.begin(optimizer, fine_tuning, keys[0])
+    return jax.lax.scan(step, inner, jnp.arange(STEPS))[1]
+
+
+steps, adam = watch(jax.random.key(2))
+with style():
+    fig, axes = plt.subplots(1, 2, figsize=(8.2, 3))
+    for layer, name in enumerate(("first layer", "second layer", "head")):
+        axes[0].plot(steps[:, layer], label=name)
+        axes[1].plot(adam[:, layer], label=name)
+    axes[0].set(xlabel="step", ylabel="size of the step", yscale="log")
+    axes[1].set(xlabel="step", ylabel="share of Adam", ylim=(0, 1))
+    axes[1].legend()
+    plt.show()
+
+# %% [markdown]
+# ## The race
+#
+# A fair race lets Adam choose: nine rates with a cosine, by runs of their own. Both then meet the
+# same 20 new heads and orders of batches.
+
+# %%
+tune, race = (jax.random.split(jax.random.key(seed), 20) for seed in (3, 4))
+
+
+def ends(make, keys):
+    """Test losses of the runs, one a key."""
+    return jax.jit(
+        jax.vmap(
+            lambda key: metatrain.run(make(), fine_tuning, key, num_steps=STEPS, test_every=10)[2]
+        )
+    )(keys)
+
+
+rates = 1e-3 * 2.0 ** jnp.arange(-2, 7)
+tuning = [ends(lambda r=r: optax.adam(optax.cosine_decay_schedule(r, STEPS)), tune[:5])[:, -1]
+          for r in rates]  # fmt: skip
+best = rates[int(jnp.argmin(jnp.stack(tuning).mean(1)))]
+theirs = ends(lambda: optax.adam(optax.cosine_decay_schedule(best, STEPS)), race)
+ours = ends(lambda: optimizer, race)
+gap = ours[:, -1] - theirs[:, -1]
+print(f"Adam, cosine from {best:.2g}: {theirs[:, -1].mean():.3f}; L3RS: {ours[:, -1].mean():.3f}")
+print(f"difference {gap.mean():.3f}, standard error {gap.std(ddof=1) / len(gap) ** 0.5:.3f}")
+with style():
+    fig, ax = plt.subplots(figsize=(6.4, 3))
+    for name, losses in (("Adam, tuned", theirs), ("L3RS", ours)):
+        ax.plot(10 * jnp.arange(1, 1 + losses.shape[1]), losses.mean(0), marker="o", label=name)
+    ax.set(xlabel="step", ylabel="test loss, nats", yscale="log")
+    ax.legend()
+    plt.show()
+
+# %% [markdown]
+# One data set and one hand-designed optimizer are no contest. `python -m
+# experiments.learned_optimizer` holds it by the rules: three tasks, eleven hand-designed
+# optimizers tuned for every horizon, two other learned ones, unseen networks, other data, longer
+# runs, with intervals and verdicts.

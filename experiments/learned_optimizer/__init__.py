@@ -1,0 +1,1 @@
+"""Narrowing the Focus: Learned Optimizers for Pretrained Models."""

@@ -1,0 +1,133 @@
+"""Meta-training the optimizers of the contest, each an artefact found again.
+
+All are trained by the same estimator for as many inner steps.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.launch import Context
+from experiments.learned_optimizer import contest, problems
+from experiments.learned_optimizer.problems import Problem
+from ico import metatrain, optim, train
+
+GENERAL = "the mixture"
+_DIRECTION_RATE = 3e-3  # while it learns; when it is used the rate is tuned
+# What is left out, or put in place of what, one at a time; see `ico.optim.l3rs`.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "SGD alone": {"base_optimizers": ("sgd",)},
+    "Adam alone": {"base_optimizers": ("adam",)},
+    "an even mix": {"fixed_mix": True},
+    "one step for all layers": {"shared_step": True},
+    "no time": {"use_time": False},
+    "no loss": {"use_loss": False},
+    "no embedding": {"universal": True},
+    "one layer for all": {"group": lambda path: "all"},
+    "no cosine": {"anneal": False},
+}
+
+
+class Trained(NamedTuple):
+    """A learned optimizer, what it depends on, and what its training cost."""
+
+    learner: optim.LearnedOptimizer
+    theta: Any
+    spec: dict
+    losses: np.ndarray  # the meta-loss, means over compiled calls
+    steps: np.ndarray  # outer steps done at the end of each
+    seconds: float
+    inner_steps: float
+
+    def entrant(self) -> contest.Entrant:
+        """For the contest."""
+        if self.learner.name == "direction_mlp":
+            return contest.direction_entrant(self.theta, self.spec)
+        if self.learner.name == "adafac_mlp":
+            return contest.adafac_entrant(self.theta, self.spec)
+        return contest.learned_entrant(self.learner, self.theta, self.spec)
+
+
+def learner_of(name: str, ablation: str = "") -> optim.LearnedOptimizer:
+    """One that has not learned yet. The direction's rate while it learns falls by a cosine."""
+    if name == "direction_mlp":
+        return _Direction(*optim.learned(name)[:3], has_horizon=True)
+    return optim.learned(name, **(ABLATIONS[ablation] if ablation else {}))
+
+
+class _Direction(optim.LearnedOptimizer):
+    """The learned direction with a rate to learn by: the user's, tuned, when it is used."""
+
+    def build(self, theta, num_steps):
+        return optim.direction_mlp(theta, contest.schedule(1, _DIRECTION_RATE, num_steps))
+
+
+def meta_trained(
+    context: Context, name: str, tasks: dict[str, Problem], ablation: str = ""
+) -> Trained:
+    """Meta-trains an optimizer on problems, or finds it trained.
+
+    Args:
+      context: of the run.
+      name: as `ico.optim.learned` knows it.
+      tasks: one problem, or several for a general optimizer.
+      ablation: a word of ABLATIONS, or none.
+    """
+    config = context.config
+    learner = learner_of(name, ablation)
+    families = [problems.family(which) for which in tasks.values()]
+    # As many inner steps in all, on however many problems they are spent.
+    estimator = metatrain.Estimator(
+        config.estimator, max(config.meta_tasks // len(families), 1), config.sigma,
+        config.truncation, "mean", "clipped" if config.estimator == "persistent" else "difference",
+    )  # fmt: skip
+    meta = metatrain.MetaConfig(
+        config.meta_steps, config.meta_horizons, 0.0, estimator, config.meta_rate,
+        steps_per_call=max(1, min(20, config.meta_steps)),
+    )  # fmt: skip
+    on = GENERAL if len(tasks) > 1 else next(iter(tasks))
+    spec = {"learner": name, "ablation": ablation, "on": list(tasks), "meta": meta,
+            "problems": config.problem_settings(), "seed": context.seed}  # fmt: skip
+    label = "-".join(word for word in (name, on, ablation) if word)
+    label = label.replace(", ", "-").replace(" ", "-")
+    directory = train.artifact_directory(context.directory / "checkpoints", f"meta-{label}", spec)
+    found: Any = train.load_artifact(directory)
+    if found is None:
+        result = metatrain.meta_train(
+            families, learner, meta, context.key(f"meta/{name}/{on}"), directory=directory,
+            label=f"meta-training {label}", progress=context.progress,
+        )  # fmt: skip
+        found = {
+            "theta": jax.tree.map(np.asarray, result.theta),
+            "losses": np.asarray(result.history["loss"]),
+            "steps": np.asarray(result.history["step"]),
+            "seconds": np.asarray(_seconds(directory)),
+        }
+        if not ablation:
+            settings = learner.settings | ({"num_steps": config.horizon} if name == "l3rs" else {})
+            optim.save(context.directory / "optimizers" / label, name, found["theta"], settings,
+                       {"problems": [dataclasses.asdict(problems.SPECS[task]) for task in tasks],
+                        "inner_steps": meta.inner_steps * len(families),
+                        "horizons": config.meta_horizons, "estimator": config.estimator,
+                        "seed": context.seed})  # fmt: skip
+        train.save_artifact(directory, found)
+        found = train.load_artifact(directory)  # rounded alike, whether found or made
+    seconds, steps = float(np.asarray(found["seconds"])), meta.inner_steps * len(families)
+    return Trained(
+        learner,
+        found["theta"],
+        spec,
+        np.asarray(found["losses"]),
+        np.asarray(found["steps"]),
+        seconds,
+        steps,
+    )
+
+
+def _seconds(directory: Path) -> float:
+    """What the training took, all its parts."""
+    return json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]

@@ -1,0 +1,213 @@
+"""The races: at the horizon, from other networks, on other data, for longer.
+
+Dimension key: R runs, E tests of a run.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from experiments.learned_optimizer import contest, learners, problems
+from experiments.learned_optimizer.claims import CLAIMS
+from ico import report
+from ico.report import Measurement, StudyResult, difference, interval, ratio
+
+OURS = "L3RS"
+_LABELS = {"adafac_mlp": "AdafacMLP", "direction_mlp": "direction MLP", "l3rs": OURS}
+
+
+@functools.lru_cache(maxsize=4)
+def problems_of(context) -> dict[str, problems.Problem]:
+    """The fine-tunings of the configuration, by name."""
+    return {name: problems.problem(context, name) for name in context.config.tasks}
+
+
+def hand_designed(context) -> dict[str, contest.Entrant]:
+    """Those of the configuration."""
+    chosen = context.config.baselines or tuple(contest.BASELINES)
+    return {name: contest.BASELINES[name] for name in chosen}
+
+
+def specialised(context, name: str, task: str, ablation: str = "") -> learners.Trained:
+    """A learned optimizer trained on one task."""
+    return learners.meta_trained(context, name, {task: problems_of(context)[task]}, ablation)
+
+
+def general(context, name: str) -> learners.Trained:
+    """A learned optimizer trained on all tasks together."""
+    return learners.meta_trained(context, name, problems_of(context))
+
+
+def learned(context, task: str) -> dict[str, contest.Entrant]:
+    """L3RS and its rivals, trained on the task and on the mixture."""
+    found = {OURS: specialised(context, "l3rs", task).entrant()}
+    for name in context.config.rivals:
+        found[f"{_LABELS[name]}, specialised"] = specialised(context, name, task).entrant()
+        found[f"{_LABELS[name]}, general"] = general(context, name).entrant()
+    return found
+
+
+class Field:
+    """All entrants on one problem at one horizon, tuned and raced."""
+
+    def __init__(self, context, which: problems.Problem, entrants, horizon: int, unseen=False):
+        """Runs what is not yet done; it may take minutes."""
+        self.horizon, self.problem = horizon, which.name
+        # Runs from one unseen network are no further evidence on unseen networks: means of them.
+        self.groups = which.unseen if unseen else 0
+        self.bad = 2 * float(np.log(which.model.num_classes))
+        self.tuned: dict[str, dict] = {}
+        self.runs: dict[str, contest.Run] = {}
+        self.by_hand = [name for name in entrants if name in contest.BASELINES]
+        for name, entrant in entrants.items():
+            contestant = contestant_of(context, which.name, name, entrant, which)
+            self.tuned[name], self.runs[name] = contestant.result(horizon, unseen)
+
+    def ends(self, name: str) -> np.ndarray:
+        """Test losses at the end [R], or of unseen networks their means [P].
+
+        Those beyond twice the loss of a guess, diverged ones too, count as that.
+        """
+        ends = np.nan_to_num(self.runs[name].losses[:, -1], nan=np.inf)
+        ends = np.minimum(ends, self.bad)
+        return ends.reshape(-1, self.groups).mean(0) if self.groups else ends
+
+    @property
+    def best(self) -> str:
+        """The hand-designed optimizer whose tuned loss on the runs of its tuning is least."""
+        return min(self.by_hand, key=lambda name: float(self.tuned[name]["loss"]))
+
+    def rows(self, first: str = OURS) -> list[dict]:
+        """A row an entrant, the best first: losses, and the first entrant's over its own."""
+        rows = []
+        for name, run in self.runs.items():
+            value, (low, high) = interval(self.ends(name))
+            row: dict[str, Any] = {
+                "optimizer": name + (" (best by hand)" if name == self.best else ""),
+                "test loss": value, "95% low": low, "95% high": high,
+                "accuracy": float(run.accuracy.mean()),
+            }  # fmt: skip
+            over, (low, high) = interval(self.ends(first), self.ends(name), statistic=ratio)
+            row |= {f"{first} over it": None if name == first else over}
+            row |= {"low": None if name == first else low, "high": None if name == first else high}
+            tuned = self.tuned[name]
+            free = not np.isnan(tuned["loss"])
+            row["rate"] = float(tuned["rate"]) if free else None
+            row["schedule"] = contest.SCHEDULES[int(tuned["schedule"])] if free else "its own"
+            row["rate at the edge"] = "yes" if bool(tuned["edge"]) else ""
+            rows.append(row)
+        return sorted(rows, key=lambda row: row["test loss"])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Curves [2, E] by name: steps, and mean test losses."""
+        found = {}
+        for name, run in self.runs.items():
+            E = run.losses.shape[1]
+            steps = self.horizon * np.arange(1, E + 1) // E
+            found[f"{self.problem}/{self.horizon}/{name}"] = np.stack([steps, run.losses.mean(0)])
+        return found
+
+
+_CONTESTANTS: dict[Any, contest.Contestant] = {}
+
+
+def contestant_of(context, problem_name: str, name: str, entrant, which) -> contest.Contestant:
+    """The same one for all horizons, so that its programs are compiled once."""
+    key = (str(context.directory), context.seed, problem_name, name)
+    found = _CONTESTANTS.get(key)
+    if found is None or found.entrant.spec != entrant.spec or found.context != context:
+        found = contest.Contestant(context, which, name, entrant)
+        _CONTESTANTS[key] = found
+    return found
+
+
+def judged(claim: str, pairs: list, statistic) -> Measurement:
+    """A claim that has to hold for every pair of samples."""
+    if not pairs:
+        return report.unjudged(claim, "what it compares with was left out")
+    entry = next(entry for entry in CLAIMS if entry.id == claim)
+    return report.all_measured(entry, *[a for pair in pairs for a in pair], statistic=statistic)
+
+
+def _gathered(fields: dict[str, Field]) -> tuple[dict, dict]:
+    tables = {label: field.rows() for label, field in fields.items()}
+    arrays: dict[str, np.ndarray] = {}
+    for field in fields.values():
+        arrays |= field.arrays()
+    return tables, arrays
+
+
+_NOTES = [
+    "Every hand-designed optimizer is tuned for this task and horizon: "
+    "rates a factor of two apart, further ones where the best is at an edge, with each of four "
+    "schedules on few runs, the best of them on more, by the loss on data that the test has not. "
+    "So are the rivals' rates; L3RS is taken as trained. One meta-training of each.",
+    "Test runs are new starts of the head and new orders of batches, the same for all optimizers; "
+    "intervals are over runs.",
+]
+
+
+def in_distribution(context) -> StudyResult:
+    """All optimizers at the horizon, on the tasks that the learned ones were trained for."""
+    fields = {}
+    for task, which in problems_of(context).items():
+        entrants = hand_designed(context) | learned(context, task)
+        fields[task] = Field(context, which, entrants, context.config.horizon)
+    tables, arrays = _gathered(fields)
+    by_hand = [(f.ends(OURS), f.ends(f.best)) for f in fields.values()]
+    claims = [judged("in_distribution.loss", by_hand, ratio)]
+    for claim in ("general", "specialised"):
+        if claim == "general" and len(fields) < 2:
+            claims.append(report.unjudged("in_distribution.general", "one task is no mixture"))
+            continue
+        pairs = [(field.ends(f"{_LABELS[name]}, {claim}"), field.ends(OURS))
+                 for field in fields.values() for name in context.config.rivals]  # fmt: skip
+        claims.append(judged(f"in_distribution.{claim}", pairs, difference))
+    return StudyResult(claims, tables, arrays, _NOTES)
+
+
+def new_initialisation(context) -> StudyResult:
+    """The same from networks that nothing was trained or tuned on, without tuning anew."""
+    fields = {}
+    for task, which in problems_of(context).items():
+        entrants = hand_designed(context) | learned(context, task)
+        fields[task] = Field(context, which, entrants, context.config.horizon, unseen=True)
+    tables, arrays = _gathered(fields)
+    pairs = [(f.ends(OURS), f.ends(f.best)) for f in fields.values()]
+    notes = ["Rates and schedules are those tuned on the known networks.", *_NOTES]
+    claims = [judged("new_initialisation.loss", pairs, ratio)]
+    return StudyResult(claims, tables, arrays, notes)
+
+
+def new_dataset(context) -> StudyResult:
+    """L3RS on other data than it was trained on, where the hand-designed ones are tuned."""
+    fields, tables = {}, {}
+    for task in problems_of(context):
+        which = problems.problem(context, task, new_data=True)
+        entrants = hand_designed(context) | learned(context, task)
+        field = Field(context, which, entrants, context.config.horizon)
+        label = f"{task}: {problems.SPECS[task].data} to {problems.NEW_DATA[task].data}"
+        fields[label], tables[label] = field, field.rows()
+    arrays = _gathered(fields)[1]
+    pairs = [(f.ends(OURS), f.ends(f.best)) for f in fields.values()]
+    notes = ["Hand-designed optimizers and the learned direction's rate are tuned on the new data; "
+             "what was learned was learned on the other.", *_NOTES]  # fmt: skip
+    return StudyResult([judged("new_dataset.loss", pairs, ratio)], tables, arrays, notes)
+
+
+def longer_horizon(context) -> StudyResult:
+    """More steps than the learned optimizers were trained for; all others tuned for them."""
+    config, fields = context.config, {}
+    for times in config.longer:
+        for task, which in problems_of(context).items():
+            entrants = hand_designed(context) | learned(context, task)
+            fields[task, times] = Field(context, which, entrants, times * config.horizon)
+    tables, arrays = _gathered({f"{task}, {times} times": f for (task, times), f in fields.items()})
+    claims = []
+    for claim, times in (("twice", 2), ("four_times", 4)):
+        pairs = [(f.ends(OURS), f.ends(f.best)) for (_, t), f in fields.items() if t == times]
+        claims.append(judged(f"longer_horizon.{claim}", pairs, ratio))
+    low, high = config.meta_horizons
+    notes = [f"While they learned, horizons were {low} to {high}.", *_NOTES]
+    return StudyResult(claims, tables, arrays, notes)

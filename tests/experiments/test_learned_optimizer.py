@@ -1,0 +1,162 @@
+"""The contest of learned_optimizer: its schedules, its tuning, its races, its problems."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments.launch import Context
+from experiments.learned_optimizer import config as configuration
+from experiments.learned_optimizer import contest, learners, problems
+from experiments.learned_optimizer.config import SMOKE
+from ico import metatrain
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return Context(config=SMOKE, directory=folder, seed=0, preset="smoke", progress=False)
+
+
+@pytest.fixture(scope="module")
+def digits(context):
+    return problems.problem(context, "digits")
+
+
+def test_schedules():
+    for horizon in (10, 50):
+        steps = jnp.arange(horizon)
+        constant, cosine, warm, up = (
+            contest.schedule(kind, 2.0, horizon)(steps) for kind in range(len(contest.SCHEDULES))
+        )
+        np.testing.assert_allclose(constant, 2)
+        expected = 1 + np.cos(np.pi * np.arange(horizon) / horizon)
+        np.testing.assert_allclose(cosine, expected, rtol=1e-5)
+        peak = horizon // 10
+        assert warm[0] > 0 and np.argmax(warm) in (peak - 1, peak)
+        np.testing.assert_allclose(up, 2 * np.minimum((np.arange(horizon) + 1) / peak, 1))
+        np.testing.assert_allclose(warm[peak:], optax.cosine_decay_schedule(
+            2.0, horizon - peak)(steps[peak:] - peak), rtol=1e-5)  # fmt: skip
+
+
+def test_rates_are_a_factor_of_two_apart_around_the_middle():
+    np.testing.assert_allclose(contest.rates_around(0.1, 5), [0.025, 0.05, 0.1, 0.2, 0.4])
+
+
+def test_problems_have_three_parts_and_new_heads(context, digits):
+    parts = [digits.train, digits.valid, digits.test]
+    rows = [{row.tobytes() for row in np.asarray(part.pixels)} for part in parts]
+    assert not rows[0] & rows[1] and not rows[0] & rows[2] and not rows[1] & rows[2]
+    assert all(set(np.asarray(part.labels)) <= set(range(5)) for part in parts)
+    a, b = (problems.task_of(digits, 0).init(jax.random.key(i)) for i in range(2))
+    other = problems.task_of(digits, 1).init(jax.random.key(0))
+    assert (a["dense_0"]["kernel"] == b["dense_0"]["kernel"]).all()
+    assert (a["head"]["kernel"] != b["head"]["kernel"]).any()
+    assert (a["dense_0"]["kernel"] != other["dense_0"]["kernel"]).any()
+    new = problems.problem(context, "digits", new_data=True)
+    np.testing.assert_array_equal(
+        new.bodies["dense_0"]["kernel"], digits.bodies["dense_0"]["kernel"]
+    )
+    others = {row.tobytes() for row in np.asarray(new.test.pixels)}
+    assert others.isdisjoint(set().union(*rows))
+
+
+def test_optimizers_are_trained_on_known_networks_alone(digits):
+    assert (digits.known, digits.unseen) == (2, 2)
+    sample = problems.family(digits).sample
+    assert {int(sample(jax.random.key(i))) for i in range(20)} == {0, 1}
+
+
+def test_a_race_is_the_training_it_says(digits):
+    """Against a plain loop, at two horizons of one program."""
+    entrant = contest.Entrant(lambda rate, _: optax.adam(rate), 1e-2)
+    race = contest._racer(digits, entrant, 1)
+    keys = jax.random.split(jax.random.key(0), 2)
+    for horizon in (4, 7):
+        run = race(np.full(2, 0.01), np.full(2, 1), horizon, keys, np.array([1, 3]), digits.test)
+        assert run.losses.shape == (2, 1)
+        for i, network in enumerate((1, 3)):
+            task = problems.task_of(digits, network)
+            optimizer = optax.with_extra_args_support(
+                optax.adam(contest.schedule(1, 0.01, horizon))
+            )
+            start, batches = jax.random.split(keys[i])
+            inner = metatrain.begin(optimizer, task, start)
+            for t in range(horizon):
+                key = jax.random.fold_in(batches, t)
+                inner, _ = metatrain.inner_step(optimizer, task, inner, key)
+            expected = problems.cross_entropy(digits.model, inner.params, digits.test)
+            np.testing.assert_allclose(run.losses[i, 0], expected, rtol=1e-4)
+            right = problems.accuracy(digits.model, inner.params, digits.test)
+            np.testing.assert_allclose(run.accuracy[i], right, atol=1e-6)
+
+
+class Landscape:
+    """A race whose losses are known: the best rate has one schedule; few runs are misleading."""
+
+    def __init__(self, best: float, kind: int, misled: float):
+        self.best, self.kind, self.misled, self.seen = best, kind, misled, []
+
+    def __call__(self, peaks, kinds, horizon, keys, networks, split):
+        self.seen.append((np.asarray(jax.random.key_data(keys)), set(networks), split))
+        losses = np.abs(np.log(peaks / self.best)) + (kinds != self.kind)
+        few = len(keys) == len(peaks) and len(np.unique(self.seen[-1][0], axis=0)) == 1
+        losses = losses - 5.0 * (few & (peaks == self.misled))
+        return contest.Run(losses[:, None].astype(np.float32), np.zeros(len(peaks)))
+
+
+def test_tuning_takes_the_best_of_the_second_round(context, digits):
+    config = dataclasses.replace(SMOKE, num_rates=9, first_runs=1, second_candidates=6,
+                                 second_runs=3, test_runs=6)  # fmt: skip
+    context = dataclasses.replace(context, config=config)
+    entrant = contest.Entrant(lambda rate, _: optax.sgd(rate), 0.1)
+    landscape = Landscape(0.4, 2, misled=0.8)
+    contestant = contest.Contestant(context, digits, "SGD", entrant, {1: landscape})
+    tuned = contestant.tuned(8)
+    assert (tuned["rate"], tuned["schedule"], tuned["edge"]) == (0.4, 2, False)
+    assert tuned["losses"].shape == (4, 9)
+    contestant.race(8, tuned)
+    contestant.race(8, tuned, unseen=True)
+    first, second, test, unseen = ({key.tobytes() for key in keys} for keys, *_ in landscape.seen)
+    assert len(first) == 1 and len(second) == 3 and len(test) == len(unseen) == 6
+    assert not (first | second) & test and not (first | second) & unseen
+    assert [seen[1] for seen in landscape.seen] == [{0}, {0, 1}, {0, 1}, {2, 3}]
+    assert [seen[2] is digits.valid for seen in landscape.seen] == [True, True, False, False]
+
+
+def test_rates_are_added_while_the_best_is_at_an_edge(context, digits):
+    entrant = contest.Entrant(lambda rate, _: optax.sgd(rate), 0.1)
+
+    def tuned(best):
+        return contest.Contestant(
+            context, digits, "SGD", entrant, {1: Landscape(best, 0, 0)}
+        ).tuned(8)
+
+    for best in (0.1 * 2.0**4, 0.1 * 2.0**-7):  # beyond the three rates there are at first
+        found = tuned(best)
+        assert found["rate"] == best and not found["edge"] and len(found["rates"]) > 3
+        np.testing.assert_allclose(found["rates"][1:] / found["rates"][:-1], 2)
+    assert tuned(1e9)["edge"]  # beyond all
+
+
+def test_every_ablation_changes_the_optimizer():
+    whole = learners.learner_of("l3rs")
+    for name in learners.ABLATIONS:
+        assert (
+            learners.learner_of("l3rs", name).settings != whole.settings or name == "no embedding"
+        )
+    universal = learners.learner_of("l3rs", "no embedding")
+    shapes = {"a": {"kernel": jnp.zeros((2, 3))}, "b": {"kernel": jnp.zeros((3, 1))}}
+    assert universal.init(jax.random.key(0), shapes)["embedding"].shape[0] == 1
+    assert whole.init(jax.random.key(0), shapes)["embedding"].shape[0] == 2
+
+
+def test_names_in_the_configuration_are_those_that_are_made():
+    assert set(configuration.BASELINES) == set(contest.BASELINES)
+    assert set(configuration.ABLATIONS) == set(learners.ABLATIONS)
+    for field in ("baselines", "ablations", "tasks", "rivals"):
+        with pytest.raises(ValueError, match="nothing"):
+            dataclasses.replace(SMOKE, **{field: ("nothing",)}).validate()
