@@ -250,7 +250,7 @@ EXPERIMENT = Experiment(
     claims=CLAIMS,
     cost={
         "smoke": "a few minutes on two cores, nearly all of it compilation",
-        "cpu": "some four hours on two cores",
+        "cpu": "some three hours on two cores",
         "paper": "for a GPU or TPU",
     },
 )
