@@ -109,7 +109,7 @@ def linearised(result):
         ax.plot(np.arange(1, len(ratios) + 1), ratios, marker="o", color=_COLORS[place],
                 label=f"{n} inputs")  # fmt: skip
     ax.axhline(1, color="gray", linewidth=0.8)
-    ax.set(yscale="log", xlabel="layer replaced", ylabel="loss over softmax")
+    ax.set(xlabel="layer replaced", ylabel="loss over softmax")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend()
     return fig
