@@ -237,13 +237,13 @@ def test_horizons_are_drawn_between_their_ends():
 
     estimator = metatrain.Estimator("evolution", 2, 0.1)
     config = metatrain.MetaConfig(
-        30, (2, 16), curriculum=0.5, estimator=estimator, steps_per_call=30
+        90, (2, 16), curriculum=0.5, estimator=estimator, steps_per_call=90
     )
     metatrain.meta_train(FAMILY, Watching(*SGD), config, jax.random.key(0), progress=False)
     jax.effects_barrier()
     found = np.concatenate(seen)
     assert found.min() == 2 and 10 < found.max() <= 16
-    assert config.inner_steps == pytest.approx(30 * 2 * 2 * 14 / np.log(8))
+    assert config.inner_steps == pytest.approx(90 * 2 * 2 * 14 / np.log(8))
 
 
 def test_any_learned_optimizer_is_trained_and_saved(tmp_path):
