@@ -21,10 +21,11 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from ico.metatrain._tasks import Inner, TaskFamily, begin, inner_step
+from ico.metatrain._tasks import Inner, TaskFamily, begin, watched_step
 
 PyTree = Any
 Build = Callable[[PyTree, Any], optax.GradientTransformationExtraArgs]
@@ -42,10 +43,13 @@ class Estimator:
       num_tasks: N; of evolution strategies as many antithetic pairs.
       sigma: standard deviation of perturbations.
       truncation: steps of a stretch, "truncated" and "persistent".
-      meta_loss: of whole trainings, of the losses of batches before each step: their "mean"; the
-        mean of the "last" tenth; or half of each, "mixed". Stretches always take the mean.
-      shaping: what stands for the difference of the pair's losses: itself, its "sign", or itself
-        "clipped" at three times the mean magnitude over pairs. Only the first is unbiased.
+      meta_loss: of whole trainings, of the losses at each step (see `Task.meta_batch`): their
+        "mean"; the mean of the "last" tenth; or half of each, "mixed". Stretches always take the
+        mean.
+      shaping: what stands for the difference of a pair's losses: itself, its "sign" (evolution
+        strategies alone), or itself "clipped" at three times the median magnitude over pairs. By
+        backpropagation each task's gradient is clipped so by its norm. Diverged trainings then
+        count as none. Only the first is unbiased.
 
     Raises:
       ValueError: an unknown word, or a number that is not positive.
@@ -87,13 +91,14 @@ class Carried(NamedTuple):
 # Whole trainings ----------------------------------------------------------------------------------
 
 
-def _whole(build: Build, family: TaskFamily, estimator: Estimator, horizon, longest: int):
-    """(theta, key) -> meta-loss of one training of `horizon` steps, at most `longest`.
+def _whole(build: Build, family: TaskFamily, estimator: Estimator, longest: int):
+    """(theta, key, horizon) -> meta-loss of one training of so many steps, at most `longest`.
 
-    Differentiable where horizon is a Python number; else a loop of exactly as many steps.
+    Differentiable with "unrolled", where steps behind the horizon are taken and thrown away; else a
+    loop of exactly as many steps.
     """
 
-    def loss(theta, key):
+    def loss(theta, key, horizon):
         keys = jax.random.split(key, 3)
         task = family.task(family.sample(keys[0]))
         optimizer = build(theta, horizon)
@@ -102,14 +107,17 @@ def _whole(build: Build, family: TaskFamily, estimator: Estimator, horizon, long
 
         def step(t, state):
             inner, total, last = state
-            inner, value = inner_step(optimizer, task, inner, jax.random.fold_in(keys[2], t))
+            inner, value = watched_step(optimizer, task, inner, jax.random.fold_in(keys[2], t))
             return inner, total + value, last + jnp.where(t >= late, value, 0)
 
         state = (begin(optimizer, task, keys[1]), jnp.zeros(()), jnp.zeros(()))
-        if isinstance(horizon, int):
-            state, _ = jax.lax.scan(
-                lambda state, t: (step(t, state), None), state, jnp.arange(longest)
-            )
+        if estimator.method == "unrolled":
+
+            def until(state, t):
+                after = step(t, state)
+                return jax.tree.map(lambda a, b: jnp.where(t < horizon, a, b), after, state), None
+
+            state, _ = jax.lax.scan(until, state, jnp.arange(longest))
         else:
             state = jax.lax.fori_loop(0, horizon, step, state)
         _, total, last = state
@@ -125,7 +133,8 @@ def whole_gradient(
     estimator: Estimator,
     theta: PyTree,
     keys: Key[Array, "N"],
-    horizon: int | Int[Array, ""],
+    horizon: int | Int[Array, ""] | Int[Array, "N"],
+    longest: int | None = None,
 ) -> tuple[Float[Array, ""], PyTree]:
     """Meta-loss, mean over tasks, and its gradient, by "unrolled" or "evolution".
 
@@ -134,22 +143,27 @@ def whole_gradient(
       family, estimator: what and how.
       theta: where.
       keys: one a task.
-      horizon: inner steps; traced ones with "evolution" alone.
+      horizon: inner steps, of all or of each.
+      longest: the most that they can be, for "unrolled"; needed where they are traced.
     """
-    loss = _whole(build, family, estimator, horizon, horizon if isinstance(horizon, int) else 0)
+    if longest is None:
+        longest = int(np.max(np.asarray(horizon))) if estimator.method == "unrolled" else 0
+    loss = _whole(build, family, estimator, longest)
     if estimator.method == "unrolled":
+        many = jnp.broadcast_to(jnp.asarray(horizon, jnp.int32), (len(keys),))
 
-        def mean(theta):
-            return jnp.mean(jax.vmap(loss, (None, 0))(theta, keys))
-
-        return jax.value_and_grad(mean)(theta)
+        losses, grads = jax.vmap(jax.value_and_grad(loss), (None, 0, 0))(theta, keys, many)
+        return _mean_loss(losses, estimator), _mean_gradient(grads, estimator)
     keys = jax.vmap(jax.random.split)(keys)  # [N, 2]: perturbations, tasks
     noise = jax.vmap(lambda key: _normal_like(key, theta))(keys[:, 0])
     up, down = (
-        jax.vmap(loss)(_moved(theta, noise, sign * estimator.sigma), keys[:, 1]) for sign in (1, -1)
+        jax.vmap(loss, (0, 0, None))(
+            _moved(theta, noise, sign * estimator.sigma), keys[:, 1], horizon
+        )
+        for sign in (1, -1)
     )
     weights = _shaped(up - down, estimator.shaping) / (2 * estimator.sigma)
-    return jnp.mean(0.5 * (up + down)), _weighted_mean(weights, noise)
+    return _mean_loss(0.5 * (up + down), estimator), _weighted_mean(weights, noise)
 
 
 # Stretches ----------------------------------------------------------------------------------------
@@ -207,19 +221,16 @@ def carried_gradient(
         task, optimizer = family.task(setting), build(theta, horizon)
 
         def step(inner, t):
-            return inner_step(optimizer, task, inner, jax.random.fold_in(key, t))
+            return watched_step(optimizer, task, inner, jax.random.fold_in(key, t))
 
         inner, losses = jax.lax.scan(step, inner, jnp.arange(estimator.truncation))
         return jnp.mean(losses), inner
 
     if estimator.method == "truncated":
-
-        def mean(theta):
-            given = carried.setting, jax.lax.stop_gradient(carried.inner), carried.horizon
-            losses, inner = jax.vmap(stretch, (None, 0, 0, 0, 0))(theta, *given, keys[:, 1])
-            return jnp.mean(losses), inner
-
-        (loss, inner), gradient = jax.value_and_grad(mean, has_aux=True)(theta)
+        given = carried.setting, jax.lax.stop_gradient(carried.inner), carried.horizon
+        gradients = jax.vmap(jax.value_and_grad(stretch, has_aux=True), (None, 0, 0, 0, 0))
+        (losses, inner), grads = gradients(theta, *given, keys[:, 1])
+        loss, gradient = _mean_loss(losses, estimator), _mean_gradient(grads, estimator)
         return loss, gradient, carried._replace(inner=inner)
     noise = jax.vmap(lambda key: _normal_like(key, theta))(keys[:, 2])
     xi = jax.tree.map(jnp.add, carried.xi, noise)
@@ -231,7 +242,8 @@ def carried_gradient(
         )
     )(signs, carried.inner)
     weights = _shaped(losses[0] - losses[1], estimator.shaping) / (2 * estimator.sigma)
-    return jnp.mean(losses), _weighted_mean(weights, xi), carried._replace(inner=inner, xi=xi)
+    loss = _mean_loss(losses, estimator)
+    return loss, _weighted_mean(weights, xi), carried._replace(inner=inner, xi=xi)
 
 
 def _fresh(build, family, estimator, theta, keys, horizons) -> Carried:
@@ -284,15 +296,40 @@ def _moved(theta, noise, scale):
     return jax.tree.map(lambda a, e: a[None] + scale * e, theta, noise)
 
 
+def _bound(magnitude_N):
+    """Three times the median of those that are finite."""
+    finite = jnp.where(jnp.isfinite(magnitude_N), magnitude_N, jnp.nan)
+    return 3 * jnp.nan_to_num(jnp.nanmedian(finite)) + 1e-12
+
+
 def _shaped(difference_N, shaping: Shaping):
     if shaping == "sign":
         return jnp.sign(difference_N)
     if shaping == "clipped":
-        # Diverged trainings among them: not finite counts as the bound.
-        finite = jnp.where(jnp.isfinite(difference_N), jnp.abs(difference_N), 0)
-        bound = 3 * jnp.mean(finite) + 1e-12
+        bound = _bound(jnp.abs(difference_N))
         return jnp.clip(jnp.nan_to_num(difference_N, nan=0.0), -bound, bound)
     return difference_N
+
+
+def _mean_loss(losses, estimator: Estimator):
+    if estimator.shaping == "difference":
+        return jnp.mean(losses)
+    return jnp.nanmean(jnp.where(jnp.isfinite(losses), losses, jnp.nan))
+
+
+def _mean_gradient(grads, estimator: Estimator):
+    """Of gradients [N, ...], each clipped where that is asked for."""
+    if estimator.shaping == "difference":
+        return jax.tree.map(lambda g: g.mean(0), grads)
+    norm_N = jax.vmap(optax.tree.norm)(grads)
+    scale_N = jnp.minimum(1, _bound(norm_N) / jnp.maximum(norm_N, 1e-12))
+
+    def mean(g):
+        shape = (-1,) + (1,) * (g.ndim - 1)
+        finite = jnp.isfinite(norm_N).reshape(shape)
+        return jnp.mean(jnp.where(finite, g * scale_N.reshape(shape), 0), axis=0)
+
+    return jax.tree.map(mean, grads)
 
 
 def _weighted_mean(weights_N, noise):

@@ -57,8 +57,6 @@ class MetaConfig:
             raise ValueError(f"horizon must rise from at least {least}, not {self.horizon}")
         if self.num_steps < 1 or self.steps_per_call < 1 or not 0 <= self.curriculum <= 1:
             raise ValueError("num_steps and steps_per_call must be positive, curriculum a share")
-        if low < high and self.estimator.method == "unrolled":
-            raise ValueError("backpropagation through whole trainings wants one horizon")
 
     @property
     def ends(self) -> tuple[int, int]:
@@ -70,9 +68,10 @@ class MetaConfig:
         """Inner steps of the whole, about: what the cost of two meta-trainings is compared by."""
         low, high = self.ends
         mean = (high - low) / np.log(high / low) if high > low else high
+        mean = high if self.estimator.method == "unrolled" else mean  # thrown away, but taken
         each = self.estimator.truncation if self.estimator.carries else mean
         pairs = 2 if self.estimator.method in ("evolution", "persistent") else 1
-        return self.num_steps * self.estimator.num_tasks * pairs * each
+        return float(self.num_steps * self.estimator.num_tasks * pairs * each)
 
 
 class Learned(NamedTuple):
@@ -159,8 +158,10 @@ def meta_train(
     def gradient_on(family, theta, carried, step, keys):
         key = jax.random.fold_in(keys[0], 2**17)  # small numbers are those of `split`
         if not estimator.carries:
-            horizon = high if low == high else horizons(step, key, ())
-            return *whole_gradient(build, family, estimator, theta, keys, horizon), carried
+            # Of evolution strategies one for all: a loop of other lengths would run to the longest.
+            shape = (N,) if estimator.method == "unrolled" else ()
+            horizon = high if low == high else horizons(step, key, shape)
+            return *whole_gradient(build, family, estimator, theta, keys, horizon, high), carried
         many = whole_stretches(horizons(step, key, (N,)))
         return carried_gradient(build, family, estimator, theta, carried, keys, many)
 

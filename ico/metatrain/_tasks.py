@@ -24,12 +24,15 @@ class Task:
       batch: key -> a batch to train on.
       loss: (parameters, batch) -> scalar.
       test: parameters -> scalar on data that `batch` never gives; None where there is none.
+      meta_batch: key -> a batch that the meta-loss is measured on, after every step. None: it is
+        the loss of the batches trained on, before the step.
     """
 
     init: Callable[[Key[Array, ""]], PyTree]
     batch: Callable[[Key[Array, ""]], PyTree]
     loss: Callable[[PyTree, PyTree], Float[Array, ""]]
     test: Callable[[PyTree], Float[Array, ""]] | None = None
+    meta_batch: Callable[[Key[Array, ""]], PyTree] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +75,17 @@ def inner_step(
     updates, opt_state = optimizer.update(grads, inner.opt_state, inner.params, value=value)
     params = optax.apply_updates(inner.params, updates)
     return Inner(params, opt_state, inner.step + 1), value
+
+
+def watched_step(
+    optimizer: optax.GradientTransformationExtraArgs, task: Task, inner: Inner, key
+) -> tuple[Inner, Float[Array, ""]]:
+    """One step, and what the meta-loss gains by it: see `Task.meta_batch`."""
+    inner, value = inner_step(optimizer, task, inner, key)
+    if task.meta_batch is None:
+        return inner, value
+    # Far from the small numbers that a batch may fold in.
+    return inner, task.loss(inner.params, task.meta_batch(jax.random.fold_in(key, 2**17)))
 
 
 def run(
