@@ -28,6 +28,7 @@ TIMES = (1.0, 3.0, 10.0)
 _QUANTITIES = 4
 _TINY = 1e-12
 _LANES = 2048
+_HORIZON = 100.0  # steps of a training to which `log_step` belongs
 _REACH = 4.0  # the network scales the step by at most e^+-4
 
 
@@ -86,7 +87,7 @@ def l3rs_init(
       decays, group: as of `l3rs`.
 
     Returns:
-      {"embedding": [L or 1, E], "network": ..., "log_step": []}.
+      {"embedding": [L or 1, E], "network": ..., "log_step": [], "horizon_power": []}.
     """
     layers = 1 if params is None else len(_layers(params, group).names)
     keys = jax.random.split(key, 2)
@@ -95,6 +96,7 @@ def l3rs_init(
         "embedding": 0.1 * jax.random.normal(keys[0], (layers, embed_dim)),
         "network": network_init(keys[1], (width, *hidden, 1 + num_bases)),
         "log_step": jnp.asarray(log_step, jnp.float32),
+        "horizon_power": jnp.zeros((), jnp.float32),
     }
 
 
@@ -108,6 +110,7 @@ def l3rs(
     decays: Sequence[float] = DECAYS,
     use_time: bool = True,
     use_loss: bool = True,
+    use_horizon: bool = True,
     fixed_mix: bool = False,
     shared_step: bool = False,
     anneal: bool = True,
@@ -122,10 +125,11 @@ def l3rs(
     gradient, weights and update, and time.
 
     Source: 2408.09310. UNVERIFIED (its text was not at hand) and ours: the network's size; softmax
-    and root mean square; `step = exp(log_step + output)`, which a cosine over `num_steps`
-    multiplies (`anneal`), so that horizons never trained on are annealed, too; and that no feature
-    leaves its trained range beyond the horizon: relative time ends at one, and absolute time has
-    all but saturated after some thirty steps.
+    and root mean square; `step = (num_steps / 100)^horizon_power exp(log_step + output)`, which a
+    cosine over `num_steps` multiplies (`anneal`). All three are made for horizons never trained on:
+    they are annealed, too; how the step has to change with the horizon is a power law, which can be
+    learned from shorter ones; and no feature of the network leaves its trained range: relative
+    time ends at one, and absolute time has all but saturated after some thirty steps.
 
     Args:
       theta: as of `l3rs_init`, trained by `ico.metatrain`. Its leaves may be traced.
@@ -136,6 +140,7 @@ def l3rs(
       group: path of a parameter -> what it is grouped by; groups are layers. None is `by_module`.
       decays: R, of the running means; those that theta was made for.
       use_time, use_loss: whether the network sees them.
+      use_horizon: whether steps follow the power law of the horizon.
       fixed_mix: an even mix in place of the learned one.
       shared_step: one step for all layers, the mean of their logarithms.
       anneal: whether a cosine multiplies the step.
@@ -195,7 +200,11 @@ def l3rs(
         whole_LQR = jnp.concatenate([means_LQR, state.means[:, 3:]], axis=1)
         corrected = whole_LQR / jnp.maximum(1 - decays_R[None] ** before[:, None], _TINY)[None]
         out_LO = _network(theta, corrected, state.count, num_steps, use_time, use_loss)
-        log_step_L = theta["log_step"] + _REACH * jnp.tanh(out_LO[:, 0] / _REACH)
+        log_step = theta["log_step"]
+        if use_horizon:
+            longer = jnp.log(jnp.asarray(num_steps, jnp.float32) / _HORIZON)
+            log_step += theta["horizon_power"] * longer
+        log_step_L = log_step + _REACH * jnp.tanh(out_LO[:, 0] / _REACH)
         if shared_step:
             log_step_L = jnp.broadcast_to(jnp.mean(log_step_L), log_step_L.shape)
         mix_LP = jax.nn.softmax(jnp.zeros_like(out_LO[:, 1:]) if fixed_mix else out_LO[:, 1:])

@@ -90,6 +90,7 @@ class Oracle:
                 x = np.maximum(x, 0) if j < len(net) - 1 else x
             step = np.exp(self.theta["log_step"] + 4 * np.tanh(x[0] / 4))
             step *= 0.5 * (1 + np.cos(np.pi * done))
+            step *= (self.num_steps / 100) ** self.theta["horizon_power"]
             mix = np.exp(x[1:]) / np.exp(x[1:]).sum()
             self.momentum[i] = 0.9 * self.momentum[i] + grads[i]
             directions = -grads[i], -self.momentum[i]
@@ -144,6 +145,10 @@ def test_options_take_away_what_they_name():
     np.testing.assert_allclose(last(tilted, fixed_mix=True), last(fixed_mix=True), rtol=1e-5)
     assert not np.allclose(last(use_time=False), last())
     assert np.linalg.norm(last(anneal=False)) > np.linalg.norm(last())
+    np.testing.assert_array_equal(
+        last(use_horizon=False), last(theta | {"horizon_power": jnp.zeros(())})
+    )
+    assert not np.allclose(last(use_horizon=False), last(), rtol=0.01)
 
 
 def test_no_step_is_left_at_the_horizon_and_beyond():
