@@ -72,6 +72,9 @@ def test_images_of_any_tfds_set():
     tfds = pytest.importorskip("tensorflow_datasets")
     with tfds.testing.mock_data(num_examples=5):
         images = data.tfds_images("fashion_mnist", "train", size=14, count=3)
+        raw = data.tfds_images("fashion_mnist", "train", size=14, count=3, eight_bits=True)
         whole = data.tfds_images("mnist", "test")
     assert images.pixels.shape == (3, 14, 14, 1) and images.labels.shape == (3,)
+    assert raw.pixels.dtype == np.uint8 and raw.pixels.max() > 1
+    assert raw.of_classes(range(10)).pixels.dtype == np.uint8
     assert whole.pixels.shape == (5, 28, 28, 1) and whole.pixels.max() <= 1

@@ -33,7 +33,7 @@ BASELINES = (
 )  # fmt: skip
 ABLATIONS = (
     "SGD alone", "Adam alone", "an even mix", "one step for all layers", "no time", "no loss",
-    "no embedding", "one layer for all", "no cosine",
+    "no embedding", "one layer for all", "no cosine", "one step for all horizons",
 )  # fmt: skip
 _TASKS = ("digits", "fashion", "glyphs", "glyphs, ViT", "places")
 
@@ -70,25 +70,29 @@ class Config:
     glyph_copies: int = 20
     # Height and width of glyphs.
     image_size: int = 14
-    # Photographs kept of a set, and their height and width ("places" alone).
-    photos: int = 20_000
+    # Photographs kept of a set, inside of compiled programs; their height and width ("places").
+    photos: int = 8_000
     photo_size: int = 224
     # Images that losses are measured on, at most; an eighth of those trained on, at most.
     test_images: int = 500
     # Outer steps of every meta-training.
-    meta_steps: int = 300
+    meta_steps: int = 200
     # Shortest and longest training while it learns.
-    meta_horizons: tuple[int, int] = (25, 50)
-    # Inner steps of a stretch.
-    truncation: int = 25
+    meta_horizons: tuple[int, int] = (12, 50)
+    # Inner steps of a stretch, of estimators that train by stretches.
+    truncation: int = 10
     # Trainings side by side; of general optimizers, of all tasks together.
-    meta_tasks: int = 12
-    # Backpropagation through stretches, or persistent evolution strategies.
-    estimator: Literal["truncated", "persistent"] = "truncated"
+    meta_tasks: int = 9
+    # Of `ico.metatrain.Estimator`: backpropagation or evolution strategies, by stretches or not.
+    estimator: Literal["unrolled", "truncated", "evolution", "persistent"] = "unrolled"
+    # Of held-out losses along whole trainings: their mean, their last tenth, or half of each.
+    meta_loss: Literal["mean", "last", "mixed"] = "mixed"
     # Standard deviation of the perturbations of evolution strategies.
     sigma: float = 0.03
+    # Meta-trainings of L3RS on each task; all but the first are to show how far chance matters.
+    meta_draws: int = 3
     # Peak rate of the outer Adam.
-    meta_rate: float = 1e-2
+    meta_rate: float = 2e-2
     # Learned optimizers beside L3RS.
     rivals: tuple[str, ...] = ("adafac_mlp", "direction_mlp")
     # Hand-designed optimizers; none stands for all (contest.py).
@@ -105,6 +109,8 @@ class Config:
     test_runs: int = 40
     # Tests along each of these.
     tests_of_a_run: int = 10
+    # Runs at the same time; the memory they take, not their results.
+    side_by_side: int = 20
     # What is left out of L3RS, one at a time; none stands for all (learners.py).
     ablations: tuple[str, ...] = ()
     # The task of the ablations.
@@ -154,9 +160,10 @@ class Config:
             raise ValueError(f"test_runs must be a multiple of unseen_networks, "
                              f"{self.unseen_networks}")  # fmt: skip
         low, high = self.meta_horizons
-        if not self.truncation <= low <= high:
+        stretches = self.estimator in ("truncated", "persistent")
+        if not (self.truncation if stretches else 1) <= low <= high:
             raise ValueError(
-                f"meta_horizons must rise from the truncation, {self.truncation}; not {low}, {high}"
+                f"meta_horizons must rise, by stretches from the truncation; not {low}, {high}"
             )
         if self.horizon < self.tests_of_a_run:
             raise ValueError(f"horizon must be at least tests_of_a_run, {self.tests_of_a_run}")
@@ -170,7 +177,8 @@ SMOKE = Config(
     tasks=("digits", "glyphs"), horizon=4, longer=(2,), batch_size=4, known_networks=2,
     unseen_networks=2, pretrain_steps=2, pretrain_batch=4, pool=100, mlp_width=8,
     conv_widths=(2, 4), glyph_copies=1, image_size=8, test_images=16, meta_steps=2,
-    meta_horizons=(2, 4), truncation=2, meta_tasks=2, rivals=("direction_mlp",),
+    meta_horizons=(2, 4), meta_tasks=2, meta_draws=2, side_by_side=4,
+    rivals=("direction_mlp",),
     baselines=("Adam", "schedule-free AdamW"), num_rates=3, first_runs=1, second_candidates=2,
     second_runs=2, test_runs=4, tests_of_a_run=1,
     ablations=("one layer for all", "an even mix"),
@@ -179,8 +187,8 @@ SMOKE = Config(
 # The paper: ResNet-34 from ImageNet to Places, a thousand steps, natural evolution strategies.
 PAPER = Config(
     tasks=("places", "glyphs, ViT"), horizon=1_000, longer=(2, 4), batch_size=64,
-    pretrain_steps=50_000, pretrain_batch=256, pool=20_000, test_images=2_000, meta_steps=5_000,
-    meta_horizons=(200, 1_000), truncation=50, meta_tasks=32, estimator="persistent",
+    pretrain_steps=50_000, pretrain_batch=256, pool=8_000, test_images=2_000, meta_steps=500,
+    meta_horizons=(200, 1_000), meta_tasks=8, estimator="evolution", side_by_side=2,
     second_runs=4, test_runs=40, ablation_task="glyphs, ViT",
 )  # fmt: skip
 

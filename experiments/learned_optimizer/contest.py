@@ -22,12 +22,9 @@ from ico import metatrain, optim, train
 
 SCHEDULES = ("constant", "cosine", "warm-up and cosine", "warm-up")
 _WARM_UP = 0.1  # share of the steps
-_EXTENSIONS, _MORE = (
-    3,
-    4,
-)  # of the rates, while the best of them is at an edge: so often, by so many
+# Of the rates, while the best of them is at an edge: so often, by so many.
+_EXTENSIONS, _MORE = 3, 4
 _VERSION = 1  # of schedules and baselines: a change of either must not find old races
-_WIDTH = 20  # runs side by side: one compilation for all counts of them
 
 
 class Entrant(NamedTuple):
@@ -120,8 +117,11 @@ class Run(NamedTuple):
     accuracy: np.ndarray
 
 
-def _racer(which: Problem, entrant: Entrant, num_tests: int):
-    """(rates, schedules, horizon, keys, networks, data) -> Run; one program for all horizons."""
+def _racer(which: Problem, entrant: Entrant, num_tests: int, side_by_side: int):
+    """(rates, schedules, horizon, keys, networks, data) -> Run; one program for all horizons.
+
+    So many runs side by side always: one compilation for all counts of them.
+    """
 
     def one(peak, kind, horizon, key, network, split):
         keys = jax.random.split(key)
@@ -149,8 +149,8 @@ def _racer(which: Problem, entrant: Entrant, num_tests: int):
 
     def race(peaks_R, kinds_R, horizon: int, keys_R, networks_R, split: Split) -> Run:
         parts, R = [], len(peaks_R)
-        for start in range(0, R, _WIDTH):
-            rows = np.minimum(np.arange(start, start + _WIDTH), R - 1)  # the last one again
+        for start in range(0, R, side_by_side):
+            rows = np.minimum(np.arange(start, start + side_by_side), R - 1)  # the last one again
             part = many(jnp.asarray(peaks_R)[rows], jnp.asarray(kinds_R)[rows],
                         jnp.asarray(horizon, jnp.int32), keys_R[rows],
                         jnp.asarray(networks_R)[rows], split)  # fmt: skip
@@ -177,7 +177,8 @@ class Contestant:
 
     def _racer(self, num_tests: int):
         if num_tests not in self.racers:
-            self.racers[num_tests] = _racer(self.which, self.entrant, num_tests)
+            width = self.context.config.side_by_side
+            self.racers[num_tests] = _racer(self.which, self.entrant, num_tests, width)
         return self.racers[num_tests]
 
     def tuned(self, horizon: int) -> dict[str, Any]:

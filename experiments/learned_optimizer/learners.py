@@ -29,6 +29,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no embedding": {"universal": True},
     "one layer for all": {"group": lambda path: "all"},
     "no cosine": {"anneal": False},
+    "one step for all horizons": {"use_horizon": False},
 }
 
 
@@ -67,7 +68,7 @@ class _Direction(optim.LearnedOptimizer):
 
 
 def meta_trained(
-    context: Context, name: str, tasks: dict[str, Problem], ablation: str = ""
+    context: Context, name: str, tasks: dict[str, Problem], ablation: str = "", draw: int = 0
 ) -> Trained:
     """Meta-trains an optimizer on problems, or finds it trained.
 
@@ -76,6 +77,7 @@ def meta_trained(
       name: as `ico.optim.learned` knows it.
       tasks: one problem, or several for a general optimizer.
       ablation: a word of ABLATIONS, or none.
+      draw: one of several meta-trainings that differ by chance alone.
     """
     config = context.config
     learner = learner_of(name, ablation)
@@ -83,7 +85,7 @@ def meta_trained(
     # As many inner steps in all, on however many problems they are spent.
     estimator = metatrain.Estimator(
         config.estimator, max(config.meta_tasks // len(families), 1), config.sigma,
-        config.truncation, "mean", "clipped" if config.estimator == "persistent" else "difference",
+        config.truncation, config.meta_loss, "clipped",
     )  # fmt: skip
     meta = metatrain.MetaConfig(
         config.meta_steps, config.meta_horizons, 0.0, estimator, config.meta_rate,
@@ -91,14 +93,16 @@ def meta_trained(
     )  # fmt: skip
     on = GENERAL if len(tasks) > 1 else next(iter(tasks))
     spec = {"learner": name, "ablation": ablation, "on": list(tasks), "meta": meta,
-            "problems": config.problem_settings(), "seed": context.seed}  # fmt: skip
-    label = "-".join(word for word in (name, on, ablation) if word)
+            "problems": config.problem_settings(), "seed": context.seed,
+            "draw": draw}  # fmt: skip
+    label = "-".join(word for word in (name, on, ablation, str(draw or "")) if word)
     label = label.replace(", ", "-").replace(" ", "-")
     directory = train.artifact_directory(context.directory / "checkpoints", f"meta-{label}", spec)
     found: Any = train.load_artifact(directory)
     if found is None:
         result = metatrain.meta_train(
-            families, learner, meta, context.key(f"meta/{name}/{on}"), directory=directory,
+            families, learner, meta, context.key(f"meta/{name}/{on}/{draw}"),
+            directory=directory,
             label=f"meta-training {label}", progress=context.progress,
         )  # fmt: skip
         found = {
@@ -107,7 +111,7 @@ def meta_trained(
             "steps": np.asarray(result.history["step"]),
             "seconds": np.asarray(_seconds(directory)),
         }
-        if not ablation:
+        if not ablation and not draw:
             settings = learner.settings | ({"num_steps": config.horizon} if name == "l3rs" else {})
             optim.save(context.directory / "optimizers" / label, name, found["theta"], settings,
                        {"problems": [dataclasses.asdict(problems.SPECS[task]) for task in tasks],

@@ -18,6 +18,7 @@ from ico.data import Images
 
 GREEK = "αβγδεζηθικλμνξοπρστυφχψω"
 CYRILLIC = "абвгдежзийклмнопрстуфхцчшщъыьэюя"
+_PIXELS = 2**23  # of a forward pass: 55 photographs, or all of the small sets
 LATIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -77,9 +78,9 @@ class Problem(NamedTuple):
 
 
 def _images(context: Context, name: str) -> Images:
-    """The data of a name, N images in an order drawn once."""
+    """The data of a name, N images in an order of the run's seed."""
     images = _read(context.config, name)
-    order = np.random.default_rng(0).permutation(len(images.labels))
+    order = np.random.default_rng(context.seed).permutation(len(images.labels))
     return Images(images.pixels[order], images.labels[order])
 
 
@@ -91,7 +92,7 @@ def _read(config, name: str) -> Images:
         return images.of_classes(range(first, last + 1))
     if name in ("ImageNet", "Places", "Places, other classes"):
         source = "imagenet2012" if name == "ImageNet" else "places365_small"
-        images = data.tfds_images(source, "train", config.photo_size, config.photos)
+        images = data.tfds_images(source, "train", config.photo_size, config.photos, True)
         middle = int(images.labels.max()) // 2
         if name == "ImageNet":
             return images
@@ -117,9 +118,14 @@ def _split(images: Images, most: int) -> tuple[Split, Split, Split]:
     for i, part in enumerate(parts):
         pixels, labels = images.pixels[part], images.labels[part]
         count = most if i else 8 * most
-        raw = np.round(255 * pixels[:count]).astype(np.uint8)
-        found.append(Split(jnp.asarray(raw), jnp.asarray(labels[:count])))
+        found.append(_eight_bits(pixels[:count], labels[:count]))
     return found[0], found[1], found[2]
+
+
+def _eight_bits(pixels, labels) -> Split:
+    if pixels.dtype != np.uint8:
+        pixels = np.round(255 * pixels).astype(np.uint8)
+    return Split(jnp.asarray(pixels), jnp.asarray(labels))
 
 
 def _model(config, kind: str, num_classes: int) -> Any:
@@ -150,14 +156,25 @@ def scaled(pixels):
 
 def cross_entropy(model, params, split: Split):
     """Its mean, nats."""
-    logits = cast(jax.Array, model.apply({"params": params}, scaled(split.pixels)))
+    logits = logits_of(model, params, split.pixels)
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, split.labels))
 
 
 def accuracy(model, params, split: Split):
     """The share of images whose class is found."""
-    logits = cast(jax.Array, model.apply({"params": params}, scaled(split.pixels)))
-    return jnp.mean(jnp.argmax(logits, -1) == split.labels)
+    return jnp.mean(jnp.argmax(logits_of(model, params, split.pixels), -1) == split.labels)
+
+
+def logits_of(model, params, pixels):
+    """[N, K], of photographs a few at a time."""
+    side_by_side = _PIXELS // max(int(np.prod(pixels.shape[1:])), 1)
+
+    def logits(some):
+        return cast(jax.Array, model.apply({"params": params}, scaled(some)))
+
+    if len(pixels) <= side_by_side:
+        return logits(pixels)
+    return jax.lax.map(lambda one: logits(one[None])[0], pixels, batch_size=max(side_by_side, 1))
 
 
 def draw(key, split: Split, count: int) -> Split:
@@ -170,8 +187,7 @@ def _pretrain(context: Context, spec: Spec):
     """Parameters of P networks on a leading axis, without their heads."""
     config = context.config
     images = _images(context, spec.pretrained_on)
-    pool = Split(jnp.asarray(np.round(255 * images.pixels).astype(np.uint8)[: config.pool]),
-                 jnp.asarray(images.labels[: config.pool]))  # fmt: skip
+    pool = _eight_bits(images.pixels[: config.pool], images.labels[: config.pool])
     model = _model(config, spec.model, int(images.labels.max()) + 1)
     count = config.known_networks + config.unseen_networks
     made = {"model": spec.model, "data": spec.pretrained_on, "steps": config.pretrain_steps,
@@ -223,11 +239,13 @@ def task_of(which: Problem, network) -> metatrain.Task:
         lambda key: draw(key, which.train, which.batch_size),
         lambda params, batch: cross_entropy(which.model, params, batch),
         lambda params: cross_entropy(which.model, params, which.test),
+        # What hand-designed optimizers are tuned by, learned ones are trained by.
+        lambda key: draw(key, which.valid, which.batch_size),
     )
 
 
 def family(which: Problem) -> metatrain.TaskFamily:
-    """Its fine-tunings from the known networks."""
+    """Its fine-tunings from the known networks; meta-losses are on data that none trains on."""
     return metatrain.TaskFamily(
         lambda key: jax.random.randint(key, (), 0, which.known), functools.partial(task_of, which)
     )

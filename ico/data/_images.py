@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 _FASHION = Path("/usr/share/datasets/fashion-mnist")
 _FACES = ("DejaVuSans", "DejaVuSansMono", "DejaVuSerif")
@@ -16,9 +16,9 @@ _STYLES = ("", "-Bold", "-Oblique", "-BoldOblique")
 
 
 class Images(NamedTuple):
-    """Pixels from 0 to 1, and what is shown, counted from 0."""
+    """Pixels, from 0 to 1 or of eight bits (`tfds_images`), and what is shown, from 0 on."""
 
-    pixels: Float[np.ndarray, "N H W C"]
+    pixels: Float[np.ndarray, "N H W C"] | UInt8[np.ndarray, "N H W C"]
     labels: Int[np.ndarray, "N"]
 
     def of_classes(self, classes: range) -> "Images":
@@ -148,7 +148,9 @@ def _distorted(image, size: int, rng) -> np.ndarray:
     return np.asarray(moved.resize((size, size), Image.Resampling.BOX))
 
 
-def tfds_images(name: str, split: str, size: int = 0, count: int | None = None) -> Images:
+def tfds_images(
+    name: str, split: str, size: int = 0, count: int | None = None, eight_bits: bool = False
+) -> Images:
     """Images of a TensorFlow Datasets set, for users with a network, without TensorFlow.
 
     Args:
@@ -156,6 +158,7 @@ def tfds_images(name: str, split: str, size: int = 0, count: int | None = None) 
       split: of the set, such as "train".
       size: H and W that all are brought to; 0 takes them as they are, all of one size.
       count: at most so many of the first; None takes all.
+      eight_bits: pixels as they are stored, 0 to 255, a quarter of the memory.
     """
     import tensorflow_datasets as tfds
     from PIL import Image
@@ -171,4 +174,7 @@ def tfds_images(name: str, split: str, size: int = 0, count: int | None = None) 
             image = image.reshape(size, size, -1)
         pixels.append(image)
         labels.append(example["label"])
-    return Images(np.stack(pixels).astype(np.float32) / 255, np.array(labels, np.int32))
+    stacked = np.stack(pixels)
+    if not eight_bits:
+        stacked = stacked.astype(np.float32) / 255
+    return Images(stacked, np.array(labels, np.int32))

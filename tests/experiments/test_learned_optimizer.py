@@ -12,7 +12,7 @@ from experiments.launch import Context
 from experiments.learned_optimizer import config as configuration
 from experiments.learned_optimizer import contest, learners, problems
 from experiments.learned_optimizer.config import SMOKE
-from ico import metatrain
+from ico import metatrain, optim
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_optimizers_are_trained_on_known_networks_alone(digits):
 def test_a_race_is_the_training_it_says(digits):
     """Against a plain loop, at two horizons of one program."""
     entrant = contest.Entrant(lambda rate, _: optax.adam(rate), 1e-2)
-    race = contest._racer(digits, entrant, 1)
+    race = contest._racer(digits, entrant, 1, 20)
     keys = jax.random.split(jax.random.key(0), 2)
     for horizon in (4, 7):
         run = race(np.full(2, 0.01), np.full(2, 1), horizon, keys, np.array([1, 3]), digits.test)
@@ -160,3 +160,57 @@ def test_names_in_the_configuration_are_those_that_are_made():
     for field in ("baselines", "ablations", "tasks", "rivals"):
         with pytest.raises(ValueError, match="nothing"):
             dataclasses.replace(SMOKE, **{field: ("nothing",)}).validate()
+
+
+def test_a_meta_training_is_found_again(context, digits, monkeypatch):
+    """And one that was killed goes on where it was."""
+    short = dataclasses.replace(context, config=dataclasses.replace(SMOKE, meta_steps=3))
+    first = learners.meta_trained(short, "l3rs", {"digits": digits})
+    assert len(first.losses) and first.seconds > 0 and first.inner_steps == 3 * 2 * 4
+    saved = list((short.directory / "optimizers").glob("l3rs-digits"))
+    assert len(saved) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(metatrain, "meta_train", None)  # nothing is trained any more
+        again = learners.meta_trained(short, "l3rs", {"digits": digits})
+    jax.tree.map(np.testing.assert_array_equal, again.theta, first.theta)
+    loaded, seen = optim.load(saved[0]), jax.random.key(5)
+    task = problems.task_of(digits, 0)
+    for optimizer in (loaded, first.learner.build(first.theta, SMOKE.horizon)):
+        params, losses, _ = metatrain.run(optimizer, task, seen, 3)
+        if optimizer is loaded:
+            expected = params, losses
+    jax.tree.map(np.testing.assert_array_equal, (params, losses), expected)
+    other = learners.meta_trained(short, "l3rs", {"digits": digits}, draw=1)
+    assert not np.array_equal(other.theta["embedding"], first.theta["embedding"])
+
+
+@pytest.mark.slow
+def test_places_is_read_pretrained_and_raced(tmp_path):
+    """ResNet-34 on small photographs that are noise: the `paper` preset's programs."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    config = dataclasses.replace(
+        SMOKE, tasks=("places",), ablation_task="places", photos=24, photo_size=32,
+        known_networks=1, unseen_networks=1, pretrain_steps=1, pretrain_batch=2, batch_size=2,
+        test_images=4, side_by_side=1,
+    )  # fmt: skip
+    context = Context(config=config, directory=tmp_path, seed=0, preset="smoke", progress=False)
+    with tfds.testing.mock_data(num_examples=24):
+        which = problems.problem(context, "places")
+    assert which.train.pixels.dtype == np.uint8 and which.train.pixels.shape[1:] == (32, 32, 3)
+    entrant = contest.Entrant(lambda rate, _: optax.sgd(rate), 1e-3)
+    race = contest._racer(which, entrant, 1, 1)
+    one = np.ones(1)
+    keys = jax.random.split(jax.random.key(0), 1)
+    run = race(1e-3 * one, one.astype(int), 2, keys, np.zeros(1, int), which.test)
+    assert np.isfinite(run.losses).all()
+
+
+def test_photographs_are_seen_a_few_at_a_time(digits, monkeypatch):
+    body = jax.tree.map(lambda a: a[0], digits.bodies)
+    params = problems.task_of(digits, 0).init(jax.random.key(0))
+    assert set(params) == {*body, "head"}
+    whole = problems.logits_of(digits.model, params, digits.test.pixels)
+    monkeypatch.setattr(problems, "_PIXELS", 64 * 5)
+    parts = problems.logits_of(digits.model, params, digits.test.pixels)
+    assert len(whole) % 5
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
