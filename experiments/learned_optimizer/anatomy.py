@@ -190,12 +190,16 @@ def cost(context) -> StudyResult:
     """Seconds a step of each optimizer, and steps and tuning against meta-training."""
     config = context.config
     rows, paid = [], []
+    arrays: dict[str, np.ndarray] = {}
     for task, which in races.problems_of(context).items():
         entrants = races.hand_designed(context) | races.learned(context, task)
         field = races.Field(context, which, entrants, config.horizon)
         seconds = {name: _seconds_a_step(context, which, entrant) for name, entrant in
                    entrants.items()}  # fmt: skip
         target = field.ends(field.best).mean()
+        for name, (steps, losses) in field.curves().items():
+            place = f"{task}/{config.horizon}/{name}"
+            arrays[place] = np.stack([1e3 * seconds[name] * steps, losses])
         rows_of: dict[str, dict[str, Any]] = {}
         for name, each in seconds.items():
             first = _steps_to(field.runs[name].losses.mean(0), target, config.horizon)
@@ -221,7 +225,7 @@ def cost(context) -> StudyResult:
         "hand-designed optimizer ends, by the tests along the runs (none: never).",
         "Saved: on the way to that loss, one run after another; never paid where nothing is saved.",
     ]
-    return StudyResult([], {"steps": rows, "meta-training against tuning": paid}, {}, notes)
+    return StudyResult([], {"steps": rows, "meta-training against tuning": paid}, arrays, notes)
 
 
 def _steps_to(losses_E, target: float, horizon: int) -> int | None:

@@ -91,8 +91,10 @@ class Config:
     sigma: float = 0.03
     # Meta-trainings of L3RS on each task; all but the first are to show how far chance matters.
     meta_draws: int = 3
-    # Peak rate of the outer Adam.
+    # Peak rates of the outer Adam: of L3RS and of its rivals.
     meta_rate: float = 2e-2
+    adafac_rate: float = 3e-2
+    direction_rate: float = 2e-2
     # Learned optimizers beside L3RS.
     rivals: tuple[str, ...] = ("adafac_mlp", "direction_mlp")
     # Hand-designed optimizers; none stands for all (contest.py).

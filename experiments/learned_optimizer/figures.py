@@ -34,7 +34,12 @@ def meta_losses(result):
     return fig
 
 
-def curves(result):
+def by_time(result):
+    """The same by what the steps cost."""
+    return curves(result, "milliseconds")
+
+
+def curves(result, unit: str = "step"):
     """Mean test losses along the runs, a task and horizon a panel."""
     panels = list(dict.fromkeys("/".join(name.split("/")[:2]) for name in result.arrays))
     columns = min(len(panels), 3)
@@ -56,7 +61,9 @@ def curves(result):
             ax.plot(*found, color=color, linestyle=line, label=name,
                     linewidth=2.2 if name == _OURS else 1.1)  # fmt: skip
         task, horizon = panel.split("/")
-        ax.set(title=f"{task}, {horizon} steps", yscale="log", xlabel="step")
+        ax.set(title=f"{task}, {horizon} steps", yscale="log", xlabel=unit)
+        if unit != "step":
+            ax.set_xscale("log")
     for ax in axes[:, 0]:
         ax.set_ylabel("test loss, nats")
     legend_below(fig, axes)
@@ -123,6 +130,10 @@ FIGURES = {
         ("transfer", transfer,
          "Test loss of L3RS by the task it is used on and the one it was trained on, over that of "
          "the optimizer of the task itself."),
+    ),
+    "cost": (
+        ("by_time", by_time,
+         "Mean test losses at the horizon by the time that the steps take, one run alone."),
     ),
     "what_it_learned": (
         ("steps_and_mixes", steps_and_mixes,

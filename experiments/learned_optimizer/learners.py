@@ -87,8 +87,10 @@ def meta_trained(
         config.estimator, max(config.meta_tasks // len(families), 1), config.sigma,
         config.truncation, config.meta_loss, "clipped",
     )  # fmt: skip
+    rates = {"l3rs": config.meta_rate, "adafac_mlp": config.adafac_rate,
+             "direction_mlp": config.direction_rate}  # fmt: skip
     meta = metatrain.MetaConfig(
-        config.meta_steps, config.meta_horizons, 0.0, estimator, config.meta_rate,
+        config.meta_steps, config.meta_horizons, 0.0, estimator, rates[name],
         steps_per_call=max(1, min(20, config.meta_steps)),
     )  # fmt: skip
     on = GENERAL if len(tasks) > 1 else next(iter(tasks))

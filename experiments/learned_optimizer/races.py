@@ -100,13 +100,13 @@ class Field:
             rows.append(row)
         return sorted(rows, key=lambda row: row["test loss"])
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Curves [2, E] by name: steps, and mean test losses."""
+    def curves(self) -> dict[str, np.ndarray]:
+        """By entrant [2, E]: steps, and mean test losses."""
         found = {}
         for name, run in self.runs.items():
             E = run.losses.shape[1]
             steps = self.horizon * np.arange(1, E + 1) // E
-            found[f"{self.problem}/{self.horizon}/{name}"] = np.stack([steps, run.losses.mean(0)])
+            found[name] = np.stack([steps, run.losses.mean(0)])
         return found
 
 
@@ -135,7 +135,8 @@ def _gathered(fields: dict[str, Field]) -> tuple[dict, dict]:
     tables = {label: field.rows() for label, field in fields.items()}
     arrays: dict[str, np.ndarray] = {}
     for field in fields.values():
-        arrays |= field.arrays()
+        arrays |= {f"{field.problem}/{field.horizon}/{name}": curve
+                   for name, curve in field.curves().items()}  # fmt: skip
     return tables, arrays
 
 
