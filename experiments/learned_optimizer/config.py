@@ -93,7 +93,7 @@ class Config:
     meta_draws: int = 3
     # Peak rates of the outer Adam: of L3RS and of its rivals.
     meta_rate: float = 2e-2
-    adafac_rate: float = 3e-2
+    adafac_rate: float = 0.1
     direction_rate: float = 2e-2
     # Learned optimizers beside L3RS.
     rivals: tuple[str, ...] = ("adafac_mlp", "direction_mlp")
