@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ico.layers._chunks import by_head, by_position, decays_by_head, join, split, starts
-from ico.layers._shapes import check_shapes, check_sides
+from ico.layers._shapes import check_shapes, check_sides, float_of
 from ico.layers._triangular import unit_lower_inverse
 
 Form = Literal["chunked", "recurrent"]
@@ -68,7 +68,7 @@ def delta_rule(
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
     B, T, H, D = q.shape
-    out_dtype, V = v.dtype, v.shape[-1]
+    out_dtype, V = float_of(v), v.shape[-1]
     dtype = jnp.promote_types(jnp.result_type(q, k, v), jnp.float32)
     q, k, v, beta = (a.astype(dtype) for a in (q, k, v, beta))
     forget = None if forget is None else forget.astype(dtype)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from ico.layers._chunks import join, split, starts
 from ico.layers._mesa_chunked import Chunk, States, mesa_chunked
-from ico.layers._shapes import check_shapes, check_sides
+from ico.layers._shapes import check_decode, check_shapes, check_sides, float_of
 from ico.layers._whitening import inverse
 
 Form = Literal["chunked", "parallel", "recurrent", "dense"]
@@ -45,7 +45,7 @@ def mesa(
     initial_state: MesaState | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
     form: Form = "chunked",
-    chunk_size: int = 64,
+    chunk_size: int | None = None,
     return_state: bool = False,
 ) -> Float[Array, "B T H V"] | tuple[Float[Array, "B T H V"], MesaState]:
     """`o_t = Phi_t q_t`, Phi_t the least-squares map from keys to values up to and including t:
@@ -66,11 +66,12 @@ def mesa(
         the layer starts afresh from lam; the first sequence goes on from `initial_state`.
       form: how it is computed, never what:
         "chunked" from matrix products, and a recursion over T / 8 small steps;
-        "parallel" from matrix products alone, all chunks at once: for accelerators, and more
-        exact where much is forgotten;
+        "parallel" from matrix products alone, all chunks at once: for accelerators, and exact for
+        a lam of any size;
         "recurrent" by Sherman and Morrison, a position at a time: what decoding does;
         "dense" by a linear solve at every position: the oracle, slow.
-      chunk_size: positions in a chunk, of "chunked" and "parallel"; best near D.
+      chunk_size: positions in a chunk, of "chunked" and "parallel"; best near D, smaller where
+        much is forgotten (see below). None is 64, or 16 with `forget`.
       return_state: whether to return the state behind the last position, too.
 
     Returns:
@@ -78,14 +79,19 @@ def mesa(
       which is what the forms compute in. Backward stores a state a chunk (64 positions where there
       are none), and vectors. Gradients for lam and states are the symmetric ones.
 
-    Precision (float32, keys of length one, against float64; tests go to 2,048 positions and widths
-    of 128): relative error below 1e-5 without forgetting and with factors of 0.99 to 0.999, below
-    1e-4 for 0.95 to 0.99; gradients ten times that. Where more is forgotten the regulariser decays
-    away, and the error is below ten times rounding times the condition number of R: of "recurrent"
-    always; of "chunked" and "parallel", which lose the factor by which the state shrinks in a
-    chunk, with chunks so small that a tenth is left (16 for factors of 0.8 to 0.99). Where it is
-    forgotten before D independent keys have been seen, R is singular in this precision; these two
-    then stay finite, and mean nothing.
+    Precision (float32, keys of length one, lam near one, against float64; tests go to 2,048
+    positions and widths of 128): relative error below 1e-5 without forgetting and with factors of
+    0.99 to 0.999, below 1e-4 for 0.95 to 0.99; gradients ten times that. Otherwise:
+
+    - A large lam: the error is below ten times rounding times the largest condition number of R so
+      far, about lam at first (1e-5 to lam = 30, 1e-3 at 1e4). "chunked" and "recurrent" keep it;
+      "parallel", in chunks of 8, loses it as R becomes better conditioned.
+    - Where much is forgotten the regulariser decays away, and the same bound holds: of "recurrent"
+      always; of "chunked" and "parallel", which lose the factor by which the state shrinks in a
+      chunk, with chunks so small that a tenth is left (16 for factors of 0.8 to 0.99). What is left
+      in a chunk counts as 3e-4 at least: a reset is for `segment_ids`, not for a tiny factor.
+    - Where it is forgotten before D independent keys have been seen, R is singular in this
+      precision; outputs stay finite, and mean nothing.
 
     Raises:
       ValueError: shapes that do not fit, an unknown form, chunk_size < 1.
@@ -94,9 +100,10 @@ def mesa(
     V = v.shape[-1]
     if form not in get_args(Form):
         raise ValueError(f"form must be one of {get_args(Form)}, not {form!r}")
+    chunk_size = (64 if forget is None else 16) if chunk_size is None else chunk_size
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
-    out_dtype = v.dtype
+    out_dtype = float_of(v)
     dtype = jnp.promote_types(jnp.result_type(q, k, v), jnp.float32)
     q, k, v = (a.astype(dtype) for a in (q, k, v))
     log_forget = None if forget is None else jnp.log(forget.astype(dtype))
@@ -132,9 +139,17 @@ def mesa_decode(
 
     Returns:
       The output [B, H, V] and the state that holds the pair (k, v).
+
+    Raises:
+      ValueError: shapes that do not fit.
     """
+    check_decode(q, k, v, forget, {"state.memory": state.memory})
+    if state.inverse.shape != (*q.shape, q.shape[-1]):
+        raise ValueError(
+            f"state.inverse must be {[*q.shape, q.shape[-1]]}, not {list(state.inverse.shape)}"
+        )
     dtype = state.inverse.dtype
-    out_dtype = v.dtype
+    out_dtype = float_of(v)
     q, k, v = (a.astype(dtype) for a in (q, k, v))
     f = jnp.ones(k.shape[:2], dtype) if forget is None else forget.astype(dtype)
     state = _sherman_morrison(state, k, v, f)
@@ -152,6 +167,8 @@ def mesa_state(lam, batch_size: int, value_dim: int, dim: int | None = None) -> 
     lam = jnp.asarray(lam)
     if lam.ndim == 1 and dim is None:
         raise ValueError("lam [H] does not tell the width of the keys: give dim")
+    if lam.ndim > 1 and dim not in (None, lam.shape[-1]):
+        raise ValueError(f"lam is for keys of width {lam.shape[-1]}, not {dim}")
     dim = dim if lam.ndim == 1 else lam.shape[-1]
     new = _matrix(lam.astype(jnp.promote_types(lam.dtype, jnp.float32)), dim)
     H = len(lam)
@@ -248,11 +265,17 @@ def _step_by_solving(fresh, state, at):
 
 def _sherman_morrison(state: MesaState, k, v, f) -> MesaState:
     r, g = state
+    eps = jnp.finfo(r.dtype).eps
     # What rounding leaves unsymmetric in R would never be corrected, and grow by 1/f a position.
     r = (r + jnp.swapaxes(r, -1, -2)) / 2
     rk = jnp.einsum("bhde,bhe->bhd", r, k)
-    gain = rk / (f + jnp.sum(k * rk, -1))[..., None]
-    r = (r - gain[..., :, None] * rk[..., None, :]) / f[..., None, None]
+    # |R k|^2 <= tr(R) <k, R k>: holds of itself but where R is no more than rounding.
+    most = jnp.maximum(jnp.trace(r, axis1=-2, axis2=-1), eps)
+    pivot = jnp.maximum(f + jnp.sum(k * rk, -1), jnp.sum(rk**2, -1) / most)
+    r = r - (rk / pivot[..., None])[..., :, None] * rk[..., None, :]
+    # In directions not seen R grows by 1/f a position: to infinity, were it not for this bound.
+    size = jnp.maximum(jnp.max(jnp.abs(r), axis=(-1, -2)), eps)
+    r = r * jnp.minimum(1 / f, 0.1 / eps / size)[..., None, None]
     g = f[..., None, None] * g + v[..., :, None] * k[..., None, :]
     return MesaState(r, g)
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from ico.layers._chunks import by_head, by_position, decays_by_head, join, split, starts
 from ico.layers._linear_attention import linear_attention
-from ico.layers._shapes import check_shapes, check_sides
+from ico.layers._shapes import check_shapes, check_sides, float_of
 
 
 class MesaCgState(NamedTuple):
@@ -91,7 +91,7 @@ def mesa_cg(
         )
     if num_steps < 1 or chunk_size < 1:
         raise ValueError(f"num_steps and chunk_size must be >= 1, not {num_steps}, {chunk_size}")
-    out_dtype = v.dtype
+    out_dtype = float_of(v)
     dtype = jnp.promote_types(jnp.result_type(q, k, v), jnp.float32)
     q, k, v, reg = (a.astype(dtype) for a in (q, k, v, reg))
     forget = None if forget is None else forget.astype(dtype)

@@ -1,5 +1,21 @@
 """What all attention layers ask of their arguments."""
 
+import jax.numpy as jnp
+
+
+def float_of(v):
+    """The type of outputs: that of v, or float32 where v holds integers."""
+    return v.dtype if jnp.issubdtype(v.dtype, jnp.floating) else jnp.dtype(jnp.float32)
+
+
+def check_decode(q, k, v, forget, states: dict) -> None:
+    """The same for one position: q, k [B, H, D], v [B, H, V], forget [B, H], as for a sequence."""
+    if not q.ndim == k.ndim == v.ndim == 3:
+        raise ValueError(f"q, k, v must be [B, H, D]; got {q.shape}, {k.shape}, {v.shape}")
+    q, k, v = (a[:, None] for a in (q, k, v))
+    check_shapes(q, k, v, causal=True)
+    check_sides(q, v, None if forget is None else forget[:, None], None, states)
+
 
 def check_shapes(q, k, v, *, causal: bool) -> None:
     """Raises ValueError unless q [B, T, H, D], k [B, S, H, D], v [B, S, H, V] fit together."""

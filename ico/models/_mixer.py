@@ -159,6 +159,8 @@ class Mixer(nn.Module):
         start = nn.initializers.constant(1.0 if self.free_lam else _ONE)
         lam_H = self.param("lam", start, (H,))
         lam_H = lam_H if self.free_lam else jax.nn.softplus(lam_H)
+        if kind == "gated_mesa":  # exact only while a tenth is left of the past in a chunk
+            sides["chunk_size"] = min(self.chunk_size, 16)
         return mesa(q, k, v, lam=lam_H, forget=forget, **sides)
 
     def _beta(self, x_BTE):

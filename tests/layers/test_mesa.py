@@ -230,7 +230,68 @@ def test_where_the_regulariser_is_gone_the_condition_bounds_the_error(
         if bound < 1:
             promised += 1
             assert relative(out[:, t], right[:, t]) < bound, t
-    assert promised and (form == "recurrent" or np.isfinite(out).all())
+    assert promised and np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("lam", [1.0, 1e2, 1e4])
+@pytest.mark.parametrize(
+    ("form", "chunk_size"),
+    [("chunked", 64), ("recurrent", 64), pytest.param("parallel", 8, marks=pytest.mark.slow)],
+)
+def test_a_large_lam_costs_what_its_condition_number_says(lam, form, chunk_size):
+    """Ten roundings times the largest so far; of small parallel chunks, times the present one."""
+    T, D, eps = 128, 16, np.finfo(np.float32).eps
+    with jax.enable_x64(True):
+        q, k, v = (np.asarray(a) for a in sequences(T, D, D, B=1, H=1)[:3])
+    out = jax.jit(
+        lambda q, k, v: mesa(q, k, v, lam=jnp.full(1, lam, jnp.float32), form=form,
+                             chunk_size=chunk_size)
+    )(*(jnp.asarray(a, jnp.float32) for a in (q, k, v)))  # fmt: skip
+    gram = np.eye(D) / lam + np.cumsum(k[0, :, 0, :, None] * k[0, :, 0, None], axis=0)
+    memory = np.cumsum(v[0, :, 0, :, None] * k[0, :, 0, None], axis=0)
+    right = np.einsum("tvd,td->tv", memory, np.linalg.solve(gram, q[0, :, 0, :, None])[..., 0])
+    condition = np.linalg.cond(gram)
+    if form != "parallel":
+        condition = np.maximum.accumulate(condition)
+    for t in range(T):
+        assert relative(out[0, t, 0], right[t]) < 10 * eps * condition[t], t
+
+
+@pytest.mark.parametrize("form", FROM_PRODUCTS)
+def test_chunk_size_does_not_matter(form, x64):
+    q, k, v, f = sequences(37, 4, 3, forget=(0.8, 1.0))
+    segments = jnp.asarray(np.repeat([0, 1, 2], [5, 20, 12])[None].repeat(2, 0))
+
+    def layer(chunk_size):
+        return mesa(q, k, v, lam=jnp.ones(2), forget=f, segment_ids=segments, form=form,
+                    chunk_size=chunk_size, return_state=True)  # fmt: skip
+
+    whole = layer(64)
+    for chunk_size in (1, 7, None):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), layer(chunk_size), whole
+        )
+
+
+@pytest.mark.parametrize("forget", [0.9, 0.5])
+def test_a_token_repeated_for_long_stays_finite(forget):
+    """R grows by 1 / f a position in directions that no key shows: by 10^50 and more."""
+    T = 1_200
+    q, k, v, _ = sequences(T, 3, 2, B=1, H=1, dtype=np.float32)
+    k = jnp.broadcast_to(k[:, :1], k.shape)
+
+    @jax.jit
+    def grads(q, k, v, f):
+        return jax.value_and_grad(
+            lambda *a: jnp.sum(mesa(*a[:3], lam=jnp.ones(1), forget=a[3], form="recurrent") ** 2),
+            (0, 1, 2, 3),
+        )(q, k, v, f)
+
+    out = grads(q, k, v, jnp.full((1, T, 1), forget))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
+    # The map along the key is a mean of values; what rounding makes of it stays in proportion.
+    o = mesa(k, k, v, lam=jnp.ones(1), forget=jnp.full((1, T, 1), forget), form="recurrent")
+    assert jnp.abs(o).max() < 5 * jnp.abs(v).max()
 
 
 @pytest.mark.parametrize("form", ["chunked", "parallel"])
@@ -279,8 +340,22 @@ def test_half_precision_comes_back_as_it_went_in():
     def layer(q, k, v, f):
         return mesa(q, k, v, lam=jnp.ones(2), forget=f, return_state=True)
 
-    o, state = jax.eval_shape(layer, *args)
+    o, state = jax.jit(layer)(*args)
     assert o.dtype == jnp.bfloat16 and state.inverse.dtype == jnp.float32
+    single = layer(*(a.astype(jnp.float32) for a in args))[0]
+    np.testing.assert_allclose(o.astype(jnp.float32), single, rtol=2**-7, atol=1e-6)
+    small = jax.jit(layer)(*(a.astype(jnp.float16) for a in args))[0]
+    assert small.dtype == jnp.float16
+    np.testing.assert_allclose(small.astype(jnp.float32), single, rtol=2**-9, atol=1e-4)
+
+
+def test_values_may_be_integers(annotations_off):
+    """Outputs are not: they would be cut off."""
+    q, k, v, _ = sequences(9, 4, 3, dtype=np.float32)
+    whole = jnp.round(3 * v).astype(int)
+    layer = jax.jit(lambda v: mesa(q, k, v, lam=jnp.ones(2)))
+    assert layer(whole).dtype == jnp.float32
+    np.testing.assert_array_equal(layer(whole), layer(whole.astype(jnp.float32)))
 
 
 @pytest.mark.parametrize(
@@ -298,3 +373,22 @@ def test_what_does_not_fit_is_named(change, word, annotations_off):
     q, k, v, _ = sequences(4, 3, 2, dtype=np.float32)
     with pytest.raises(ValueError, match=word):
         mesa(q, k, v, **({"lam": jnp.ones(2)} | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"v": jnp.ones((2, 2, 1))}, "memory"),
+        ({"q": jnp.ones((1, 2, 4))}, "agree"),
+        ({"forget": jnp.ones((2, 1))}, "forget"),
+        ({"state": mesa_state(jnp.ones(2), 1, 3, 4)}, "memory"),
+        ({"state": MesaState(jnp.ones((2, 2, 5, 5)), jnp.ones((2, 2, 3, 4)))}, "inverse"),
+    ],
+)
+def test_what_does_not_fit_is_named_in_decoding(change, word, annotations_off):
+    given = {"state": mesa_state(jnp.ones(2), 2, 3, 4), "q": jnp.ones((2, 2, 4)),
+             "k": jnp.ones((2, 2, 4)), "v": jnp.ones((2, 2, 3))} | change  # fmt: skip
+    with pytest.raises(ValueError, match=word):
+        mesa_decode(given.pop("state"), **given)
+    with pytest.raises(ValueError, match="width"):
+        mesa_state(jnp.ones((2, 4)), 2, 3, 5)
