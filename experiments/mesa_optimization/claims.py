@@ -1,4 +1,6 @@
-"""What the papers claim, and the band each measurement must fall in. Fixed before any run.
+"""What the papers claim, and the band each measurement must fall in.
+
+Fixed before the published run; README.md says what was added after earlier ones.
 
 Losses of sequences are means over positions of 1/2 |error|^2, unless a position is named.
 """

@@ -6,7 +6,7 @@ Command:  python -m experiments.mesa_optimization           (preset cpu)
 Cost:     EXPERIMENT.cost below; what a run really took stands in its report.
 Expected: on constructed tokens 0.894 with one linear layer, 0.430 with two, 0.216 with six, 0.190
           with one mesa layer (means over 50 positions of 1/2 |error|^2; the authors' result files).
-Bands:    claims.py, fixed before any run.
+Bands:    claims.py, fixed before the published run.
 """
 
 import dataclasses

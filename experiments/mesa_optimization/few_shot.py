@@ -113,8 +113,8 @@ def few_shot(context) -> StudyResult:
     switched = Pairs(*(jnp.concatenate([a[:, :half], b], axis=1)
                        for a, b in zip(test, second, strict=True)))  # fmt: skip
     rows, switched_rows, arrays = [], [], {}
-    found = {"least squares": _regression(test, other)[None]}
-    twice = {"least squares": _regression(switched, other)[None]}
+    found = {"least squares": _regression(test, other)[None], "zero": _nothing(test)}
+    twice = {"least squares": _regression(switched, other)[None], "zero": _nothing(switched)}
     for model in config.few_shot_models:
         trained = cmp.train_full(context, model, length=length)
         plain = tune(context, f"eos-{model.replace(', ', '-')}", trained, False)
@@ -150,9 +150,16 @@ def few_shot(context) -> StudyResult:
         f"Claims are about the model of {judged}, trained on sequences of length {length}. The "
         "second half of two tasks starts at the middle pair.",
         f"A prefix has {_PREFIX} tokens. Least squares counts all earlier pairs, of both tasks.",
+        "At the first pair nothing can be known, and zero is the best prediction. The model's is "
+        "worse: the claim's ratio is to its own first loss, so compare with zero's, too.",
     ]
     tables = {"loss by pair": rows, "two tasks in a row": switched_rows}
     return StudyResult(claims, tables, arrays, notes)
+
+
+def _nothing(pairs: Pairs) -> np.ndarray:
+    """Losses [1, B, P] of predicting zero."""
+    return 0.5 * np.sum(np.asarray(pairs.y, np.float64) ** 2, axis=-1)[None]
 
 
 def _regression(test: Pairs, other: Pairs) -> np.ndarray:

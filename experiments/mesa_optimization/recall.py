@@ -125,6 +125,8 @@ def recall(context) -> StudyResult:
                 row[label] = value
                 if times == 1:
                     row |= {"95% low": low, "95% high": high}
+                    row |= {f"seed {i}": float(a / b) for i, (a, b) in
+                            enumerate(zip(right.sum(1), asked.sum(1), strict=True))}  # fmt: skip
                 arrays[f"{name}/{mixer}/{times}"] = np.array([low, high, value])
             rows.append(row)
     notes = [
