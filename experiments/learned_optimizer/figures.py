@@ -6,12 +6,21 @@ Captions say what is plotted and never what came out: that stands in the claims.
 import os
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ico.report import canvas, draw_figures, legend_below, palette
 
 _BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY, _BLACK = palette()
 _COLORS = (_BLUE, _GREEN, _PINK, _ORANGE, _SKY, "gray", _BLACK)
 _OURS = "L3RS"
+
+
+def _log(ax):
+    """A logarithmic axis with plain numbers at 1, 2 and 5: ranges are less than a decade, often."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def meta_losses(result):
@@ -27,7 +36,8 @@ def meta_losses(result):
             on, learner = name.split("/")
             if on == task:
                 ax.plot(*found, color=looks[learner], label=learner)
-        ax.set(title=task, xlabel="outer step", yscale="log")
+        ax.set(title=task, xlabel="outer step")
+        _log(ax)
     for ax in axes[:, 0]:
         ax.set_ylabel("meta-loss, nats")
     legend_below(fig, axes)
@@ -61,7 +71,8 @@ def curves(result, unit: str = "step"):
             ax.plot(*found, color=color, linestyle=line, label=name,
                     linewidth=2.2 if name == _OURS else 1.1)  # fmt: skip
         task, horizon = panel.split("/")
-        ax.set(title=f"{task}, {horizon} steps", yscale="log", xlabel=unit)
+        ax.set(title=f"{task}, {horizon} steps", xlabel=unit)
+        _log(ax)
         if unit != "step":
             ax.set_xscale("log")
     for ax in axes[:, 0]:
@@ -80,7 +91,9 @@ def transfer(result):
     ax.imshow(np.log(over), cmap="RdBu_r", vmin=-np.log(2), vmax=np.log(2))
     for i, row in enumerate(over):
         for j, value in enumerate(row):
-            ax.text(j, i, f"{value:.2f}", ha="center", va="center")
+            dark = abs(np.log(value)) > 0.4
+            ax.text(j, i, f"{value:.2f}", ha="center", va="center",
+                    color="white" if dark else "black")  # fmt: skip
     ax.grid(False)
     ax.set(xticks=range(len(tasks)), yticks=range(len(tasks)), xticklabels=tasks,
            yticklabels=tasks, xlabel="trained on", ylabel="used on")  # fmt: skip
