@@ -164,7 +164,9 @@ def test_names_in_the_configuration_are_those_that_are_made():
 
 def test_a_meta_training_is_found_again(context, digits, monkeypatch):
     """And one that was killed goes on where it was."""
-    short = dataclasses.replace(context, config=dataclasses.replace(SMOKE, meta_steps=3))
+    short = dataclasses.replace(
+        context, config=dataclasses.replace(SMOKE, meta_steps=3, estimator="unrolled")
+    )
     first = learners.meta_trained(short, "l3rs", {"digits": digits})
     assert len(first.losses) and first.seconds > 0 and first.inner_steps == 3 * 2 * 4
     saved = list((short.directory / "optimizers").glob("l3rs-digits"))
