@@ -84,7 +84,7 @@ def test_every_form_is_the_dense_one(form, case):
         np.testing.assert_allclose(ours, theirs, atol=1e-11 * max(1, np.abs(theirs).max()))
 
 
-@pytest.mark.parametrize("form", ["chunked", "recurrent"])
+@pytest.mark.parametrize("form", ["recurrent", *FROM_PRODUCTS])
 def test_prefill_and_decode_are_the_whole(form, x64):
     q, k, v, f = sequences(13, 4, 3)
     lam = jnp.array([0.5, 2.0])

@@ -1,0 +1,51 @@
+"""Learned optimizers on sharded parameters: four devices compute what one does."""
+
+import os
+
+import pytest
+
+PROGRAM = """
+import jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import NamedSharding, PartitionSpec as P
+from ico import optim, train
+assert len(jax.devices()) == 4
+mesh = train.make_mesh({"data": 1, "model": 4})
+key = jax.random.key(0)
+params = {"body": {"kernel": jax.random.normal(key, (6, 8)), "bias": jnp.ones(8)},
+          "head": {"kernel": jax.random.normal(key, (8, 3))}}
+x = jax.random.normal(jax.random.key(1), (5, 6))
+axes = {"body": {"kernel": P(None, "model"), "bias": P("model")}, "head": {"kernel": P("model")}}
+split = jax.tree.map(lambda a, s: jax.device_put(a, NamedSharding(mesh, s)), params, axes)
+learner = optim.learned(NAME)
+theta = jax.tree.map(lambda a: a + 0.2, learner.init(jax.random.key(2), params))
+optimizer = learner.build(theta, 9)
+
+def loss(p):
+    hidden = jnp.tanh(x @ p["body"]["kernel"] + p["body"]["bias"])
+    return jnp.mean((hidden @ p["head"]["kernel"]) ** 2)
+
+@jax.jit
+def thrice(p, state):
+    for _ in range(3):
+        value, grads = jax.value_and_grad(loss)(p)
+        updates, state = optimizer.update(grads, state, p, value=value)
+        p = optax.apply_updates(p, updates)
+    return p
+
+whole, sharded = (thrice(p, optimizer.init(p)) for p in (params, split))
+kernel = sharded["body"]["kernel"]
+assert kernel.sharding.shard_shape(kernel.shape) == (6, 2), kernel.sharding
+moved = max(float(abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (whole, params))))
+assert moved > 1e-4
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole, sharded)
+print("equal")
+"""
+
+
+@pytest.mark.parametrize("name", ["l3rs", pytest.param("adafac_mlp", marks=pytest.mark.slow)])
+def test_four_devices_compute_what_one_does(name, python, environment):
+    environment["XLA_FLAGS"] = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    )
+    done = python("-c", PROGRAM.replace("NAME", repr(name)), env=environment)
+    assert "equal" in done.stdout, done.stderr
