@@ -266,6 +266,9 @@ def _signed_log(value):
 
 
 def _check(theta, num_layers, num_bases, num_decays):
+    parts = {"embedding", "network", "log_step", "horizon_power"}
+    if missing := sorted(parts - set(theta)):
+        raise ValueError(f"theta has no {', '.join(missing)}: take that of l3rs_init or of a save")
     have, width = theta["embedding"].shape
     if have not in (1, num_layers) and num_layers:
         raise ValueError(f"theta is for {have} layers, the parameters have {num_layers}")

@@ -336,5 +336,7 @@ def test_saved_and_loaded(tmp_path):
     with pytest.raises(FileNotFoundError, match="learned optimizer"):
         optim.load(tmp_path / "two")
     (tmp_path / "one" / "theta.npz").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="no horizon_power, log_step"):
+        optim.l3rs({"embedding": 0, "network": 0}, num_steps=5).init(PARAMS)
     with pytest.raises(ValueError, match="one"):
         optim.load(tmp_path / "one")
