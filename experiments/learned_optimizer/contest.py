@@ -33,13 +33,11 @@ class Entrant(NamedTuple):
     Fields:
       make: (schedule of the rate, horizon) -> optimizer; both may be traced.
       rate: the middle of the rates that it is tuned over; 0 where nothing is to be tuned.
-      at: (state, parameters) -> the parameters to test, where they are not those trained.
       spec: what else it depends on, for the hash of its results.
     """
 
     make: Callable[[Callable, Any], optax.GradientTransformation]
     rate: float
-    at: Callable[[Any, Any], Any] | None = None
     spec: Any = None
 
 
@@ -50,10 +48,6 @@ def _head_alone(rate):
                 for name, part in params.items()}  # fmt: skip
 
     return optax.multi_transform({"head": optax.adam(rate), "body": optax.set_to_zero()}, label)
-
-
-def _at_average(state, params):
-    return optax.contrib.schedule_free_eval_params(state, params)
 
 
 BASELINES: dict[str, Entrant] = {
@@ -69,7 +63,6 @@ BASELINES: dict[str, Entrant] = {
         # It takes schedules as well, though its annotation has numbers alone.
         lambda rate, _: optax.contrib.schedule_free_adamw(cast(Any, rate)),
         1e-2,
-        _at_average,
     ),
     "Prodigy": Entrant(
         # From its default estimate, 1e-6, it would spend half of fifty steps on growing.
@@ -82,17 +75,17 @@ BASELINES: dict[str, Entrant] = {
 
 def learned_entrant(learner: optim.LearnedOptimizer, theta, spec) -> Entrant:
     """A learned optimizer as it was trained: nothing of it is tuned."""
-    return Entrant(lambda rate, horizon: learner.build(theta, horizon), 0.0, None, spec)
+    return Entrant(lambda rate, horizon: learner.build(theta, horizon), 0.0, spec)
 
 
 def direction_entrant(theta, spec) -> Entrant:
     """The learned direction, whose rate and schedule are tuned as a hand-designed optimizer's."""
-    return Entrant(lambda rate, _: optim.direction_mlp(theta, rate), 1e-3, None, spec)
+    return Entrant(lambda rate, _: optim.direction_mlp(theta, rate), 1e-3, spec)
 
 
 def adafac_entrant(theta, spec) -> Entrant:
     """AdafacMLP with a factor on its updates, tuned alike: it knows no horizon of its own."""
-    return Entrant(lambda rate, _: optim.adafac_mlp(theta, learning_rate=rate), 1.0, None, spec)
+    return Entrant(lambda rate, _: optim.adafac_mlp(theta, learning_rate=rate), 1.0, spec)
 
 
 def schedule(kind, peak, horizon):
@@ -134,7 +127,7 @@ def _racer(which: Problem, entrant: Entrant, num_tests: int, side_by_side: int):
             return metatrain.inner_step(optimizer, task, inner, jax.random.fold_in(keys[1], t))[0]
 
         def tested(inner):
-            return inner.params if entrant.at is None else entrant.at(inner.opt_state, inner.params)
+            return optim.eval_params(inner.opt_state, inner.params)
 
         def stretch(inner, e):
             ends = horizon * e // num_tests, horizon * (e + 1) // num_tests

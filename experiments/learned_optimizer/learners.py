@@ -18,6 +18,7 @@ from ico import metatrain, optim, train
 
 GENERAL = "the mixture"
 _DIRECTION_RATE = 3e-3  # while it learns; when it is used the rate is tuned
+AVERAGING = "averaging"
 # What is left out, or put in place of what, one at a time; see `ico.optim.l3rs`.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "SGD alone": {"base_optimizers": ("sgd",)},
@@ -30,6 +31,13 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "one layer for all": {"group": lambda path: "all"},
     "no cosine": {"anneal": False},
     "one step for all horizons": {"use_horizon": False},
+    # As schedule-free optimizers: a mean of the iterates in place of momentum and cosine.
+    AVERAGING: {
+        "average": True,
+        "base_optimizers": ("sgd", "rmsprop"),
+        "anneal": False,
+        "log_step": -5.2,
+    },
 }
 
 
@@ -56,7 +64,7 @@ class Trained(NamedTuple):
 def learner_of(name: str, ablation: str = "") -> optim.LearnedOptimizer:
     """One that has not learned yet. The direction's rate while it learns falls by a cosine."""
     if name == "direction_mlp":
-        return _Direction(*optim.learned(name)[:3], has_horizon=True)
+        return _Direction(*optim.learned(name))
     return optim.learned(name, **(ABLATIONS[ablation] if ablation else {}))
 
 
@@ -113,7 +121,7 @@ def meta_trained(
             "steps": np.asarray(result.history["step"]),
             "seconds": np.asarray(_seconds(directory)),
         }
-        if not ablation and not draw:
+        if ablation in ("", AVERAGING) and not draw:
             settings = learner.settings | ({"num_steps": config.horizon} if name == "l3rs" else {})
             optim.save(context.directory / "optimizers" / label, name, found["theta"], settings,
                        {"problems": [dataclasses.asdict(problems.SPECS[task]) for task in tasks],

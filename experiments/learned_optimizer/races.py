@@ -40,9 +40,18 @@ def general(context, name: str) -> learners.Trained:
     return learners.meta_trained(context, name, problems_of(context))
 
 
+def own(context, task: str) -> dict[str, contest.Entrant]:
+    """L3RS, which the claims are about, and L3RS that averages its iterates."""
+    found = {OURS: specialised(context, "l3rs", task).entrant()}
+    if context.config.averaging:
+        averaging = specialised(context, "l3rs", task, learners.AVERAGING)
+        found[f"{OURS}, {learners.AVERAGING}"] = averaging.entrant()
+    return found
+
+
 def learned(context, task: str) -> dict[str, contest.Entrant]:
     """L3RS and its rivals, trained on the task and on the mixture."""
-    found = {OURS: specialised(context, "l3rs", task).entrant()}
+    found = own(context, task)
     for name in context.config.rivals:
         found[f"{_LABELS[name]}, specialised"] = specialised(context, name, task).entrant()
         found[f"{_LABELS[name]}, general"] = general(context, name).entrant()
@@ -145,6 +154,8 @@ _NOTES = [
     "rates a factor of two apart, further ones where the best is at an edge, with each of four "
     "schedules on few runs, the best of them on more, by the loss on data that the test has not. "
     "So are the rivals' rates; L3RS is taken as trained. One meta-training of each.",
+    "L3RS that averages its iterates came after L3RS had met schedule-free AdamW in these races; "
+    "what it is was chosen on another seed. The claims are about L3RS as it was.",
     "Test runs are new starts of the head and new orders of batches, the same for all optimizers; "
     "intervals are over runs.",
 ]
@@ -203,7 +214,7 @@ def longer_horizon(context) -> StudyResult:
     config, fields = context.config, {}
     for times in config.longer:
         for task, which in problems_of(context).items():
-            entrants = hand_designed(context) | {OURS: specialised(context, "l3rs", task).entrant()}
+            entrants = hand_designed(context) | own(context, task)
             fields[task, times] = Field(context, which, entrants, times * config.horizon)
     tables, arrays = _gathered({f"{task}, {times} times": f for (task, times), f in fields.items()})
     claims = []

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ico.layers._chunks import join, split, starts
@@ -94,7 +95,8 @@ def mesa(
       precision; outputs stay finite, and mean nothing.
 
     Raises:
-      ValueError: shapes that do not fit, an unknown form, chunk_size < 1.
+      ValueError: shapes that do not fit, an unknown form, chunk_size < 1, a lam (not traced, no
+        matrices) that is not positive.
     """
     B, T, H, D = _checked(q, k, v, lam, forget, initial_state, segment_ids)
     V = v.shape[-1]
@@ -183,6 +185,9 @@ def _checked(q, k, v, lam, forget, state, segment_ids):
     B, T, H, D = q.shape
     if jnp.shape(lam) not in ((H,), (H, D), (H, D, D)):
         raise ValueError(f"lam must be [{H}], [{H}, {D}] or [{H}, {D}, {D}], not {jnp.shape(lam)}")
+    known = not isinstance(lam, jax.core.Tracer)
+    if known and jnp.ndim(lam) < 3 and not np.all(np.asarray(lam, np.float64) > 0):
+        raise ValueError("lam must be positive")
     check_sides(q, v, forget, segment_ids, {"initial_state.memory": state and state.memory})
     if state is not None and state.inverse.shape != (B, H, D, D):
         raise ValueError(

@@ -18,7 +18,7 @@ from jaxtyping import Array, Key
 
 from ico import optim, train
 from ico.metatrain._estimators import Estimator, begin_carried, carried_gradient, whole_gradient
-from ico.metatrain._tasks import TaskFamily
+from ico.metatrain._tasks import Task, TaskFamily
 
 PyTree = Any
 
@@ -51,6 +51,8 @@ class MetaConfig:
     steps_per_call: int = 10
 
     def __post_init__(self):
+        if not isinstance(self.estimator, Estimator):
+            raise ValueError(f"estimator must be an Estimator, not {self.estimator!r}")
         low, high = self.ends
         least = self.estimator.truncation if self.estimator.carries else 1
         if not least <= low <= high:
@@ -129,7 +131,7 @@ def meta_train(
       evolution strategies.
 
     Raises:
-      ValueError: no family.
+      ValueError: no family, or a Task in its place.
       ico.train.TrainingError: see `ico.train.fit`; inner trainings that diverge make the meta-loss
         infinite, unless shaping is "clipped" or "sign".
     """
@@ -139,6 +141,8 @@ def meta_train(
         optax.cosine_decay_schedule(config.learning_rate, config.num_steps, alpha=0.1)
     )
     outer = optax.chain(optax.clip_by_global_norm(config.clip), outer)
+    if isinstance(task_family, Task):
+        raise ValueError("task_family is a Task: ico.metatrain.family_of makes a family of it")
     families = (task_family,) if isinstance(task_family, TaskFamily) else tuple(task_family)
     if not families:
         raise ValueError("task_family must hold at least one")

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
+from ico.optim import eval_params
+
 PyTree = Any
 
 
@@ -24,8 +26,8 @@ class Task:
       batch: key -> a batch to train on.
       loss: (parameters, batch) -> scalar.
       test: parameters -> scalar on data that `batch` never gives; None where there is none.
-      meta_batch: key -> a batch that the meta-loss is measured on, after every step. None: it is
-        the loss of the batches trained on, before the step.
+      meta_batch: key -> a batch that the meta-loss is measured on, after every step and at
+        `ico.optim.eval_params`. None: it is the loss of the batches trained on, before the step.
     """
 
     init: Callable[[Key[Array, ""]], PyTree]
@@ -85,7 +87,8 @@ def watched_step(
     if task.meta_batch is None:
         return inner, value
     # Far from the small numbers that a batch may fold in.
-    return inner, task.loss(inner.params, task.meta_batch(jax.random.fold_in(key, 2**17)))
+    batch = task.meta_batch(jax.random.fold_in(key, 2**17))
+    return inner, task.loss(eval_params(inner.opt_state, inner.params), batch)
 
 
 def run(
@@ -106,7 +109,8 @@ def run(
       test_every: steps between tests, of which the last is behind the last step; 0 is none.
 
     Returns:
-      Parameters, losses of the batches before each step [T], and test losses [T // test_every].
+      Parameters to use (`ico.optim.eval_params`), losses of the batches before each step [T], and
+      test losses [T // test_every].
 
     Raises:
       ValueError: `test_every` without a test, or that does not divide `num_steps`.
@@ -122,12 +126,12 @@ def run(
     inner, times = begin(optimizer, task, keys[0]), jnp.arange(num_steps)
     if not test_every:
         inner, losses = jax.lax.scan(step, inner, times)
-        return inner.params, losses, jnp.zeros(0)
+        return eval_params(inner.opt_state, inner.params), losses, jnp.zeros(0)
 
     def stretch(inner, ts):
         inner, losses = jax.lax.scan(step, inner, ts)
         assert task.test is not None
-        return inner, (losses, task.test(inner.params))
+        return inner, (losses, task.test(eval_params(inner.opt_state, inner.params)))
 
     inner, (losses, tests) = jax.lax.scan(stretch, inner, times.reshape(-1, test_every))
-    return inner.params, losses.reshape(-1), tests
+    return eval_params(inner.opt_state, inner.params), losses.reshape(-1), tests

@@ -1,8 +1,10 @@
 """Optimizers as optax transforms, one file each."""
 
 from ico.optim._adafac_mlp import adafac_mlp, adafac_mlp_init
+from ico.optim._by_layer import by_module
 from ico.optim._direction_mlp import direction_mlp, direction_mlp_init
-from ico.optim._l3rs import L3RSState, base_optimizers, by_module, l3rs, l3rs_init
+from ico.optim._eval_params import eval_params
+from ico.optim._l3rs import L3RSState, base_optimizers, l3rs, l3rs_init
 from ico.optim._per_parameter import PerParameterState
 from ico.optim._registry import LearnedOptimizer, learned, make, names
 from ico.optim._sparse import sparse_updates, sparsify, top_mask
@@ -18,6 +20,7 @@ __all__ = [
     "by_module",
     "direction_mlp",
     "direction_mlp_init",
+    "eval_params",
     "l3rs",
     "l3rs_init",
     "learned",

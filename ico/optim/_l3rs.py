@@ -7,7 +7,7 @@ Dimension key: L layers (groups of parameters), P base optimizers, Q quantities 
 weights, update), R decay rates, F features, E width of the embedding.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +16,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, Num
 
+from ico.optim._by_layer import Group, Layers, layers_of
 from ico.optim._network import apply_network, network_init
 
 PyTree = Any
-Group = Callable[[tuple], Hashable]
 
 DECAYS = (0.5, 0.9, 0.99)
 # Steps at which the features of absolute time change: early, for a later change would come outside
@@ -27,15 +27,18 @@ DECAYS = (0.5, 0.9, 0.99)
 TIMES = (1.0, 3.0, 10.0)
 _QUANTITIES = 4
 _TINY = 1e-12
-_LANES = 2048
 _HORIZON = 100.0  # steps of a training to which `log_step` belongs
 _REACH = 4.0  # the network scales the step by at most e^+-4
+_AGES = 3.0  # and what the mean forgets by at most e^+-3
+_PULLS = 0.3, 0.99  # the least and the most of the mean in what gradients are taken at
 
 
 class L3RSState(NamedTuple):
     """Steps done, running means of logarithms, the state of every base optimizer.
 
-    `step` and `mix` are those of the last update, for whoever wants to watch them.
+    `step` and `mix` are those of the last update, for whoever wants to watch them. `iterate` is
+    what steps are added to, and `pull`, of every parameter, the share of its mean in it: of
+    `average` alone, else None.
     """
 
     count: Int[Array, ""]
@@ -43,23 +46,22 @@ class L3RSState(NamedTuple):
     bases: tuple[optax.OptState, ...]
     step: Float[Array, "L"]
     mix: Float[Array, "L P"]
-
-
-def by_module(path: tuple) -> str:
-    """The path of a parameter without its last key: what a kernel shares with its bias."""
-    return jax.tree_util.keystr(path[:-1], simple=True, separator="/")
+    iterate: PyTree = None
+    pull: PyTree = None
 
 
 def base_optimizers() -> dict[str, optax.GradientTransformation]:
     """The base optimizers that have a name. Only their directions matter, not their lengths.
 
-    All can be differentiated where gradients are zero, Adam by its `eps_root`.
+    All can be differentiated where gradients are zero, Adam by its `eps_root`. "rmsprop" is Adam
+    without momentum: its mean is corrected for its start.
     """
     return {
         "sgd": optax.sgd(1.0),
         "momentum": optax.sgd(1.0, momentum=0.9),
         "adam": optax.adam(1.0, eps_root=1e-16),
         "lion": optax.lion(1.0),
+        "rmsprop": optax.rmsprop(1.0, decay=0.999, eps=1e-16, bias_correction=True),
     }
 
 
@@ -73,6 +75,7 @@ def l3rs_init(
     log_step: float = -5.8,
     decays: Sequence[float] = DECAYS,
     group: Group | None = None,
+    average: bool = False,
 ) -> PyTree:
     """What L3RS learns, such that untrained it is an even mix with a cosine for all layers alike.
 
@@ -84,17 +87,17 @@ def l3rs_init(
       hidden: widths of the network's hidden layers. UNVERIFIED: width and depth are ours.
       embed_dim: E. UNVERIFIED.
       log_step: logarithm of the root mean square of an update, in all layers, before the network.
-      decays, group: as of `l3rs`.
+      decays, group, average: as of `l3rs`.
 
     Returns:
       {"embedding": [L or 1, E], "network": ..., "log_step": [], "horizon_power": []}.
     """
-    layers = 1 if params is None else len(_layers(params, group).names)
+    layers = 1 if params is None else len(layers_of(params, group).names)
     keys = jax.random.split(key, 2)
     width = _QUANTITIES * len(decays) + 2 + len(TIMES) + embed_dim
     return {
         "embedding": 0.1 * jax.random.normal(keys[0], (layers, embed_dim)),
-        "network": network_init(keys[1], (width, *hidden, 1 + num_bases)),
+        "network": network_init(keys[1], (width, *hidden, _outputs(num_bases, average))),
         "log_step": jnp.asarray(log_step, jnp.float32),
         "horizon_power": jnp.zeros((), jnp.float32),
     }
@@ -114,6 +117,7 @@ def l3rs(
     fixed_mix: bool = False,
     shared_step: bool = False,
     anneal: bool = True,
+    average: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Mixes base optimizers with learned weights and a learned step in every layer.
 
@@ -131,6 +135,15 @@ def l3rs(
     learned from shorter ones; and no feature of the network leaves its trained range: relative
     time ends at one, and absolute time has all but saturated after some thirty steps.
 
+    With `average`, ours as well, steps are added to iterates z, gradients are taken between these
+    and a running mean x of them, and that mean is what is to be used and tested
+    (`ico.optim.eval_params`); the network gives a and b of every layer and step t = 0, 1 ...
+
+        z <- z + update,   x <- x + a / (t + a) (z - x),   parameters = b x + (1 - b) z
+
+    Schedule-free optimizers (Defazio et al. 2024, 2405.15682) are the case a = 1, b = 0.9, which
+    it starts from. Its bases should have no momentum, for b gives one: "sgd" and "rmsprop".
+
     Args:
       theta: as of `l3rs_init`, trained by `ico.metatrain`. Its leaves may be traced.
       base_optimizers: any transforms that give updates to be added, or names of
@@ -144,14 +157,16 @@ def l3rs(
       fixed_mix: an even mix in place of the learned one.
       shared_step: one step for all layers, the mean of their logarithms.
       anneal: whether a cosine multiplies the step.
+      average: see above.
 
     Returns:
       A transform whose `update(grads, state, params, value=loss)` wants parameters, and the loss
       unless `use_loss` is off. States are float32, updates of the type of the gradients.
 
     Raises:
-      ValueError: no base optimizer; (in `init`) theta of another number of layers, bases or
-        features; (in `update`) params or the loss are missing.
+      ValueError: no base optimizer, a schedule as learning_rate, num_steps (not traced) below one;
+        (in `init`) theta of another number of layers, bases or features; (in `update`) params or
+        the loss are missing, or it is no scalar.
 
     Example:
       >>> import ico, jax, jax.numpy as jnp, optax
@@ -167,25 +182,32 @@ def l3rs(
     bases = tuple(map(_base, base_optimizers))
     if not bases:
         raise ValueError("base_optimizers must hold at least one")
+    if callable(learning_rate):
+        raise ValueError("learning_rate must be a number; optax.inject_hyperparams takes schedules")
+    if not isinstance(num_steps, jax.core.Tracer) and not num_steps > 0:
+        raise ValueError(f"num_steps must be positive, not {num_steps}")
     steppers: list[Any] = [optax.with_extra_args_support(base) for base in bases]
     decays_R = jnp.asarray(decays, jnp.float32)
 
     def init(params):
-        layers = _layers(params, group)
-        _check(theta, len(layers.names), len(bases), len(decays))
+        layers = layers_of(params, group)
+        _check(theta, len(layers.names), len(bases), len(decays), average)
         L, P = len(layers.names), len(bases)
         means = jnp.zeros((L, _QUANTITIES, len(decays)), jnp.float32)
         states = tuple(base.init(params) for base in steppers)
         nothing = jnp.zeros(L, jnp.float32), jnp.zeros((L, P), jnp.float32)
-        return L3RSState(jnp.zeros((), jnp.int32), means, states, *nothing)
+        apart = _apart_at_first(params) if average else (None, None)
+        return L3RSState(jnp.zeros((), jnp.int32), means, states, *nothing, *apart)
 
     def update(updates, state, params=None, *, value=None, **extra):
         if params is None:
             raise ValueError("l3rs needs params: update(grads, state, params, value=loss)")
         if value is None and use_loss:
             raise ValueError("l3rs needs the loss: update(grads, state, params, value=loss)")
-        layers = _layers(params, group)
+        layers = layers_of(params, group)
         value = jnp.zeros((), jnp.float32) if value is None else value
+        if jnp.shape(value):
+            raise ValueError(f"the loss must be a scalar, not an array {list(jnp.shape(value))}")
         found = [b.update(updates, s, params, value=value, **extra)
                  for b, s in zip(steppers, state.bases, strict=True)]  # fmt: skip
         directions, base_states = zip(*found, strict=True)
@@ -207,7 +229,7 @@ def l3rs(
         log_step_L = log_step + _REACH * jnp.tanh(out_LO[:, 0] / _REACH)
         if shared_step:
             log_step_L = jnp.broadcast_to(jnp.mean(log_step_L), log_step_L.shape)
-        mix_LP = jax.nn.softmax(jnp.zeros_like(out_LO[:, 1:]) if fixed_mix else out_LO[:, 1:])
+        mix_LP = jax.nn.softmax((0.0 if fixed_mix else 1.0) * out_LO[:, 1 : 1 + len(bases)])
         step_L = learning_rate * jnp.exp(log_step_L)
         if anneal:
             done = jnp.clip(state.count / jnp.asarray(num_steps, jnp.float32), 0, 1)
@@ -221,11 +243,46 @@ def l3rs(
         last_LR = state.means[:, 3] * decays_R[None]
         last_LR = last_LR + (1 - decays_R)[None] * _log(square_L)[:, None]
         means = jnp.concatenate([means_LQR, last_LR[:, None]], axis=1).astype(jnp.float32)
-        mixed = layers.combine(weight_LP, directions, updates)
+        mixed, apart = layers.combine(weight_LP, directions), (None, None)
+        if average:
+            mixed, *apart = _averaged(layers, mixed, state, params, out_LO[:, -2:])
+        mixed = jax.tree.map(lambda u, g: u.astype(g.dtype), mixed, updates)
         watched = step_L.astype(jnp.float32), mix_LP.astype(jnp.float32)
-        return mixed, L3RSState(state.count + 1, means, tuple(base_states), *watched)
+        return mixed, L3RSState(state.count + 1, means, tuple(base_states), *watched, *apart)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _outputs(num_bases: int, average: bool) -> int:
+    """A step, a mix, and what the mean of the iterates needs."""
+    return 1 + num_bases + 2 * average
+
+
+def _apart_at_first(params):
+    """Iterates and pulls before the first step: parameters, iterates and mean are one."""
+    # Copies, so that parameters may be donated.
+    iterate = jax.tree.map(lambda a: jnp.array(a, jnp.promote_types(a.dtype, jnp.float32)), params)
+    return iterate, jax.tree.map(lambda _: jnp.ones((), jnp.float32), params)
+
+
+def _averaged(layers: Layers, step, state: L3RSState, params, out_L2):
+    """What moves the parameters, and the iterates and pulls after it."""
+    age_L = jnp.exp(_AGES * jnp.tanh(out_L2[:, 0] / _AGES))
+    share_L = age_L / (state.count + age_L)
+    low, high = _PULLS
+    start = np.log((0.9 - low) / (high - 0.9))  # a pull of 0.9
+    pull_L = low + (high - low) * jax.nn.sigmoid(out_L2[:, 1] + start)
+    iterate = jax.tree.map(jnp.add, state.iterate, step)
+    share, pull = (layers.spread(a.astype(jnp.float32), params) for a in (share_L, pull_L))
+    mean = jax.tree.map(lambda x, z, c: x + c * (z - x),
+                        mean_of_iterates(state, params), iterate, share)  # fmt: skip
+    moved = jax.tree.map(lambda x, z, b, y: z + b * (x - z) - y, mean, iterate, pull, params)
+    return moved, iterate, pull
+
+
+def mean_of_iterates(state: L3RSState, params: PyTree) -> PyTree:
+    """x of `l3rs` with `average`, from the parameters, which lie between x and the iterates."""
+    return jax.tree.map(lambda y, z, b: (y - (1 - b) * z) / b, params, state.iterate, state.pull)
 
 
 def _base(base):
@@ -238,7 +295,7 @@ def _base(base):
 
 
 def _network(theta, means_LQR, count, num_steps, use_time, use_loss):
-    """Outputs [L, 1 + P] of the shared network."""
+    """Outputs [L, O] of the shared network."""
     L = len(means_LQR)
     slow_LQ, trends_LQR = means_LQR[..., -1], means_LQR[..., :-1] - means_LQR[..., 1:]
     by_layer = jnp.concatenate([0.2 * slow_LQ[..., None], trends_LQR], axis=-1)
@@ -265,7 +322,7 @@ def _signed_log(value):
     return jnp.sign(value) * jnp.log1p(jnp.abs(value) / 1e-4)
 
 
-def _check(theta, num_layers, num_bases, num_decays):
+def _check(theta, num_layers, num_bases, num_decays, average):
     parts = {"embedding", "network", "log_step", "horizon_power"}
     if missing := sorted(parts - set(theta)):
         raise ValueError(f"theta has no {', '.join(missing)}: take that of l3rs_init or of a save")
@@ -273,71 +330,10 @@ def _check(theta, num_layers, num_bases, num_decays):
     if have not in (1, num_layers) and num_layers:
         raise ValueError(f"theta is for {have} layers, the parameters have {num_layers}")
     kernels = [layer["kernel"].shape for layer in theta["network"].values()]
-    want = _QUANTITIES * num_decays + 2 + len(TIMES) + width, 1 + num_bases
+    want = _QUANTITIES * num_decays + 2 + len(TIMES) + width, _outputs(num_bases, average)
     if (kernels[0][0], kernels[-1][1]) != want:
         raise ValueError(
             f"theta's network goes from {kernels[0][0]} features to {kernels[-1][1]} outputs; "
             f"{num_bases} base optimizers and {num_decays} decays need {want[0]} and {want[1]}"
+            f"{' to average' * average}"
         )
-
-
-class _Layers(NamedTuple):
-    """Which layer every parameter belongs to, in the order of the leaves."""
-
-    names: tuple
-    places: tuple[int, ...]
-    sizes: tuple[int, ...]  # numbers in every layer
-
-    def mean_squares(self, tree) -> Float[Array, "L"]:
-        """By layer."""
-        return self._means([_inner(leaf, leaf) for leaf in jax.tree.leaves(tree)])
-
-    def grams(self, trees) -> Float[Array, "L P P"]:
-        """Mean products of every two trees, by layer."""
-        leaves, P = [jax.tree.leaves(tree) for tree in trees], len(trees)
-        pairs = {(p, r): self._means(list(map(_inner, leaves[p], leaves[r])))
-                 for p in range(P) for r in range(p, P)}  # fmt: skip
-        rows = [jnp.stack([pairs[min(p, r), max(p, r)] for r in range(P)], -1) for p in range(P)]
-        return jnp.stack(rows, axis=-2)
-
-    def _means(self, sums) -> Float[Array, "L"]:
-        totals = [jnp.zeros((), jnp.float32)] * len(self.names)
-        for place, part in zip(self.places, sums, strict=True):
-            totals[place] = totals[place] + part
-        return jnp.stack(totals) / jnp.asarray(self.sizes, jnp.float32)
-
-    def combine(self, weight_LP, trees, like):
-        """`sum_p weight[l, p] tree_p` for every leaf of layer l, in the types of `like`."""
-        leaves, structure = jax.tree.flatten(like)
-        parts = zip(*map(jax.tree.leaves, trees), strict=True)
-        mixed = [
-            sum(
-                (weight_LP[place, p] * part.astype(jnp.float32) for p, part in enumerate(several)),
-                start=jnp.zeros((), jnp.float32),
-            )
-            for place, several in zip(self.places, parts, strict=True)
-        ]
-        return jax.tree.unflatten(
-            structure, [m.astype(leaf.dtype) for m, leaf in zip(mixed, leaves, strict=True)]
-        )
-
-
-def _inner(a, b):
-    """The sum of products. Large arrays go by lanes, on a CPU twice as fast as one sum over all."""
-    product = (a.astype(jnp.float32) * b.astype(jnp.float32)).reshape(-1)
-    if product.size < 64 * _LANES:
-        return jnp.sum(product)
-    whole = product.size // _LANES * _LANES
-    total = jnp.sum(product[:whole].reshape(-1, _LANES).sum(0))
-    return total if whole == product.size else total + jnp.sum(product[whole:])
-
-
-def _layers(params, group: Group | None) -> _Layers:
-    group = by_module if group is None else group
-    entries = jax.tree_util.tree_leaves_with_path(params)
-    groups = [group(path) for path, _ in entries]
-    names = tuple(dict.fromkeys(groups))
-    places = tuple(names.index(name) for name in groups)
-    sizes = np.zeros(len(names), int)
-    np.add.at(sizes, list(places), [leaf.size for _, leaf in entries])
-    return _Layers(names, places, tuple(max(int(size), 1) for size in sizes))

@@ -34,9 +34,8 @@ def make(name: str, **hyperparameters) -> optax.GradientTransformationExtraArgs:
     """An optimizer by its name, such as `make("adamw", learning_rate=1e-3)`.
 
     Learned ones (l3rs, adafac_mlp, direction_mlp) want `theta`; `ico.optim.load` gives them back
-    trained. All take extra arguments, so that `value=loss` may be passed to any. Parameters at
-    which to evaluate are those trained, but for schedule_free_adamw
-    (`optax.contrib.schedule_free_eval_params`).
+    trained. All take extra arguments, so that `value=loss` may be passed to any. The parameters to
+    use and to test are `ico.optim.eval_params(state, params)`.
 
     Raises:
       ValueError: an unknown name, or a hyperparameter that the optimizer does not have.
@@ -76,7 +75,7 @@ def learned(name: str, *, universal: bool = False, **settings) -> LearnedOptimiz
     Args:
       name: which.
       universal: of "l3rs", whether one embedding serves all layers, of any model.
-      **settings: arguments of the optimizer (base_optimizers, anneal, learning_rate ...), and
+      **settings: arguments of the optimizer (base_optimizers, average, anneal ...), and
         those of its theta's start (hidden, embed_dim, log_step).
 
     Raises:
@@ -93,7 +92,7 @@ def learned(name: str, *, universal: bool = False, **settings) -> LearnedOptimiz
                 if key in settings}  # fmt: skip
     if name != "l3rs":
         return LearnedOptimizer(name, settings, lambda key, _: inits[name](key, **of_start))
-    of_both = {key: settings[key] for key in ("decays", "group") if key in settings}
+    of_both = {key: settings[key] for key in ("decays", "group", "average") if key in settings}
     num_bases = len(settings.get("base_optimizers", ("sgd", "adam")))
 
     def init(key, params):

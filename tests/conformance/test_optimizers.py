@@ -43,6 +43,13 @@ def l3rs(learning_rate: float = 1.0):
     return ico.optim.l3rs(theta, num_steps=30_000, learning_rate=learning_rate)
 
 
+def l3rs_average(learning_rate: float = 1.0):
+    """The same with a mean of iterates."""
+    bases = ("sgd", "rmsprop")
+    theta = ico.optim.l3rs_init(jax.random.key(0), None, average=True)
+    return ico.optim.l3rs(theta, bases, 30_000, learning_rate=learning_rate, average=True)
+
+
 def _follow_momentum(theta, scale):
     """Weights by hand: the first output is momentum over the root of the second moment."""
     network = jax.tree.map(jnp.zeros_like, theta["network"])
@@ -97,6 +104,7 @@ def _cases(factory, rate, slow, without=()):
 
 
 TestL3RS = _cases(l3rs, 1.0, slow=False)
+TestL3RSAverage = _cases(l3rs_average, 1.0, slow=False)
 TestAdafacMLP = _cases(adafac_mlp, 1.0, slow=False)
 # Nearly the code of AdafacMLP's.
 TestDirectionMLP = pytest.mark.slow(_cases(direction_mlp, 1e-3, slow=False))
@@ -105,5 +113,6 @@ TestSparseAdam = pytest.mark.slow(
     _cases(sparse_adam, 1e-1, False, ("test_optimizers_can_be_wrapped_in_inject_hyperparams0",))
 )
 TestL3RSConverges = pytest.mark.slow(_cases(l3rs, 1.0, slow=True))
+TestL3RSAverageConverges = pytest.mark.slow(_cases(l3rs_average, 1.0, slow=True))
 TestAdafacMLPConverges = pytest.mark.slow(_cases(adafac_mlp, 1.0, slow=True))
 TestDirectionMLPConverges = pytest.mark.slow(_cases(direction_mlp, 1e-3, slow=True))

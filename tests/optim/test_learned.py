@@ -237,6 +237,7 @@ def test_any_grouping():
         (lambda: optim.l3rs(random_theta(), ("quick",), 9), "quick"),
         (lambda: optim.l3rs(random_theta(), ("sgd",), 9).init(PARAMS), "base optimizers"),
         (lambda: optim.l3rs(random_theta(), num_steps=9).init(PARAMS["head"]), "layers"),
+        (lambda: optim.l3rs(random_theta(), num_steps=0), "num_steps"),
         (lambda: optim.make("quick"), "quick"),
         (lambda: optim.make("adamw", learning_speed=1.0), "adamw"),
         (lambda: run(optim.make("l3rs", theta=random_theta(), base_optimizers=[]), 1), "base"),
@@ -253,6 +254,11 @@ def test_wrong_arguments_are_named(make, word):
         make()
 
 
+def test_a_schedule_as_learning_rate_is_refused():
+    with pytest.raises((ValueError, TypeError), match="learning_rate"):  # annotations are checked
+        optim.l3rs(random_theta(), learning_rate=lambda _: 1.0)
+
+
 def test_missing_loss_or_params_are_named():
     optimizer = optim.l3rs(random_theta(), num_steps=9)
     state = optimizer.init(PARAMS)
@@ -260,6 +266,69 @@ def test_missing_loss_or_params_are_named():
         optimizer.update(PARAMS, state, PARAMS)
     with pytest.raises(ValueError, match="params"):
         optimizer.update(PARAMS, state, value=1.0)
+    with pytest.raises(ValueError, match="scalar"):
+        optimizer.update(PARAMS, state, PARAMS, value=jnp.ones(3))
+
+
+# Averages -----------------------------------------------------------------------------------------
+
+
+def test_untrained_it_averages_as_schedule_free_does():
+    theta = optim.l3rs_init(jax.random.key(0), PARAMS, num_bases=1, average=True)
+    ours = optim.l3rs(theta, ("sgd",), 9, anneal=False, average=True)
+    steps = optim.l3rs(
+        optim.l3rs_init(jax.random.key(0), PARAMS, num_bases=1), ("sgd",), 9, anneal=False
+    )
+    theirs = optax.contrib.schedule_free(steps, learning_rate=1.0, b1=0.9)
+    params, state, _ = run(ours, 8)
+    expected, other, _ = run(theirs, 8)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), params, expected)
+    means = optim.eval_params(state, params), optim.eval_params(other, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), *means)
+
+
+def test_the_mean_is_that_of_the_iterates_for_any_theta():
+    theta = random_theta(average=True)
+    optimizer = optax.chain(optax.clip(0.3), optim.l3rs(theta, num_steps=9, average=True))
+    params, state = PARAMS, optimizer.init(PARAMS)
+    mean = PARAMS
+    for t in range(6):
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(grads, state, params, value=value)
+        params = optax.apply_updates(params, updates)
+        inner = state[1]
+        # Whatever share the mean takes of the iterate, the same in all of a layer.
+        after = optim.eval_params(state, params)
+        for name in ("body", "head"):
+            old, new, z = (np.concatenate([np.ravel(a) for a in jax.tree.leaves(tree[name])])
+                           for tree in (mean, after, inner.iterate))  # fmt: skip
+            share = np.dot(new - old, z - old) / np.dot(z - old, z - old)
+            np.testing.assert_allclose(new, old + share * (z - old), atol=3e-6)
+            assert share == pytest.approx(1, abs=1e-4) if t == 0 else 0 < share < 1
+        mean = after
+
+
+def test_what_is_tested_is_found_inside_of_others():
+    theta = random_theta(average=True)
+    averaging = optim.l3rs(theta, num_steps=9, average=True)
+    params, state, _ = run(averaging, 3)
+    expected = optim.eval_params(state, params)
+    for wrapped in (
+        optax.apply_if_finite(optax.chain(optax.clip(9.0), averaging), 3),
+        optax.inject_hyperparams(
+            lambda learning_rate: optim.l3rs(
+                theta, num_steps=9, learning_rate=learning_rate, average=True
+            )
+        )(1.0),
+    ):
+        params, state, _ = run(optax.with_extra_args_support(wrapped), 3)
+        found = optim.eval_params(state, params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
+    adam = optax.adam(1e-3)
+    assert optim.eval_params(adam.init(PARAMS), PARAMS) is PARAMS
+    free = optim.make("schedule_free_adamw", learning_rate=1e-2)
+    with pytest.raises(ValueError, match="2 optimizers"):
+        optim.eval_params((free.init(PARAMS), free.init(PARAMS)), PARAMS)
 
 
 # Networks a parameter -----------------------------------------------------------------------------
