@@ -3,6 +3,7 @@
 Dimension key: R runs, T steps, L layers, P base optimizers, E tests of a run.
 """
 
+import itertools
 import time
 from typing import Any
 
@@ -28,24 +29,23 @@ def _ends(context, which, name: str, trained: learners.Trained, horizon: int = 0
 def meta_train(context) -> StudyResult:
     """All meta-trainings that the contest needs: their meta-losses and what they cost."""
     rows, arrays = [], {}
-    for name in ("l3rs", *context.config.rivals):
-        trained = {task: specialised(context, name, task) for task in races.problems_of(context)}
+    kinds = [("l3rs", "")] + [("l3rs", learners.AVERAGING)] * context.config.averaging
+    for name, kind in (*kinds, *((rival, "") for rival in context.config.rivals)):
+        trained = {task: specialised(context, name, task, kind)
+                   for task in races.problems_of(context)}  # fmt: skip
         if name != "l3rs":
             trained[learners.GENERAL] = general(context, name)
-        elif context.config.averaging:
-            trained |= {f"{task}, {learners.AVERAGING}":
-                        specialised(context, name, task, learners.AVERAGING)
-                        for task in races.problems_of(context)}  # fmt: skip
+        label = f"{name}, {kind}" if kind else name
         for on, found in trained.items():
             late = max(len(found.losses) // 10, 1)
             rows.append({
-                "optimizer": name, "trained on": on,
+                "optimizer": label, "trained on": on,
                 "numbers": sum(leaf.size for leaf in jax.tree.leaves(found.theta)),
                 "meta-loss, first tenth": float(found.losses[:late].mean()),
                 "last tenth": float(found.losses[-late:].mean()),
                 "million inner steps": found.inner_steps / 1e6, "seconds": found.seconds,
             })  # fmt: skip
-            arrays[f"{on}/{name}"] = np.stack([found.steps, found.losses])
+            arrays[f"{on}/{label}"] = np.stack([found.steps, found.losses])
     notes = ["The meta-loss is measured on data that is not trained on: what hand-designed "
              "optimizers are tuned by, too. Every optimizer gets as many inner steps.",
              "Meta-trainings of L3RS differ by their random keys alone; all other studies take the "
@@ -57,13 +57,15 @@ def meta_train(context) -> StudyResult:
 def _by_chance(context) -> list[dict]:
     """Test losses of L3RS at the horizon by meta-training."""
     rows = []
-    for task, which in races.problems_of(context).items():
+    kinds = ["", learners.AVERAGING] if context.config.averaging else [""]
+    for kind, (task, which) in itertools.product(kinds, races.problems_of(context).items()):
         ends = []
         for draw in range(context.config.meta_draws):
-            trained = specialised(context, "l3rs", task, draw=draw)
-            name = f"{OURS}, {draw}" if draw else OURS
+            trained = specialised(context, "l3rs", task, kind, draw)
+            name = ", ".join(word for word in (OURS, kind, str(draw or "")) if word)
             ends.append(float(_ends(context, which, name, trained).mean()))
-        row: dict = {"task": task} | {f"meta-training {i + 1}": end for i, end in enumerate(ends)}
+        row: dict = {"task": f"{task}, {kind}" if kind else task}
+        row |= {f"meta-training {i + 1}": end for i, end in enumerate(ends)}
         row["largest over smallest"] = max(ends) / min(ends)
         rows.append(row)
     return rows

@@ -13,6 +13,7 @@ from ico.report import canvas, draw_figures, legend_below, palette
 _BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY, _BLACK = palette()
 _COLORS = (_BLUE, _GREEN, _PINK, _ORANGE, _SKY, "gray", _BLACK)
 _OURS = "L3RS"
+_AVERAGING = "L3RS, averaging"
 
 
 def _log(ax):
@@ -28,7 +29,8 @@ def meta_losses(result):
     tasks = list(dict.fromkeys(name.split("/")[0] for name in result.arrays))
     columns = min(len(tasks), 2)
     fig, axes = canvas(columns, -(-len(tasks) // columns), height=2.8)
-    looks = {"l3rs": _VERMILION, "adafac_mlp": _BLUE, "direction_mlp": _GREEN}
+    looks = {"l3rs": _VERMILION, "l3rs, averaging": _ORANGE, "adafac_mlp": _BLUE,
+             "direction_mlp": _GREEN}  # fmt: skip
     for ax in axes.ravel()[len(tasks) :]:
         ax.set_axis_off()
     for ax, task in zip(axes.ravel(), tasks, strict=False):
@@ -56,20 +58,20 @@ def curves(result, unit: str = "step"):
     rows = -(-len(panels) // columns)
     fig, axes = canvas(columns, rows, height=3.0)
     names = list(dict.fromkeys(name.split("/")[2] for name in result.arrays))
-    others = [name for name in names if name != _OURS]
+    others = [name for name in names if name not in (_OURS, _AVERAGING)]
     looks = {name: (_COLORS[i % len(_COLORS)], ("-", "--", ":")[i // len(_COLORS)])
              for i, name in enumerate(others)}  # fmt: skip
-    looks[_OURS] = (_VERMILION, "-")
+    looks |= {_OURS: (_VERMILION, "-"), _AVERAGING: (_VERMILION, "--")}
     for ax in axes.ravel()[len(panels) :]:
         ax.set_axis_off()
     for ax, panel in zip(axes.ravel(), panels, strict=False):
-        for name in [*others, _OURS]:
+        for name in [*others, _AVERAGING, _OURS]:
             found = result.arrays.get(f"{panel}/{name}")
             if found is None:
                 continue
             color, line = looks[name]
             ax.plot(*found, color=color, linestyle=line, label=name,
-                    linewidth=2.2 if name == _OURS else 1.1)  # fmt: skip
+                    linewidth=2.2 if name in (_OURS, _AVERAGING) else 1.1)  # fmt: skip
         task, horizon = panel.split("/")
         ax.set(title=f"{task}, {horizon} steps", xlabel=unit)
         _log(ax)
@@ -130,7 +132,7 @@ FIGURES = {
     ),
     "in_distribution": (
         ("curves", curves,
-         "Mean test losses along fine-tunings at the horizon; L3RS is the thick line."),
+         "Mean test losses along fine-tunings at the horizon; L3RS are the thick lines."),
     ),
     "new_initialisation": (
         ("unseen", curves, "The same from networks of unseen pretraining seeds."),

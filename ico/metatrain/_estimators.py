@@ -156,12 +156,12 @@ def whole_gradient(
         return _mean_loss(losses, estimator), _mean_gradient(grads, estimator)
     keys = jax.vmap(jax.random.split)(keys)  # [N, 2]: perturbations, tasks
     noise = jax.vmap(lambda key: _normal_like(key, theta))(keys[:, 0])
-    up, down = (
-        jax.vmap(loss, (0, 0, None))(
+    # Both signs in one program, which takes half as long to compile as two.
+    up, down = jax.vmap(
+        lambda sign: jax.vmap(loss, (0, 0, None))(
             _moved(theta, noise, sign * estimator.sigma), keys[:, 1], horizon
         )
-        for sign in (1, -1)
-    )
+    )(jnp.array([1.0, -1.0]))
     weights = _shaped(up - down, estimator.shaping) / (2 * estimator.sigma)
     return _mean_loss(0.5 * (up + down), estimator), _weighted_mean(weights, noise)
 
