@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 Group = Callable[[tuple], Hashable]
-_LANES = 2048
+_LARGE = 2**17
 
 
 def by_module(path: tuple) -> str:
@@ -64,13 +64,12 @@ class Layers(NamedTuple):
 
 
 def _inner(a, b):
-    """The sum of products. Large arrays go by lanes, on a CPU twice as fast as one sum over all."""
-    product = (a.astype(jnp.float32) * b.astype(jnp.float32)).reshape(-1)
-    if product.size < 64 * _LANES:
-        return jnp.sum(product)
-    whole = product.size // _LANES * _LANES
-    total = jnp.sum(product[:whole].reshape(-1, _LANES).sum(0))
-    return total if whole == product.size else total + jnp.sum(product[whole:])
+    """The sum of products. Of large arrays a dot, twice as fast on a CPU as a sum over products."""
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    if a.size < _LARGE:
+        return jnp.sum(a * b)
+    # Behind a barrier, or XLA shares the squares with Adam's second moment by writing them out.
+    return jnp.vdot(a, jax.lax.optimization_barrier(b), precision=jax.lax.Precision.HIGHEST)
 
 
 def layers_of(params, group: Group | None) -> Layers:

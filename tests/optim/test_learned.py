@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from ico import optim
-from ico.optim import _l3rs, _per_parameter
+from ico.optim import _by_layer, _l3rs, _per_parameter
 
 PARAMS = {
     "body": {"kernel": jnp.arange(6.0).reshape(2, 3) / 5, "bias": jnp.array([0.1, -0.2, 0.3])},
@@ -268,6 +268,14 @@ def test_missing_loss_or_params_are_named():
         optimizer.update(PARAMS, state, value=1.0)
     with pytest.raises(ValueError, match="scalar"):
         optimizer.update(PARAMS, state, PARAMS, value=jnp.ones(3))
+
+
+def test_large_and_small_arrays_are_summed_alike():
+    trees = [{"kernel": jax.random.normal(jax.random.key(i), (300, 500))} for i in range(2)]
+    assert trees[0]["kernel"].size > _by_layer._LARGE
+    grams = jax.jit(lambda trees: _by_layer.layers_of(trees[0], None).grams(trees))(trees)
+    flat = np.stack([np.asarray(tree["kernel"], np.float64).ravel() for tree in trees])
+    np.testing.assert_allclose(grams[0], flat @ flat.T / flat.shape[1], rtol=1e-5, atol=1e-6)
 
 
 # Averages -----------------------------------------------------------------------------------------
