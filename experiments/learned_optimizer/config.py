@@ -33,7 +33,7 @@ BASELINES = (
 )  # fmt: skip
 ABLATIONS = (
     "SGD alone", "Adam alone", "an even mix", "one step for all layers", "no time", "no loss",
-    "no embedding", "one layer for all", "no cosine", "one step for all horizons", "averaging",
+    "no embedding", "one layer for all", "no cosine", "one step for all horizons",
 )  # fmt: skip
 _TASKS = ("digits", "fashion", "glyphs", "glyphs, ViT", "places")
 

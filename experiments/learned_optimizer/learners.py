@@ -31,14 +31,12 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "one layer for all": {"group": lambda path: "all"},
     "no cosine": {"anneal": False},
     "one step for all horizons": {"use_horizon": False},
-    # As schedule-free optimizers: a mean of the iterates in place of momentum and cosine.
-    AVERAGING: {
-        "average": True,
-        "base_optimizers": ("sgd", "rmsprop"),
-        "anneal": False,
-        "log_step": -5.2,
-    },
 }
+# A mean of the iterates in place of momentum and cosine, as schedule-free optimizers have it.
+_VARIANTS = ABLATIONS | {
+    AVERAGING: {"average": True, "base_optimizers": ("sgd", "rmsprop"), "anneal": False,
+                "log_step": -5.2},
+}  # fmt: skip
 
 
 class Trained(NamedTuple):
@@ -51,6 +49,11 @@ class Trained(NamedTuple):
     steps: np.ndarray  # outer steps done at the end of each
     seconds: float
     inner_steps: float
+
+    @property
+    def meta_loss(self) -> float:
+        """Over the last tenth of the meta-training."""
+        return float(self.losses[-max(len(self.losses) // 10, 1) :].mean())
 
     def entrant(self) -> contest.Entrant:
         """For the contest."""
@@ -65,7 +68,7 @@ def learner_of(name: str, ablation: str = "") -> optim.LearnedOptimizer:
     """One that has not learned yet. The direction's rate while it learns falls by a cosine."""
     if name == "direction_mlp":
         return _Direction(*optim.learned(name))
-    return optim.learned(name, **(ABLATIONS[ablation] if ablation else {}))
+    return optim.learned(name, **(_VARIANTS[ablation] if ablation else {}))
 
 
 class _Direction(optim.LearnedOptimizer):
@@ -84,7 +87,7 @@ def meta_trained(
       context: of the run.
       name: as `ico.optim.learned` knows it.
       tasks: one problem, or several for a general optimizer.
-      ablation: a word of ABLATIONS, or none.
+      ablation: a word of ABLATIONS, AVERAGING, or none.
       draw: one of several meta-trainings that differ by chance alone.
     """
     config = context.config
@@ -121,7 +124,7 @@ def meta_trained(
             "steps": np.asarray(result.history["step"]),
             "seconds": np.asarray(_seconds(directory)),
         }
-        if ablation in ("", AVERAGING) and not draw:
+        if not ablation and not draw:
             settings = learner.settings | ({"num_steps": config.horizon} if name == "l3rs" else {})
             optim.save(context.directory / "optimizers" / label, name, found["theta"], settings,
                        {"problems": [dataclasses.asdict(problems.SPECS[task]) for task in tasks],

