@@ -36,6 +36,10 @@ def meta_train(context) -> StudyResult:
         if name != "l3rs":
             trained[learners.GENERAL] = general(context, name)
         label = f"{name}, {kind}" if kind else name
+        if kind:  # that which races is one of several
+            trained |= {f"{task} ({draw + 1})": specialised(context, name, task, kind, draw)
+                        for task in races.problems_of(context)
+                        for draw in range(1, context.config.meta_draws)}  # fmt: skip
         for on, found in trained.items():
             late = max(len(found.losses) // 10, 1)
             rows.append({
@@ -45,9 +49,11 @@ def meta_train(context) -> StudyResult:
                 "last tenth": found.meta_loss,
                 "million inner steps": found.inner_steps / 1e6, "seconds": found.seconds,
             })  # fmt: skip
-            arrays[f"{on}/{label}"] = np.stack([found.steps, found.losses])
+            if not on.endswith(")"):
+                arrays[f"{on}/{label}"] = np.stack([found.steps, found.losses])
     notes = ["The meta-loss is measured on data that is not trained on: what hand-designed "
-             "optimizers are tuned by, too. Every optimizer gets as many inner steps.",
+             "optimizers are tuned by, too. Every meta-training gets as many inner steps; L3RS that "
+             "averages, picked among several, gets that many times as many.",
              "Meta-trainings of L3RS differ by their random keys alone; all other studies take the "
              "first, of L3RS that averages the one with the least meta-loss."]  # fmt: skip
     tables = {"meta-training": rows, "by chance": _by_chance(context)}

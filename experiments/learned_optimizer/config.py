@@ -191,6 +191,7 @@ SMOKE = Config(
 # The paper: ResNet-34 from ImageNet to Places, a thousand steps, natural evolution strategies.
 PAPER = Config(
     tasks=("places", "glyphs, ViT"), horizon=1_000, longer=(2, 4), batch_size=64,
+    known_networks=2, unseen_networks=4,
     pretrain_steps=50_000, pretrain_batch=256, pool=8_000, test_images=2_000, meta_steps=500,
     meta_horizons=(200, 1_000), meta_tasks=8, estimator="evolution", side_by_side=2,
     second_runs=4, test_runs=40, ablation_task="glyphs, ViT",

@@ -1,7 +1,7 @@
 """The contest: every optimizer tuned alike, raced on the same starts and batches.
 
 A hand-designed optimizer is tuned for each problem and each horizon, over rates and schedules, on
-runs of its own and by data of its own; so is the one learned optimizer whose rate is the user's.
+runs of its own and by data of its own; so are the learned optimizers beside L3RS.
 
 Dimension key: R runs, E tests of a run, C candidates (a rate and a schedule).
 """

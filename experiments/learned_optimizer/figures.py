@@ -128,7 +128,7 @@ def steps_and_mixes(result):
 FIGURES = {
     "meta_train": (
         ("meta_losses", meta_losses,
-         "Meta-losses: mean losses of batches, of trainings at all stages of their horizons."),
+         "Meta-losses along meta-training, on data that is not trained on."),
     ),
     "in_distribution": (
         ("curves", curves,

@@ -18,6 +18,7 @@ from ico import metatrain, optim, train
 
 GENERAL = "the mixture"
 _DIRECTION_RATE = 3e-3  # while it learns; when it is used the rate is tuned
+_VERSION = 1  # of the learned optimizers' own constants: a change must not find old thetas
 AVERAGING = "averaging"
 # What is left out, or put in place of what, one at a time; see `ico.optim.l3rs`.
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -107,7 +108,9 @@ def meta_trained(
     on = GENERAL if len(tasks) > 1 else next(iter(tasks))
     spec = {"learner": name, "ablation": ablation, "on": list(tasks), "meta": meta,
             "problems": config.problem_settings(), "seed": context.seed,
-            "draw": draw}  # fmt: skip
+            "draw": draw, "version": _VERSION,
+            "settings": {name: value for name, value in _VARIANTS.get(ablation, {}).items()
+                         if not callable(value)}}  # fmt: skip
     label = "-".join(word for word in (name, on, ablation, str(draw or "")) if word)
     label = label.replace(", ", "-").replace(" ", "-")
     directory = train.artifact_directory(context.directory / "checkpoints", f"meta-{label}", spec)

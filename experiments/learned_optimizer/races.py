@@ -158,7 +158,8 @@ _NOTES = [
     "Every hand-designed optimizer is tuned for this task and horizon: "
     "rates a factor of two apart, further ones where the best is at an edge, with each of four "
     "schedules on few runs, the best of them on more, by the loss on data that the test has not. "
-    "So are the rivals' rates; L3RS is taken as trained. One meta-training of each.",
+    "So are the rivals' rates; L3RS is taken as trained. One meta-training of each "
+    "but L3RS that averages.",
     "L3RS that averages its iterates came after L3RS had met schedule-free AdamW in these races; "
     "what it is was chosen on another seed. Of several meta-trainings on each task the one with "
     "the least meta-loss is raced, a rule made when the first on digits had failed. The claims are "
@@ -211,7 +212,7 @@ def new_dataset(context) -> StudyResult:
         fields[label], tables[label] = field, field.rows()
     arrays = _gathered(fields)[1]
     pairs = [(f.ends(OURS), f.ends(f.best)) for f in fields.values()]
-    notes = ["Hand-designed optimizers and the learned direction's rate are tuned on the new data; "
+    notes = ["Hand-designed optimizers and the rivals' rates are tuned on the new data; "
              "what was learned was learned on the other.", *_NOTES]  # fmt: skip
     return StudyResult([judged("new_dataset.loss", pairs, ratio)], tables, arrays, notes)
 

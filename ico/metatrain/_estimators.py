@@ -48,8 +48,8 @@ class Estimator:
         mean.
       shaping: what stands for the difference of a pair's losses: itself, its "sign" (evolution
         strategies alone), or itself "clipped" at three times the median magnitude over pairs. By
-        backpropagation each task's gradient is clipped so by its norm. Diverged trainings then
-        count as none. Only the first is unbiased.
+        backpropagation each task's gradient is clipped so by its norm, and a diverged training
+        counts as none; of a pair, where both have diverged. Only the first is unbiased.
 
     Raises:
       ValueError: an unknown word, or a number that is not positive.
@@ -143,7 +143,7 @@ def whole_gradient(
       family, estimator: what and how.
       theta: where.
       keys: one a task.
-      horizon: inner steps, of all or of each.
+      horizon: inner steps, of all, or with "unrolled" of each.
       longest: the most that they can be, for "unrolled"; needed where they are traced.
     """
     if longest is None:
@@ -179,8 +179,7 @@ def begin_carried(
 ) -> Carried:
     """Trainings before their first step, each somewhere in its horizon so that ends are spread.
 
-    Their step counts start at a random multiple of the truncation, so that not all end at once; a
-    training that begins late is shorter.
+    Each is shorter by a random multiple of the truncation, so that not all end at once.
     """
     fresh = _fresh(build, family, estimator, theta, keys, horizons)
     stretches = jnp.maximum(horizons // estimator.truncation, 1)
@@ -304,7 +303,7 @@ def _bound(magnitude_N):
 
 def _shaped(difference_N, shaping: Shaping):
     if shaping == "sign":
-        return jnp.sign(difference_N)
+        return jnp.nan_to_num(jnp.sign(difference_N), nan=0.0)
     if shaping == "clipped":
         bound = _bound(jnp.abs(difference_N))
         return jnp.clip(jnp.nan_to_num(difference_N, nan=0.0), -bound, bound)

@@ -5,6 +5,8 @@ Dimension key: N tasks.
 
 import dataclasses
 import functools
+import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,7 +115,8 @@ def meta_train(
     """Trains what an optimizer has learned on a family of tasks.
 
     Same inputs, machine and devices: the same numbers to the last bit, also where it was killed and
-    called again with the same `directory`. Tasks are spread over all local devices.
+    called again with the same `directory`. Tasks are spread over the local devices, or over as many
+    as divide their number.
 
     Args:
       task_family: what it is trained on; of several, whose tasks may differ in shape, every outer
@@ -131,7 +134,7 @@ def meta_train(
       evolution strategies.
 
     Raises:
-      ValueError: no family, or a Task in its place.
+      ValueError: no family, or a Task in its place; `directory` is of another optimizer or config.
       ico.train.TrainingError: see `ico.train.fit`; inner trainings that diverge make the meta-loss
         infinite, unless shaping is "clipped" or "sign".
     """
@@ -146,6 +149,9 @@ def meta_train(
     families = (task_family,) if isinstance(task_family, TaskFamily) else tuple(task_family)
     if not families:
         raise ValueError("task_family must hold at least one")
+
+    if directory is not None:
+        _same_as_before(Path(directory), learned_optimizer, config)
 
     def horizons(step, key, shape):
         if low == high:
@@ -213,9 +219,22 @@ def meta_train(
         ),
         directory=None if directory is None else Path(directory),
         label=label,
+        mesh=train.make_mesh({"data": math.gcd(N, len(jax.local_devices()))}),
         progress=progress,
     )
     return Learned(learned_optimizer, result.state.params, result.history)
+
+
+def _same_as_before(directory: Path, learner: optim.LearnedOptimizer, config: MetaConfig):
+    """Refuses to go on with checkpoints of something else; the families it cannot tell apart."""
+    settings = {name: value for name, value in learner.settings.items() if not callable(value)}
+    what = {"optimizer": learner.name, "settings": settings, "config": dataclasses.asdict(config)}
+    text, path = json.dumps(what, indent=1, default=repr), directory / "meta_train.json"
+    if not path.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    elif path.read_text() != text + "\n":
+        raise ValueError(f"{path} is of another optimizer or config: take another directory")
 
 
 def _of_family(keys_N, i: int):

@@ -68,8 +68,11 @@ def _inner(a, b):
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     if a.size < _LARGE:
         return jnp.sum(a * b)
-    # Behind a barrier, or XLA shares the squares with Adam's second moment by writing them out.
-    return jnp.vdot(a, jax.lax.optimization_barrier(b), precision=jax.lax.Precision.HIGHEST)
+    # Not raveled, which would gather a sharded array. Behind a barrier, or XLA shares the squares
+    # with Adam's second moment by writing them out.
+    axes = tuple(range(a.ndim))
+    b = jax.lax.optimization_barrier(b)
+    return jax.lax.dot_general(a, b, ((axes, axes), ((), ())), precision="highest")
 
 
 def layers_of(params, group: Group | None) -> Layers:

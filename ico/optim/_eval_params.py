@@ -3,9 +3,10 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from ico.optim._l3rs import L3RSState, mean_of_iterates
+from ico.optim._l3rs import L3RSState
 
 PyTree = Any
 
@@ -15,14 +16,14 @@ def eval_params(state: optax.OptState, params: PyTree) -> PyTree:
 
     Of `ico.optim.l3rs(average=True)` and `optax.contrib.schedule_free` they are the mean of the
     iterates. The optimizer may be inside of others (`chain`, `inject_hyperparams`, `MultiSteps`),
-    of which none may move the parameters after it, and must be that of all parameters.
+    and must be that of all parameters; with `schedule_free` no other may move them after it.
 
     Args:
       state: of the optimizer.
       params: those trained, of the same step.
 
     Raises:
-      ValueError: several optimizers in the state average.
+      ValueError: several optimizers in the state average, or one that averages other parameters.
     """
     kinds = L3RSState, optax.contrib.ScheduleFreeState
     parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, kinds))
@@ -31,11 +32,15 @@ def eval_params(state: optax.OptState, params: PyTree) -> PyTree:
         raise ValueError(f"{len(found)} optimizers of this state average: which is to be taken?")
     if not found:
         return params
-    if isinstance(found[0], L3RSState):
-        mean = mean_of_iterates(found[0], params)
-        return jax.tree.map(lambda x, y: x.astype(y.dtype), mean, params)
-    return optax.contrib.schedule_free_eval_params(found[0], params)
+    part: Any = found[0]
+    ours = isinstance(part, L3RSState)
+    like = part.mean if ours else part.z
+    if jax.tree.map(jnp.shape, like) != jax.tree.map(jnp.shape, params):
+        raise ValueError("the optimizer that averages is not that of all these parameters")
+    if ours:
+        return jax.tree.map(lambda x, y: x.astype(y.dtype), like, params)
+    return optax.contrib.schedule_free_eval_params(part, params)
 
 
 def _averages(part) -> bool:
-    return not isinstance(part, L3RSState) or part.iterate is not None
+    return not isinstance(part, L3RSState) or part.mean is not None

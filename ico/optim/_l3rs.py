@@ -37,8 +37,7 @@ class L3RSState(NamedTuple):
     """Steps done, running means of logarithms, the state of every base optimizer.
 
     `step` and `mix` are those of the last update, for whoever wants to watch them. `iterate` is
-    what steps are added to, and `pull`, of every parameter, the share of its mean in it: of
-    `average` alone, else None.
+    what steps are added to, and `mean` what is to be used: of `average` alone, else None.
     """
 
     count: Int[Array, ""]
@@ -47,7 +46,7 @@ class L3RSState(NamedTuple):
     step: Float[Array, "L"]
     mix: Float[Array, "L P"]
     iterate: PyTree = None
-    pull: PyTree = None
+    mean: PyTree = None
 
 
 # Directions of ascent: turning them round with their weights saves a pass over each. All can be
@@ -198,9 +197,10 @@ def l3rs(
         _check(theta, len(layers.names), len(bases), len(decays), average)
         L, P = len(layers.names), len(bases)
         means = jnp.zeros((L, _QUANTITIES, len(decays)), jnp.float32)
-        states = tuple(base.init(params) for base in bases)
+        states = tuple(base.init(_wide(params)) for base in bases)
         nothing = jnp.zeros(L, jnp.float32), jnp.zeros((L, P), jnp.float32)
-        apart = _apart_at_first(params) if average else (None, None)
+        # Copies, so that parameters may be donated.
+        apart = [jax.tree.map(jnp.array, _wide(params)) if average else None for _ in range(2)]
         return L3RSState(jnp.zeros((), jnp.int32), means, states, *nothing, *apart)
 
     def update(updates, state, params=None, *, value=None, **extra):
@@ -208,7 +208,8 @@ def l3rs(
             raise ValueError("l3rs needs params: update(grads, state, params, value=loss)")
         if value is None and use_loss:
             raise ValueError("l3rs needs the loss: update(grads, state, params, value=loss)")
-        layers = layers_of(params, group)
+        layers, types = layers_of(params, group), jax.tree.map(lambda a: a.dtype, updates)
+        updates, params = _wide(updates), _wide(params)
         value = jnp.zeros((), jnp.float32) if value is None else value
         if jnp.shape(value):
             raise ValueError(f"the loss must be a scalar, not an array {list(jnp.shape(value))}")
@@ -250,7 +251,7 @@ def l3rs(
         mixed, apart = layers.combine(weight_LP, directions), (None, None)
         if average:
             mixed, *apart = _averaged(layers, mixed, state, params, out_LO[:, -2:])
-        mixed = jax.tree.map(lambda u, g: u.astype(g.dtype), mixed, updates)
+        mixed = jax.tree.map(lambda u, kind: u.astype(kind), mixed, types)
         watched = step_L.astype(jnp.float32), mix_LP.astype(jnp.float32)
         return mixed, L3RSState(state.count + 1, means, tuple(base_states), *watched, *apart)
 
@@ -262,15 +263,13 @@ def _outputs(num_bases: int, average: bool) -> int:
     return 1 + num_bases + 2 * average
 
 
-def _apart_at_first(params):
-    """Iterates and pulls before the first step: parameters, iterates and mean are one."""
-    # Copies, so that parameters may be donated.
-    iterate = jax.tree.map(lambda a: jnp.array(a, jnp.promote_types(a.dtype, jnp.float32)), params)
-    return iterate, jax.tree.map(lambda _: jnp.ones((), jnp.float32), params)
+def _wide(tree):
+    """In float32 at least: small steps and moments are lost in less."""
+    return jax.tree.map(lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32)), tree)
 
 
 def _averaged(layers: Layers, step, state: L3RSState, params, out_L2):
-    """What moves the parameters, and the iterates and pulls after it."""
+    """What moves the parameters, and iterates and mean after it."""
     age_L = jnp.exp(_AGES * jnp.tanh(out_L2[:, 0] / _AGES))
     share_L = age_L / (state.count + age_L)
     low, high = _PULLS
@@ -278,15 +277,9 @@ def _averaged(layers: Layers, step, state: L3RSState, params, out_L2):
     pull_L = low + (high - low) * jax.nn.sigmoid(out_L2[:, 1] + start)
     iterate = jax.tree.map(jnp.add, state.iterate, step)
     share, pull = (layers.spread(a.astype(jnp.float32), params) for a in (share_L, pull_L))
-    mean = jax.tree.map(lambda x, z, c: x + c * (z - x),
-                        mean_of_iterates(state, params), iterate, share)  # fmt: skip
+    mean = jax.tree.map(lambda x, z, c: x + c * (z - x), state.mean, iterate, share)
     moved = jax.tree.map(lambda x, z, b, y: z + b * (x - z) - y, mean, iterate, pull, params)
-    return moved, iterate, pull
-
-
-def mean_of_iterates(state: L3RSState, params: PyTree) -> PyTree:
-    """x of `l3rs` with `average`, from the parameters, which lie between x and the iterates."""
-    return jax.tree.map(lambda y, z, b: (y - (1 - b) * z) / b, params, state.iterate, state.pull)
+    return moved, iterate, mean
 
 
 def _base(base):

@@ -143,13 +143,25 @@ def test_rates_are_added_while_the_best_is_at_an_edge(context, digits):
 
 
 def test_every_ablation_changes_the_optimizer():
-    whole = learners.learner_of("l3rs")
-    for name in learners.ABLATIONS:
-        assert (
-            learners.learner_of("l3rs", name).settings != whole.settings or name == "no embedding"
-        )
-    universal = learners.learner_of("l3rs", "no embedding")
-    shapes = {"a": {"kernel": jnp.zeros((2, 3))}, "b": {"kernel": jnp.zeros((3, 1))}}
+    shapes = {"a": {"kernel": jnp.ones((2, 3))}, "b": {"kernel": jnp.ones((3, 1))}}
+    grads = {"a": {"kernel": 1 + jnp.arange(6.0).reshape(2, 3)}, "b": {"kernel": -jnp.ones((3, 1))}}
+
+    def second_update(name):
+        learner = learners.learner_of("l3rs", name)
+        theta = learner.init(jax.random.key(0), shapes)
+        theta = jax.tree.map(lambda a: a + 0.3 * jnp.cos(jnp.arange(a.size)).reshape(a.shape),
+                             theta)  # fmt: skip
+        optimizer, params = learner.build(theta, 5), shapes
+        state = optimizer.init(params)
+        for _ in range(2):
+            updates, state = optimizer.update(grads, state, params, value=jnp.ones(()))
+            params = jax.tree.map(jnp.add, params, updates)
+        return np.concatenate([np.ravel(a) for a in jax.tree.leaves(updates)])
+
+    updates = [second_update(name) for name in ("", *learners.ABLATIONS, learners.AVERAGING)]
+    for i, one in enumerate(updates):
+        assert all(np.abs(one / other - 1).max() > 1e-3 for other in updates[:i])
+    whole, universal = (learners.learner_of("l3rs", name) for name in ("", "no embedding"))
     assert universal.init(jax.random.key(0), shapes)["embedding"].shape[0] == 1
     assert whole.init(jax.random.key(0), shapes)["embedding"].shape[0] == 2
 

@@ -200,7 +200,13 @@ def test_wrapped(wrap):
         assert float(optimizer.init(PARAMS).hyperparams["learning_rate"]) == 2
         alone = run(optim.l3rs(theta, num_steps=9, learning_rate=2.0), 2)[2][-1][2]
     elif wrap == "accumulate":
-        optimizer = optax.MultiSteps(inner, 1)
+        twice = optax.MultiSteps(inner, 2)
+        _, state, seen = run(twice, 4)
+        halves = [seen[i][2] for i in (1, 3)]
+        assert all((a == 0).all() for i in (0, 2) for a in jax.tree.leaves(seen[i][2]))
+        assert all((a != 0).any() for half in halves for a in jax.tree.leaves(half))
+        assert state.inner_opt_state.count == 2
+        return
     elif wrap == "finite":
         optimizer = optax.apply_if_finite(inner, 3)
         state = optimizer.init(PARAMS)
@@ -316,6 +322,22 @@ def test_the_mean_is_that_of_the_iterates_for_any_theta():
         mean = after
 
 
+def test_averages_outlive_bfloat16():
+    theta = optim.l3rs_init(jax.random.key(0), PARAMS, log_step=-5.8, average=True)
+    optimizer = optim.l3rs(theta, ("sgd", "rmsprop"), 200, anneal=False, average=True)
+    found = []
+    for kind in (jnp.float32, jnp.bfloat16):
+        params, state, _ = run(optimizer, 200, optax.tree.cast(PARAMS, kind))
+        used = optim.eval_params(state, params)
+        assert {a.dtype for a in jax.tree.leaves(used)} == {jnp.dtype(kind)}
+        assert {a.dtype for a in jax.tree.leaves(state.mean)} == {jnp.dtype(jnp.float32)}
+        assert {a.dtype for a in jax.tree.leaves(state.bases[1].nu)} == {jnp.dtype(jnp.float32)}
+        found.append(float(loss(optax.tree.cast(state.mean, jnp.float32))))
+    whole, half = found
+    start = float(loss(PARAMS))
+    assert whole < 0.5 * start and half < whole + 0.1 * start
+
+
 def test_what_is_tested_is_found_inside_of_others():
     theta = random_theta(average=True)
     averaging = optim.l3rs(theta, num_steps=9, average=True)
@@ -335,6 +357,8 @@ def test_what_is_tested_is_found_inside_of_others():
     adam = optax.adam(1e-3)
     assert optim.eval_params(adam.init(PARAMS), PARAMS) is PARAMS
     free = optim.make("schedule_free_adamw", learning_rate=1e-2)
+    with pytest.raises(ValueError, match="all these parameters"):
+        optim.eval_params(state, PARAMS["body"])
     with pytest.raises(ValueError, match="2 optimizers"):
         optim.eval_params((free.init(PARAMS), free.init(PARAMS)), PARAMS)
 

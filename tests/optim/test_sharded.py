@@ -38,6 +38,12 @@ assert kernel.sharding.shard_shape(kernel.shape) == (6, 2), kernel.sharding
 moved = max(float(abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (whole, params))))
 assert moved > 1e-4
 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole, sharded)
+# Sums over large sharded arrays need not gather them.
+large = {"kernel": jax.device_put(jnp.ones((512, 512)), NamedSharding(mesh, P(None, "model")))}
+optimizer = optim.l3rs(optim.l3rs_init(key, large), num_steps=9)
+update = jax.jit(lambda g, s, p: optimizer.update(g, s, p, value=jnp.ones(())))
+program = update.lower(large, optimizer.init(large), large).compile().as_text()
+assert "all-reduce" in program and "all-gather" not in program
 print("equal")
 """
 
