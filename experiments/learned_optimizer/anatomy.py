@@ -52,8 +52,8 @@ def meta_train(context) -> StudyResult:
             if not on.endswith(")"):
                 arrays[f"{on}/{label}"] = np.stack([found.steps, found.losses])
     notes = ["The meta-loss is measured on data that is not trained on: what hand-designed "
-             "optimizers are tuned by, too. Every meta-training gets as many inner steps; L3RS that "
-             "averages, picked among several, gets that many times as many.",
+             "optimizers are tuned by, too. Every meta-training gets as many inner steps; L3RS "
+             "that averages, picked among several, gets that many times as many.",
              "Meta-trainings of L3RS differ by their random keys alone; all other studies take the "
              "first, of L3RS that averages the one with the least meta-loss."]  # fmt: skip
     tables = {"meta-training": rows, "by chance": _by_chance(context)}
