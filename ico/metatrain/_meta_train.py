@@ -227,9 +227,11 @@ def meta_train(
 
 def _same_as_before(directory: Path, learner: optim.LearnedOptimizer, config: MetaConfig):
     """Refuses to go on with checkpoints of something else; the families it cannot tell apart."""
-    settings = {name: value for name, value in learner.settings.items() if not callable(value)}
-    what = {"optimizer": learner.name, "settings": settings, "config": dataclasses.asdict(config)}
-    text, path = json.dumps(what, indent=1, default=repr), directory / "meta_train.json"
+    what = {"optimizer": learner.name, "settings": learner.settings,
+            "config": dataclasses.asdict(config)}  # fmt: skip
+    # Functions have no name that outlives a process.
+    text = json.dumps(what, indent=1, default=lambda value: type(value).__name__)
+    path = directory / "meta_train.json"
     if not path.exists():
         directory.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")

@@ -379,3 +379,14 @@ def test_several_families_give_the_mean_of_their_gradients():
     np.testing.assert_allclose(learned.history["loss"][0], (found[0][0] + found[1][0]) / 2)
     with pytest.raises(ValueError, match="at least one"):
         metatrain.meta_train((), LEARNER, config, jax.random.key(0))
+
+
+def test_what_cannot_be_meta_trained_is_named(tmp_path):
+    config = metatrain.MetaConfig(2, 3, estimator=metatrain.Estimator("evolution", num_tasks=2))
+    arguments = LEARNER, config, jax.random.key(0)
+    with pytest.raises((ValueError, TypeError), match="task_family"):  # annotations are checked
+        metatrain.meta_train(TASK, *arguments)
+    metatrain.meta_train(FAMILY, *arguments, directory=tmp_path, progress=False)
+    other = dataclasses.replace(config, learning_rate=0.5)
+    with pytest.raises(ValueError, match="another optimizer or config"):
+        metatrain.meta_train(FAMILY, LEARNER, other, arguments[2], directory=tmp_path)

@@ -7,7 +7,7 @@ import pytest
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import NamedSharding, PartitionSpec as P
-from ico import optim, train
+from ico import metatrain, optim, train
 assert len(jax.devices()) == 4
 mesh = train.make_mesh({"data": 1, "model": 4})
 key = jax.random.key(0)
@@ -44,6 +44,11 @@ optimizer = optim.l3rs(optim.l3rs_init(key, large), num_steps=9)
 update = jax.jit(lambda g, s, p: optimizer.update(g, s, p, value=jnp.ones(())))
 program = update.lower(large, optimizer.init(large), large).compile().as_text()
 assert "all-reduce" in program and "all-gather" not in program
+# Six tasks of a meta-training go on two of the four devices, the most that divide them.
+task = metatrain.Task(lambda key: {"a": jnp.ones(3)}, lambda key: jax.random.normal(key, (3,)),
+                      lambda p, x: jnp.sum((p["a"] - x) ** 2))
+config = metatrain.MetaConfig(2, 3, estimator=metatrain.Estimator("evolution", num_tasks=6))
+metatrain.meta_train(metatrain.family_of(task), learner, config, key, progress=False)
 print("equal")
 """
 
