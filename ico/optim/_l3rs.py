@@ -208,6 +208,8 @@ def l3rs(
             raise ValueError("l3rs needs params: update(grads, state, params, value=loss)")
         if value is None and use_loss:
             raise ValueError("l3rs needs the loss: update(grads, state, params, value=loss)")
+        if not jax.tree.leaves(params):  # masked out, all of them
+            return updates, state._replace(count=state.count + 1)
         layers, types = layers_of(params, group), jax.tree.map(lambda a: a.dtype, updates)
         updates, params = _wide(updates), _wide(params)
         value = jnp.zeros((), jnp.float32) if value is None else value

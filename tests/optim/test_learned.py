@@ -191,6 +191,12 @@ def test_wrapped(wrap):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-8), ours, alone)
 
 
+def test_nothing_to_optimize_is_no_error():
+    optimizer = optim.l3rs(optim.l3rs_init(jax.random.key(0), None), num_steps=9)
+    updates, state = optimizer.update({}, optimizer.init({}), {}, value=jnp.ones(()))
+    assert updates == {} and state.count == 1
+
+
 def test_any_grouping():
     def every(path):
         return jax.tree_util.keystr(path)
