@@ -36,6 +36,7 @@ def meta_train(context) -> StudyResult:
         if name != "l3rs":
             trained[learners.GENERAL] = general(context, name)
         label = f"{name}, {kind}" if kind else name
+        drawn = set(trained)  # in the figure: one of each
         if kind:  # that which races is one of several
             trained |= {f"{task} ({draw + 1})": specialised(context, name, task, kind, draw)
                         for task in races.problems_of(context)
@@ -49,7 +50,7 @@ def meta_train(context) -> StudyResult:
                 "last tenth": found.meta_loss,
                 "million inner steps": found.inner_steps / 1e6, "seconds": found.seconds,
             })  # fmt: skip
-            if not on.endswith(")"):
+            if on in drawn:
                 arrays[f"{on}/{label}"] = np.stack([found.steps, found.losses])
     notes = ["The meta-loss is measured on data that is not trained on: what hand-designed "
              "optimizers are tuned by, too. Every meta-training gets as many inner steps; L3RS "
