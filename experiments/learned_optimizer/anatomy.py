@@ -3,7 +3,6 @@
 Dimension key: R runs, T steps, L layers, P base optimizers, E tests of a run.
 """
 
-import itertools
 import time
 from typing import Any
 
@@ -29,15 +28,15 @@ def _ends(context, which, name: str, trained: learners.Trained, horizon: int = 0
 def meta_train(context) -> StudyResult:
     """All meta-trainings that the contest needs: their meta-losses and what they cost."""
     rows, arrays = [], {}
-    kinds = [("l3rs", "")] + [("l3rs", learners.AVERAGING)] * context.config.averaging
-    for name, kind in (*kinds, *((rival, "") for rival in context.config.rivals)):
+    without = [("l3rs", learners.WITHOUT_AVERAGE)] * context.config.without_average
+    for name, kind in (("l3rs", ""), *without, *((rival, "") for rival in context.config.rivals)):
         trained = {task: specialised(context, name, task, kind)
                    for task in races.problems_of(context)}  # fmt: skip
         if name != "l3rs":
             trained[learners.GENERAL] = general(context, name)
         label = f"{name}, {kind}" if kind else name
         drawn = set(trained)  # in the figure: one of each
-        if kind:  # that which races is one of several
+        if name == "l3rs" and not kind:  # the others show chance
             trained |= {f"{task} ({draw + 1})": specialised(context, name, task, kind, draw)
                         for task in races.problems_of(context)
                         for draw in range(1, context.config.meta_draws)}  # fmt: skip
@@ -53,10 +52,9 @@ def meta_train(context) -> StudyResult:
             if on in drawn:
                 arrays[f"{on}/{label}"] = np.stack([found.steps, found.losses])
     notes = ["The meta-loss is measured on data that is not trained on: what hand-designed "
-             "optimizers are tuned by, too. Every meta-training gets as many inner steps; L3RS "
-             "that averages, picked among several, gets that many times as many.",
+             "optimizers are tuned by, too. Every meta-training gets as many inner steps.",
              "Meta-trainings of L3RS differ by their random keys alone; all other studies take the "
-             "first, of L3RS that averages the one with the least meta-loss."]  # fmt: skip
+             "first."]  # fmt: skip
     tables = {"meta-training": rows, "by chance": _by_chance(context)}
     return StudyResult([], tables, arrays, notes)
 
@@ -64,14 +62,13 @@ def meta_train(context) -> StudyResult:
 def _by_chance(context) -> list[dict]:
     """Test losses of L3RS at the horizon by meta-training."""
     rows = []
-    kinds = ["", learners.AVERAGING] if context.config.averaging else [""]
-    for kind, (task, which) in itertools.product(kinds, races.problems_of(context).items()):
+    for task, which in races.problems_of(context).items():
         ends = []
         for draw in range(context.config.meta_draws):
-            trained = specialised(context, "l3rs", task, kind, draw)
-            name = ", ".join(word for word in (OURS, kind, str(draw or "")) if word)
+            trained = specialised(context, "l3rs", task, draw=draw)
+            name = f"{OURS}, {draw}" if draw else OURS
             ends.append(float(_ends(context, which, name, trained).mean()))
-        row: dict = {"task": f"{task}, {kind}" if kind else task}
+        row: dict = {"task": task}
         row |= {f"meta-training {i + 1}": end for i, end in enumerate(ends)}
         row["largest over smallest"] = max(ends) / min(ends)
         rows.append(row)
@@ -175,11 +172,11 @@ def what_it_learned(context) -> StudyResult:
                 "task": task, "layer": layer,
                 "step, first tenth": float(_part(step_RTL, place, 0)),
                 "in the middle": float(_part(step_RTL, place, 0.45)),
-                "share of Adam, first tenth": float(_part(mix_RTLP[..., -1], place, 0)),
+                "share of RMSprop, first tenth": float(_part(mix_RTLP[..., -1], place, 0)),
                 "last tenth": float(_part(mix_RTLP[..., -1], place, 0.9)),
             })  # fmt: skip
     notes = ["The step is the root mean square that an update would have were the directions "
-             "orthogonal and one had all the weight; the share is that of Adam's direction, the "
+             "orthogonal and one had all the weight; the share is that of RMSprop's direction, the "
              "rest is the gradient's."]  # fmt: skip
     return StudyResult([], {"steps and mixes": rows}, arrays, notes)
 

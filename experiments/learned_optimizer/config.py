@@ -32,8 +32,9 @@ BASELINES = (
     "schedule-free AdamW", "Prodigy", "DoWG",
 )  # fmt: skip
 ABLATIONS = (
-    "SGD alone", "Adam alone", "an even mix", "one step for all layers", "no time", "no loss",
-    "no embedding", "one layer for all", "no cosine", "one step for all horizons",
+    "SGD alone", "RMSprop alone", "an even mix", "one step for all layers", "no time", "no loss",
+    "no embedding", "one layer for all", "a cosine", "one step for all horizons", "no average",
+    "no average, SGD alone", "no average, Adam alone",
 )  # fmt: skip
 _TASKS = ("digits", "fashion", "glyphs", "glyphs, ViT", "places")
 
@@ -89,16 +90,20 @@ class Config:
     meta_loss: Literal["mean", "last", "mixed"] = "mixed"
     # Standard deviation of the perturbations of evolution strategies.
     sigma: float = 0.03
-    # Meta-trainings of L3RS on each task; all but the first are to show how far chance matters.
+    # Meta-trainings of L3RS on each task: the first races, all show how far chance matters.
     meta_draws: int = 3
     # Peak rates of the outer Adam: of L3RS and of its rivals.
     meta_rate: float = 2e-2
     adafac_rate: float = 0.1
     direction_rate: float = 2e-2
+    # The norms that their outer gradients are clipped to.
+    meta_clip: float = 0.1
+    adafac_clip: float = 1.0
+    direction_clip: float = 1.0
     # Learned optimizers beside L3RS.
     rivals: tuple[str, ...] = ("adafac_mlp", "direction_mlp")
-    # Whether L3RS that averages its iterates races beside L3RS, which the claims are about.
-    averaging: bool = True
+    # Whether L3RS that averages no iterates races beside L3RS, which the claims are about.
+    without_average: bool = True
     # Hand-designed optimizers; none stands for all (contest.py).
     baselines: tuple[str, ...] = ()
     # Rates that each is tuned over, each twice the one before; with every schedule.
@@ -113,6 +118,8 @@ class Config:
     test_runs: int = 40
     # Tests along each of these.
     tests_of_a_run: int = 10
+    # Steps of many passes over the images of a fine-tuning, in times of its horizon.
+    passes: int = 20
     # Runs at the same time; the memory they take, not their results.
     side_by_side: int = 20
     # What is left out of L3RS, one at a time; none stands for all (learners.py).
@@ -183,8 +190,8 @@ SMOKE = Config(
     unseen_networks=2, pretrain_steps=2, pretrain_batch=4, pool=100, mlp_width=8,
     conv_widths=(2, 4), glyph_copies=1, image_size=8, test_images=16, meta_steps=2,
     meta_horizons=(2, 4), meta_tasks=2, estimator="evolution", meta_draws=1, side_by_side=4,
-    rivals=("direction_mlp",), averaging=False, baselines=("Adam",), num_rates=3, first_runs=1,
-    second_candidates=2, second_runs=2, test_runs=4, tests_of_a_run=1,
+    rivals=("direction_mlp",), without_average=False, baselines=("Adam",), num_rates=3,
+    first_runs=1, second_candidates=2, second_runs=2, test_runs=4, tests_of_a_run=1, passes=5,
     ablations=("one layer for all",),
 )  # fmt: skip
 
@@ -194,7 +201,7 @@ PAPER = Config(
     known_networks=2, unseen_networks=4,
     pretrain_steps=50_000, pretrain_batch=256, pool=8_000, test_images=2_000, meta_steps=500,
     meta_horizons=(200, 1_000), meta_tasks=8, estimator="evolution", side_by_side=2,
-    second_runs=4, test_runs=40, ablation_task="glyphs, ViT",
+    second_runs=4, test_runs=40, passes=2, ablation_task="glyphs, ViT",
 )  # fmt: skip
 
 EXPERIMENT = Experiment(

@@ -13,7 +13,7 @@ from ico.report import canvas, draw_figures, legend_below, palette
 _BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY, _BLACK = palette()
 _COLORS = (_BLUE, _GREEN, _PINK, _ORANGE, _SKY, "gray", _BLACK)
 _OURS = "L3RS"
-_AVERAGING = "L3RS, averaging"
+_WITHOUT = "L3RS, no average"
 
 
 def _log(ax):
@@ -29,7 +29,7 @@ def meta_losses(result):
     tasks = list(dict.fromkeys(name.split("/")[0] for name in result.arrays))
     columns = min(len(tasks), 2)
     fig, axes = canvas(columns, -(-len(tasks) // columns), height=2.8)
-    looks = {"l3rs": _VERMILION, "l3rs, averaging": _ORANGE, "adafac_mlp": _BLUE,
+    looks = {"l3rs": _VERMILION, "l3rs, no average": _ORANGE, "adafac_mlp": _BLUE,
              "direction_mlp": _GREEN}  # fmt: skip
     for ax in axes.ravel()[len(tasks) :]:
         ax.set_axis_off()
@@ -58,20 +58,20 @@ def curves(result, unit: str = "step"):
     rows = -(-len(panels) // columns)
     fig, axes = canvas(columns, rows, height=3.0)
     names = list(dict.fromkeys(name.split("/")[2] for name in result.arrays))
-    others = [name for name in names if name not in (_OURS, _AVERAGING)]
+    others = [name for name in names if name not in (_OURS, _WITHOUT)]
     looks = {name: (_COLORS[i % len(_COLORS)], ("-", "--", ":")[i // len(_COLORS)])
              for i, name in enumerate(others)}  # fmt: skip
-    looks |= {_OURS: (_VERMILION, "-"), _AVERAGING: (_VERMILION, "--")}
+    looks |= {_OURS: (_VERMILION, "-"), _WITHOUT: (_VERMILION, "--")}
     for ax in axes.ravel()[len(panels) :]:
         ax.set_axis_off()
     for ax, panel in zip(axes.ravel(), panels, strict=False):
-        for name in [*others, _AVERAGING, _OURS]:
+        for name in [*others, _WITHOUT, _OURS]:
             found = result.arrays.get(f"{panel}/{name}")
             if found is None:
                 continue
             color, line = looks[name]
             ax.plot(*found, color=color, linestyle=line, label=name,
-                    linewidth=2.2 if name in (_OURS, _AVERAGING) else 1.1)  # fmt: skip
+                    linewidth=2.2 if name in (_OURS, _WITHOUT) else 1.1)  # fmt: skip
         task, horizon = panel.split("/")
         ax.set(title=f"{task}, {horizon} steps", xlabel=unit)
         _log(ax)
@@ -103,7 +103,7 @@ def transfer(result):
 
 
 def steps_and_mixes(result):
-    """Steps and shares of Adam by layer along a fine-tuning."""
+    """Steps and shares of RMSprop by layer along a fine-tuning."""
     tasks = list(dict.fromkeys(name.split("/")[0] for name in result.arrays))
     fig, axes = canvas(max(len(tasks), 1), 2, height=2.6, sharex=True)
     for column, task in enumerate(tasks):
@@ -121,7 +121,7 @@ def steps_and_mixes(result):
         axes[1, column].set(xlabel="step", ylim=(0, 1))
         axes[1, column].legend(fontsize=8)
     axes[0, 0].set_ylabel("step")
-    axes[1, 0].set_ylabel("share of Adam")
+    axes[1, 0].set_ylabel("share of RMSprop")
     return fig
 
 
@@ -152,7 +152,7 @@ FIGURES = {
     ),
     "what_it_learned": (
         ("steps_and_mixes", steps_and_mixes,
-         "The step and Adam's share of the direction in every layer, means over fine-tunings."),
+         "The step and RMSprop's share of the direction in every layer, means over fine-tunings."),
     ),
 }  # fmt: skip
 

@@ -18,26 +18,30 @@ from ico import metatrain, optim, train
 
 GENERAL = "the mixture"
 _DIRECTION_RATE = 3e-3  # while it learns; when it is used the rate is tuned
-_VERSION = 1  # of the learned optimizers' own constants: a change must not find old thetas
-AVERAGING = "averaging"
-# What is left out, or put in place of what, one at a time; see `ico.optim.l3rs`.
+_VERSION = 2  # of the learned optimizers' own constants: a change must not find old thetas
+# L3RS of the contest takes a mean of its iterates, as schedule-free optimizers do, in place of
+# momentum and cosine.
+_L3RS: dict[str, Any] = {"average": True, "base_optimizers": ("sgd", "rmsprop"), "anneal": False,
+                         "log_step": -5.2}  # fmt: skip
+_WITHOUT_AVERAGE = {"average": False, "anneal": True, "log_step": -5.8}
+WITHOUT_AVERAGE = "no average"
+# What is left out, or put in place of what, one at a time; see `ico.optim.l3rs`. Without momentum
+# Adam is RMSprop.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "SGD alone": {"base_optimizers": ("sgd",)},
-    "Adam alone": {"base_optimizers": ("adam",)},
+    "RMSprop alone": {"base_optimizers": ("rmsprop",)},
     "an even mix": {"fixed_mix": True},
     "one step for all layers": {"shared_step": True},
     "no time": {"use_time": False},
     "no loss": {"use_loss": False},
     "no embedding": {"universal": True},
     "one layer for all": {"group": lambda path: "all"},
-    "no cosine": {"anneal": False},
+    "a cosine": {"anneal": True},
     "one step for all horizons": {"use_horizon": False},
+    WITHOUT_AVERAGE: _WITHOUT_AVERAGE | {"base_optimizers": ("sgd", "adam")},
+    "no average, SGD alone": _WITHOUT_AVERAGE | {"base_optimizers": ("sgd",)},
+    "no average, Adam alone": _WITHOUT_AVERAGE | {"base_optimizers": ("adam",)},
 }
-# A mean of the iterates in place of momentum and cosine, as schedule-free optimizers have it.
-_VARIANTS = ABLATIONS | {
-    AVERAGING: {"average": True, "base_optimizers": ("sgd", "rmsprop"), "anneal": False,
-                "log_step": -5.2},
-}  # fmt: skip
 
 
 class Trained(NamedTuple):
@@ -69,7 +73,14 @@ def learner_of(name: str, ablation: str = "") -> optim.LearnedOptimizer:
     """One that has not learned yet. The direction's rate while it learns falls by a cosine."""
     if name == "direction_mlp":
         return _Direction(*optim.learned(name))
-    return optim.learned(name, **(_VARIANTS[ablation] if ablation else {}))
+    if name != "l3rs":
+        return optim.learned(name)
+    return optim.learned(name, **_settings(ablation))
+
+
+def _settings(ablation: str) -> dict[str, Any]:
+    """Of L3RS, of its theta's start too."""
+    return _L3RS | (ABLATIONS[ablation] if ablation else {})
 
 
 class _Direction(optim.LearnedOptimizer):
@@ -88,7 +99,7 @@ def meta_trained(
       context: of the run.
       name: as `ico.optim.learned` knows it.
       tasks: one problem, or several for a general optimizer.
-      ablation: a word of ABLATIONS, AVERAGING, or none.
+      ablation: of L3RS, a word of ABLATIONS, or none.
       draw: one of several meta-trainings that differ by chance alone.
     """
     config = context.config
@@ -99,18 +110,21 @@ def meta_trained(
         config.estimator, max(config.meta_tasks // len(families), 1), config.sigma,
         config.truncation, config.meta_loss, "clipped",
     )  # fmt: skip
-    rates = {"l3rs": config.meta_rate, "adafac_mlp": config.adafac_rate,
-             "direction_mlp": config.direction_rate}  # fmt: skip
+    rate, clip = {
+        "l3rs": (config.meta_rate, config.meta_clip),
+        "adafac_mlp": (config.adafac_rate, config.adafac_clip),
+        "direction_mlp": (config.direction_rate, config.direction_clip),
+    }[name]
     meta = metatrain.MetaConfig(
-        config.meta_steps, config.meta_horizons, 0.0, estimator, rates[name],
+        config.meta_steps, config.meta_horizons, 0.0, estimator, rate, clip,
         steps_per_call=max(1, min(20, config.meta_steps)),
     )  # fmt: skip
     on = GENERAL if len(tasks) > 1 else next(iter(tasks))
     spec = {"learner": name, "ablation": ablation, "on": list(tasks), "meta": meta,
             "problems": config.problem_settings(), "seed": context.seed,
             "draw": draw, "version": _VERSION,
-            "settings": {name: value for name, value in _VARIANTS.get(ablation, {}).items()
-                         if not callable(value)}}  # fmt: skip
+            "settings": {key: value for key, value in _settings(ablation).items()
+                         if name == "l3rs" and not callable(value)}}  # fmt: skip
     label = "-".join(word for word in (name, on, ablation, str(draw or "")) if word)
     label = label.replace(", ", "-").replace(" ", "-")
     directory = train.artifact_directory(context.directory / "checkpoints", f"meta-{label}", spec)

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.launch import Context
 from experiments.learned_optimizer import config as configuration
-from experiments.learned_optimizer import contest, learners, problems
+from experiments.learned_optimizer import contest, learners, many_passes, problems
 from experiments.learned_optimizer.config import SMOKE
 from ico import metatrain, optim
 
@@ -158,7 +158,7 @@ def test_every_ablation_changes_the_optimizer():
             params = jax.tree.map(jnp.add, params, updates)
         return np.concatenate([np.ravel(a) for a in jax.tree.leaves(updates)])
 
-    updates = [second_update(name) for name in ("", *learners.ABLATIONS, learners.AVERAGING)]
+    updates = [second_update(name) for name in ("", *learners.ABLATIONS)]
     for i, one in enumerate(updates):
         assert all(np.abs(one / other - 1).max() > 1e-3 for other in updates[:i])
     whole, universal = (learners.learner_of("l3rs", name) for name in ("", "no embedding"))
@@ -228,3 +228,39 @@ def test_photographs_are_seen_a_few_at_a_time(digits, monkeypatch):
     parts = problems.logits_of(digits.model, params, digits.test.pixels)
     assert len(whole) % 5
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_many_passes_are_over_the_images_of_the_races(context, digits, monkeypatch):
+    """And from the same starts."""
+    noise = np.random.default_rng(0).integers(0, 255, digits.train.pixels.shape, np.uint8)
+    train = digits.train._replace(pixels=jnp.asarray(noise))  # no two images alike
+    which = digits._replace(train=train)
+    at_rest = contest.Entrant(lambda rate, _: optax.sgd(0.0), 0.1)
+    run = contest.Contestant(context, which, "at rest", at_rest).race(
+        SMOKE.horizon, {"rate": 1.0, "schedule": 0}
+    )
+    seen, real = [], problems.task_of
+
+    def task_of(which, network):
+        if not isinstance(which.train.pixels, jax.core.Tracer):
+            return real(which, network)
+
+        def kept(pixels):
+            seen.append(np.asarray(pixels))
+
+        jax.debug.callback(kept, which.train.pixels)
+        return real(which, network)
+
+    monkeypatch.setattr(many_passes.problems, "task_of", task_of)
+    monkeypatch.setattr(many_passes, "_OPTIMIZERS", {"none": lambda rate, _: optax.sgd(0.0)})
+    found = many_passes.many_passes(context, which)
+    np.testing.assert_allclose(found.losses, run.losses[:, -1], rtol=1e-5)
+    assert found.steps == SMOKE.passes * SMOKE.horizon // many_passes._TESTS  # the first of equals
+    starts = jax.random.split(context.key("digits/test"), SMOKE.test_runs)
+    drawn = [problems.draw(jax.random.fold_in(jax.random.split(key)[1], t), train, SMOKE.batch_size)
+             for key in starts for t in range(SMOKE.horizon)]  # fmt: skip
+    wanted = {np.asarray(batch.pixels).tobytes() for batch in drawn}
+    jax.effects_barrier()
+    size = SMOKE.batch_size
+    got = {pool[i : i + size].tobytes() for pool in seen for i in range(0, len(pool), size)}
+    assert wanted <= got

@@ -1,0 +1,87 @@
+"""What the images of one fine-tuning allow: many passes over them.
+
+No entrant of the contest: it takes many times the steps. A yardstick for how far an optimizer that
+sees every image once or twice may come.
+
+Dimension key: R runs, E tests of a run, C candidates (an optimizer and a rate).
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.learned_optimizer import contest, problems
+from ico import metatrain, train
+
+_TESTS = 20
+# Rates from that of the contest's middle down: with so many steps smaller ones are better.
+_RATES = 5
+_OPTIMIZERS = {
+    "AdamW, cosine": lambda rate, steps: optax.adamw(
+        contest.schedule(1, rate, steps), weight_decay=1e-2
+    ),
+    "schedule-free AdamW": lambda rate, _: optax.contrib.schedule_free_adamw(rate),
+}
+
+
+class ManyPasses(NamedTuple):
+    """Test losses [R] after so many `steps` of an optimizer, the runs those of the test."""
+
+    losses: np.ndarray
+    steps: int
+    optimizer: str
+    rate: float
+
+
+def many_passes(context, which: problems.Problem) -> ManyPasses:
+    """The images that each test run of the contest draws, used again and again, from its start.
+
+    Optimizer, rate and the step to stop at are chosen on runs of their own by the loss on the data
+    that the contest is tuned by.
+    """
+    config = context.config
+    steps = max(config.passes * config.horizon // _TESTS, 1) * _TESTS
+
+    def one(name, rate, key, network, split):
+        keys = jax.random.split(key)  # as a race does: the same start, the same images
+        seen = jax.vmap(
+            lambda t: problems.draw(jax.random.fold_in(keys[1], t), which.train, which.batch_size)
+        )(jnp.arange(config.horizon))
+        pool = problems.Split(*[a.reshape(-1, *a.shape[2:]) for a in seen])
+        task = problems.task_of(which._replace(train=pool, test=split), network)
+        optimizer = _OPTIMIZERS[name](rate, steps)
+        return metatrain.run(optimizer, task, key, steps, test_every=steps // _TESTS)[2]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def several(name, rate, keys_R, networks_R, split):
+        return jax.lax.map(lambda run: one(name, rate, run[0], run[1], split), (keys_R, networks_R),
+                           batch_size=config.side_by_side)  # fmt: skip
+
+    def race(name, rate, runs, label, split):
+        keys_R = jax.random.split(context.key(f"{which.name}/{label}"), runs)
+        losses_RE = several(name, rate, keys_R, jnp.arange(runs) % which.known, split)
+        return np.nan_to_num(np.asarray(losses_RE), nan=np.inf)
+
+    settings = {name: getattr(config, name) for name in config.contest_fields()}
+    spec = {"problem": which.name, "steps": steps, "seed": context.seed, "config": settings}
+    label = which.name.replace(", ", "-").replace(" ", "-")
+    directory = train.artifact_directory(context.directory / "checkpoints", f"many-{label}", spec)
+    found: Any = train.load_artifact(directory)
+    if found is None:
+        candidates = [(name, contest.BASELINES["AdamW"].rate * 2.0 ** (1 - i))
+                      for name in _OPTIMIZERS for i in range(_RATES)]  # fmt: skip
+        losses_CE = np.stack([race(*candidate, which.known, "many passes", which.valid).mean(0)
+                              for candidate in candidates])  # fmt: skip
+        best, stop = np.unravel_index(losses_CE.argmin(), losses_CE.shape)
+        name, rate = candidates[best]
+        losses = race(name, rate, config.test_runs, "test", which.test)[:, stop]
+        found = {"losses": losses, "steps": np.asarray((stop + 1) * steps // _TESTS),
+                 "best": np.asarray(best), "rate": np.asarray(rate)}  # fmt: skip
+        train.save_artifact(directory, found)
+        found = train.load_artifact(directory)
+    name = list(_OPTIMIZERS)[int(found["best"]) // _RATES]
+    return ManyPasses(np.asarray(found["losses"]), int(found["steps"]), name, float(found["rate"]))
