@@ -75,7 +75,7 @@ def l3rs_init(
     num_bases: int = 2,
     hidden: Sequence[int] = (32, 32),
     embed_dim: int = 8,
-    log_step: float = -5.8,
+    log_step: float | None = None,
     decays: Sequence[float] = DECAYS,
     group: Group | None = None,
     average: bool = False,
@@ -89,12 +89,15 @@ def l3rs_init(
       num_bases: P.
       hidden: widths of the network's hidden layers. UNVERIFIED: width and depth are ours.
       embed_dim: E. UNVERIFIED.
-      log_step: logarithm of the root mean square of an update, in all layers, before the network.
+      log_step: logarithm of the root mean square of an update, in all layers, before the network;
+        None is -5.8, of iterates that are averaged -5.2.
       decays, group, average: as of `l3rs`.
 
     Returns:
       {"embedding": [L or 1, E], "network": ..., "log_step": [], "horizon_power": []}.
     """
+    if log_step is None:
+        log_step = -5.2 if average else -5.8
     layers = 1 if params is None else len(layers_of(params, group).names)
     keys = jax.random.split(key, 2)
     width = _QUANTITIES * len(decays) + 2 + len(TIMES) + embed_dim
@@ -108,7 +111,7 @@ def l3rs_init(
 
 def l3rs(
     theta: PyTree,
-    base_optimizers: Sequence[optax.GradientTransformation | str] = ("sgd", "adam"),
+    base_optimizers: Sequence[optax.GradientTransformation | str] | None = None,
     num_steps: int | Num[Array, ""] = 1000,
     *,
     learning_rate: float | Float[Array, ""] = 1.0,
@@ -119,7 +122,7 @@ def l3rs(
     use_horizon: bool = True,
     fixed_mix: bool = False,
     shared_step: bool = False,
-    anneal: bool = True,
+    anneal: bool | None = None,
     average: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Mixes base optimizers with learned weights and a learned step in every layer.
@@ -145,12 +148,13 @@ def l3rs(
         z <- z + update,   x <- x + a / (t + a) (z - x),   parameters = b x + (1 - b) z
 
     Schedule-free optimizers (Defazio et al. 2024, 2405.15682) are the case a = 1, b = 0.9, which
-    it starts from. Its bases should have no momentum, for b gives one: "sgd" and "rmsprop".
+    it starts from. Its bases should have no momentum, for b gives one, and its step no cosine, for
+    the mean is calm without: so are its defaults.
 
     Args:
       theta: as of `l3rs_init`, trained by `ico.metatrain`. Its leaves may be traced.
       base_optimizers: any transforms that give updates to be added, or names of
-        `ico.optim.base_optimizers`.
+        `ico.optim.base_optimizers`; None is "sgd" and "adam", with `average` "sgd" and "rmsprop".
       num_steps: the horizon; at its end the step is zero with `anneal`.
       learning_rate: a factor on all steps; one is as trained.
       group: path of a parameter -> what it is grouped by; groups are layers. None is `by_module`.
@@ -159,7 +163,7 @@ def l3rs(
       use_horizon: whether steps follow the power law of the horizon.
       fixed_mix: an even mix in place of the learned one.
       shared_step: one step for all layers, the mean of their logarithms.
-      anneal: whether a cosine multiplies the step.
+      anneal: whether a cosine multiplies the step; None is yes, with `average` no.
       average: see above.
 
     Returns:
@@ -182,6 +186,9 @@ def l3rs(
       >>> print(updates["dense"]["bias"].round(5))
       [-0.00303 -0.00303 -0.00303]
     """
+    if base_optimizers is None:
+        base_optimizers = ("sgd", "rmsprop") if average else ("sgd", "adam")
+    anneal = not average if anneal is None else anneal
     if not base_optimizers:
         raise ValueError("base_optimizers must hold at least one")
     if callable(learning_rate):

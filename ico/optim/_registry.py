@@ -93,7 +93,7 @@ def learned(name: str, *, universal: bool = False, **settings) -> LearnedOptimiz
     if name != "l3rs":
         return LearnedOptimizer(name, settings, lambda key, _: inits[name](key, **of_start))
     of_both = {key: settings[key] for key in ("decays", "group", "average") if key in settings}
-    num_bases = len(settings.get("base_optimizers", ("sgd", "adam")))
+    num_bases = len(settings.get("base_optimizers") or ("sgd", "adam"))
 
     def init(key, params):
         params = None if universal else params

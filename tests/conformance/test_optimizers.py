@@ -45,9 +45,10 @@ def l3rs(learning_rate: float = 1.0):
 
 def l3rs_average(learning_rate: float = 1.0):
     """The same with a mean of iterates."""
-    bases = ("sgd", "rmsprop")
     theta = ico.optim.l3rs_init(jax.random.key(0), None, average=True)
-    return ico.optim.l3rs(theta, bases, 30_000, learning_rate=learning_rate, average=True)
+    return ico.optim.l3rs(
+        theta, num_steps=30_000, learning_rate=learning_rate, average=True, anneal=True
+    )
 
 
 def _follow_momentum(theta, scale):

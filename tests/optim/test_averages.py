@@ -11,11 +11,12 @@ from tests.optim.conftest import PARAMS, loss, random_theta, run
 
 
 def test_untrained_it_averages_as_schedule_free_does():
-    theta = optim.l3rs_init(jax.random.key(0), PARAMS, num_bases=1, average=True)
-    ours = optim.l3rs(theta, ("sgd",), 9, anneal=False, average=True)
-    steps = optim.l3rs(
-        optim.l3rs_init(jax.random.key(0), PARAMS, num_bases=1), ("sgd",), 9, anneal=False
-    )
+    thetas = [
+        optim.l3rs_init(jax.random.key(0), PARAMS, num_bases=1, log_step=-5.5, average=average)
+        for average in (True, False)
+    ]
+    ours = optim.l3rs(thetas[0], ("sgd",), 9, average=True)
+    steps = optim.l3rs(thetas[1], ("sgd",), 9, anneal=False)
     theirs = optax.contrib.schedule_free(steps, learning_rate=1.0, b1=0.9)
     params, state, _ = run(ours, 8)
     expected, other, _ = run(theirs, 8)
@@ -45,9 +46,21 @@ def test_the_mean_is_that_of_the_iterates_for_any_theta():
         mean = after
 
 
+def test_what_averages_has_defaults_of_its_own():
+    """No momentum and no cosine; a user who sets nothing gets what the contest races."""
+    theta = optim.l3rs_init(jax.random.key(0), PARAMS, average=True)
+    assert theta["log_step"] > optim.l3rs_init(jax.random.key(0), PARAMS)["log_step"]
+    ends = []
+    for settings in ({}, {"base_optimizers": ("sgd", "rmsprop"), "anneal": False}):
+        params, _, seen = run(optim.l3rs(theta, num_steps=4, average=True, **settings), 6)
+        ends.append(params)
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+    assert seen[-1][2]["head"]["kernel"].any()  # steps go on behind the horizon
+
+
 def test_averages_outlive_bfloat16():
     theta = optim.l3rs_init(jax.random.key(0), PARAMS, log_step=-5.8, average=True)
-    optimizer = optim.l3rs(theta, ("sgd", "rmsprop"), 200, anneal=False, average=True)
+    optimizer = optim.l3rs(theta, num_steps=200, average=True)
     found = []
     for kind in (jnp.float32, jnp.bfloat16):
         params, state, _ = run(optimizer, 200, optax.tree.cast(PARAMS, kind))
