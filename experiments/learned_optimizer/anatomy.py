@@ -1,6 +1,6 @@
 """Learning and its parts: meta-training, ablations, specialisation, the mix, the cost.
 
-Dimension key: R runs, T steps, L layers, P base optimizers, E tests of a run.
+Dimension key: R runs, T steps, L layers, P base optimizers, E tests of a run, N test images.
 """
 
 import time
@@ -18,11 +18,10 @@ from ico.report import StudyResult, difference, interval, ratio
 
 
 def _ends(context, which, name: str, trained: learners.Trained, horizon: int = 0) -> np.ndarray:
-    """Test losses at the end [R] of a learned optimizer taken as it is."""
+    """Test losses by image at the end [R, N] of a learned optimizer taken as it is."""
     contestant = contestant_of(context, which.name, name, trained.entrant(), which)
     run = contestant.result(horizon or context.config.horizon)[1]
-    bad = 2 * float(np.log(which.model.num_classes))  # as in the races
-    return np.minimum(np.nan_to_num(run.losses[:, -1], nan=np.inf), bad)
+    return contest.ends(run.images, which.model)
 
 
 def meta_train(context) -> StudyResult:
@@ -97,7 +96,7 @@ def ablations(context) -> StudyResult:
                         f"high, {horizon}": high}  # fmt: skip
         rows.append(row)
     notes = [f"On {task}; each trained anew, once, from the same seed, on the same tasks and "
-             "batches: intervals are over test runs, not over meta-trainings."]  # fmt: skip
+             "batches: intervals are over test runs and images alone."]  # fmt: skip
     return StudyResult([], {"ablations": rows}, {}, notes)
 
 

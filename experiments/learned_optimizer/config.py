@@ -33,8 +33,8 @@ BASELINES = (
 )  # fmt: skip
 ABLATIONS = (
     "SGD alone", "RMSprop alone", "an even mix", "one step for all layers", "no time", "no loss",
-    "no embedding", "one layer for all", "a cosine", "one step for all horizons", "no average",
-    "no average, SGD alone", "no average, Adam alone",
+    "no embedding", "one layer for all", "a cosine", "one step for all horizons", "no fading",
+    "no average", "no average, SGD alone", "no average, Adam alone",
 )  # fmt: skip
 _TASKS = ("digits", "fashion", "glyphs", "glyphs, ViT", "places")
 
@@ -96,10 +96,6 @@ class Config:
     meta_rate: float = 2e-2
     adafac_rate: float = 0.1
     direction_rate: float = 2e-2
-    # The norms that their outer gradients are clipped to.
-    meta_clip: float = 0.1
-    adafac_clip: float = 1.0
-    direction_clip: float = 1.0
     # Learned optimizers beside L3RS.
     rivals: tuple[str, ...] = ("adafac_mlp", "direction_mlp")
     # Whether L3RS that averages no iterates races beside L3RS, which the claims are about.

@@ -3,7 +3,7 @@
 A hand-designed optimizer is tuned for each problem and each horizon, over rates and schedules, on
 runs of its own and by data of its own; so are the learned optimizers beside L3RS.
 
-Dimension key: R runs, E tests of a run, C candidates (a rate and a schedule).
+Dimension key: R runs, E tests of a run, C candidates (a rate and a schedule), N test images.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ SCHEDULES = ("constant", "cosine", "warm-up and cosine", "warm-up")
 _WARM_UP = 0.1  # share of the steps
 # Of the rates, while the best of them is at an edge: so often, by so many.
 _EXTENSIONS, _MORE = 3, 4
-_VERSION = 1  # of schedules and baselines: a change of either must not find old races
+_VERSION = 2  # of schedules and baselines: a change of either must not find old races
 
 
 class Entrant(NamedTuple):
@@ -104,10 +104,11 @@ def schedule(kind, peak, horizon):
 
 
 class Run(NamedTuple):
-    """Test losses along runs [R, E], and accuracies at their ends [R]."""
+    """Test losses along runs [R, E]; at their ends accuracies [R] and losses by image [R, N]."""
 
     losses: np.ndarray
     accuracy: np.ndarray
+    images: np.ndarray
 
 
 def _racer(which: Problem, entrant: Entrant, num_tests: int, side_by_side: int):
@@ -136,7 +137,8 @@ def _racer(which: Problem, entrant: Entrant, num_tests: int, side_by_side: int):
 
         inner = metatrain.begin(optimizer, task, keys[0])
         inner, losses_E = jax.lax.scan(stretch, inner, jnp.arange(num_tests))
-        return losses_E, problems.accuracy(which.model, tested(inner), split)
+        images_N = problems.cross_entropies(which.model, tested(inner), split)
+        return losses_E, problems.accuracy(which.model, tested(inner), split), images_N
 
     many = jax.jit(jax.vmap(one, (0, 0, None, 0, 0, None)))
 
@@ -151,6 +153,16 @@ def _racer(which: Problem, entrant: Entrant, num_tests: int, side_by_side: int):
         return Run(*map(np.concatenate, zip(*parts, strict=True)))
 
     return race
+
+
+def ends(images_RN, model) -> np.ndarray:
+    """Test losses by image at the ends of runs [R, N], as they are compared.
+
+    A run beyond twice the loss of a guess, or one that diverged, counts as that on every image.
+    """
+    bad = 2 * float(np.log(model.num_classes))
+    lost_R = ~(images_RN.mean(axis=1) <= bad)
+    return np.where(lost_R[:, None], bad, images_RN)
 
 
 def rates_around(middle: float, count: int) -> np.ndarray:
@@ -255,12 +267,14 @@ class Contestant:
             # On unseen networks as on known ones: what was tuned there is what is tested.
             tuned = self.result(horizon)[0] if unseen else self.tuned(horizon)
             run = self.race(horizon, tuned, unseen)
-            found = {"tuned": {name: np.asarray(value) for name, value in tuned.items()},
-                     "losses": run.losses, "accuracy": run.accuracy}  # fmt: skip
+            found = {
+                "tuned": {name: np.asarray(value) for name, value in tuned.items()},
+                **run._asdict(),
+            }
             train.save_artifact(directory, found)
             found = train.load_artifact(directory)  # rounded alike, whether found or made
         tuned = {name: np.asarray(value)[()] for name, value in found["tuned"].items()}
-        return tuned, Run(np.asarray(found["losses"]), np.asarray(found["accuracy"]))
+        return tuned, Run(*[np.asarray(found[name]) for name in Run._fields])
 
     def _key(self, name: str):
         return self.context.key(f"{self.which.name}/{name}")

@@ -18,12 +18,11 @@ from ico import metatrain, optim, train
 
 GENERAL = "the mixture"
 _DIRECTION_RATE = 3e-3  # while it learns; when it is used the rate is tuned
-_VERSION = 2  # of the learned optimizers' own constants: a change must not find old thetas
+_VERSION = 3  # of the learned optimizers' own constants: a change must not find old thetas
 # L3RS of the contest takes a mean of its iterates, as schedule-free optimizers do, in place of
 # momentum and cosine.
-_L3RS: dict[str, Any] = {"average": True, "base_optimizers": ("sgd", "rmsprop"), "anneal": False,
-                         "log_step": -5.2}  # fmt: skip
-_WITHOUT_AVERAGE = {"average": False, "anneal": True, "log_step": -5.8}
+_L3RS: dict[str, Any] = {"average": True}
+_WITHOUT_AVERAGE: dict[str, Any] = {"average": False}
 WITHOUT_AVERAGE = "no average"
 # What is left out, or put in place of what, one at a time; see `ico.optim.l3rs`. Without momentum
 # Adam is RMSprop.
@@ -38,7 +37,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "one layer for all": {"group": lambda path: "all"},
     "a cosine": {"anneal": True},
     "one step for all horizons": {"use_horizon": False},
-    WITHOUT_AVERAGE: _WITHOUT_AVERAGE | {"base_optimizers": ("sgd", "adam")},
+    "no fading": {"fade": False},
+    WITHOUT_AVERAGE: _WITHOUT_AVERAGE,
     "no average, SGD alone": _WITHOUT_AVERAGE | {"base_optimizers": ("sgd",)},
     "no average, Adam alone": _WITHOUT_AVERAGE | {"base_optimizers": ("adam",)},
 }
@@ -110,13 +110,10 @@ def meta_trained(
         config.estimator, max(config.meta_tasks // len(families), 1), config.sigma,
         config.truncation, config.meta_loss, "clipped",
     )  # fmt: skip
-    rate, clip = {
-        "l3rs": (config.meta_rate, config.meta_clip),
-        "adafac_mlp": (config.adafac_rate, config.adafac_clip),
-        "direction_mlp": (config.direction_rate, config.direction_clip),
-    }[name]
+    rates = {"l3rs": config.meta_rate, "adafac_mlp": config.adafac_rate,
+             "direction_mlp": config.direction_rate}  # fmt: skip
     meta = metatrain.MetaConfig(
-        config.meta_steps, config.meta_horizons, 0.0, estimator, rate, clip,
+        config.meta_steps, config.meta_horizons, 0.0, estimator, rates[name],
         steps_per_call=max(1, min(20, config.meta_steps)),
     )  # fmt: skip
     on = GENERAL if len(tasks) > 1 else next(iter(tasks))

@@ -3,7 +3,7 @@
 No entrant of the contest: it takes many times the steps. A yardstick for how far an optimizer that
 sees every image once or twice may come.
 
-Dimension key: R runs, E tests of a run, C candidates (an optimizer and a rate).
+Dimension key: R runs, E tests of a run, C candidates (an optimizer and a rate), N test images.
 """
 
 import functools
@@ -29,9 +29,9 @@ _OPTIMIZERS = {
 
 
 class ManyPasses(NamedTuple):
-    """Test losses [R] after so many `steps` of an optimizer, the runs those of the test."""
+    """Test losses by image [R, N] after so many `steps`, the runs those of the test."""
 
-    losses: np.ndarray
+    images: np.ndarray
     steps: int
     optimizer: str
     rate: float
@@ -44,9 +44,10 @@ def many_passes(context, which: problems.Problem) -> ManyPasses:
     that the contest is tuned by.
     """
     config = context.config
-    steps = max(config.passes * config.horizon // _TESTS, 1) * _TESTS
+    every = max(config.passes * config.horizon // _TESTS, 1)
+    steps = every * _TESTS
 
-    def one(name, rate, key, network, split):
+    def one(name, until, rate, key, network, split):
         keys = jax.random.split(key)  # as a race does: the same start, the same images
         seen = jax.vmap(
             lambda t: problems.draw(jax.random.fold_in(keys[1], t), which.train, which.batch_size)
@@ -54,17 +55,20 @@ def many_passes(context, which: problems.Problem) -> ManyPasses:
         pool = problems.Split(*[a.reshape(-1, *a.shape[2:]) for a in seen])
         task = problems.task_of(which._replace(train=pool, test=split), network)
         optimizer = _OPTIMIZERS[name](rate, steps)
-        return metatrain.run(optimizer, task, key, steps, test_every=steps // _TESTS)[2]
+        params, _, losses_E = metatrain.run(optimizer, task, key, until, test_every=every)
+        return losses_E, problems.cross_entropies(which.model, params, split)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def several(name, rate, keys_R, networks_R, split):
-        return jax.lax.map(lambda run: one(name, rate, run[0], run[1], split), (keys_R, networks_R),
-                           batch_size=config.side_by_side)  # fmt: skip
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def several(name, until, rate, keys_R, networks_R, split):
+        return jax.lax.map(
+            lambda run: one(name, until, rate, run[0], run[1], split), (keys_R, networks_R),
+            batch_size=config.side_by_side,
+        )  # fmt: skip
 
-    def race(name, rate, runs, label, split):
+    def race(name, until, rate, runs, label, split):
         keys_R = jax.random.split(context.key(f"{which.name}/{label}"), runs)
-        losses_RE = several(name, rate, keys_R, jnp.arange(runs) % which.known, split)
-        return np.nan_to_num(np.asarray(losses_RE), nan=np.inf)
+        found = several(name, until, rate, keys_R, jnp.arange(runs) % which.known, split)
+        return [np.nan_to_num(np.asarray(a), nan=np.inf) for a in found]
 
     settings = {name: getattr(config, name) for name in config.contest_fields()}
     spec = {"problem": which.name, "steps": steps, "seed": context.seed, "config": settings}
@@ -74,14 +78,16 @@ def many_passes(context, which: problems.Problem) -> ManyPasses:
     if found is None:
         candidates = [(name, contest.BASELINES["AdamW"].rate * 2.0 ** (1 - i))
                       for name in _OPTIMIZERS for i in range(_RATES)]  # fmt: skip
-        losses_CE = np.stack([race(*candidate, which.known, "many passes", which.valid).mean(0)
-                              for candidate in candidates])  # fmt: skip
+        losses_CE = np.stack([
+            race(name, steps, rate, which.known, "many passes", which.valid)[0].mean(0)
+            for name, rate in candidates
+        ])  # fmt: skip
         best, stop = np.unravel_index(losses_CE.argmin(), losses_CE.shape)
-        name, rate = candidates[best]
-        losses = race(name, rate, config.test_runs, "test", which.test)[:, stop]
-        found = {"losses": losses, "steps": np.asarray((stop + 1) * steps // _TESTS),
+        (name, rate), until = candidates[best], int(stop + 1) * every
+        images = race(name, until, rate, config.test_runs, "test", which.test)[1]
+        found = {"images": images, "steps": np.asarray(until),
                  "best": np.asarray(best), "rate": np.asarray(rate)}  # fmt: skip
         train.save_artifact(directory, found)
         found = train.load_artifact(directory)
     name = list(_OPTIMIZERS)[int(found["best"]) // _RATES]
-    return ManyPasses(np.asarray(found["losses"]), int(found["steps"]), name, float(found["rate"]))
+    return ManyPasses(np.asarray(found["images"]), int(found["steps"]), name, float(found["rate"]))

@@ -154,10 +154,15 @@ def scaled(pixels):
     return pixels.astype(jnp.float32) / 255
 
 
+def cross_entropies(model, params, split: Split):
+    """By image [N], nats."""
+    logits = logits_of(model, params, split.pixels)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, split.labels)
+
+
 def cross_entropy(model, params, split: Split):
     """Its mean, nats."""
-    logits = logits_of(model, params, split.pixels)
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, split.labels))
+    return jnp.mean(cross_entropies(model, params, split))
 
 
 def accuracy(model, params, split: Split):

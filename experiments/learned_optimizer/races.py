@@ -1,6 +1,6 @@
 """The races: at the horizon, from other networks, on other data, for longer.
 
-Dimension key: R runs, E tests of a run.
+Dimension key: R runs, E tests of a run, P unseen networks, N test images.
 """
 
 import functools
@@ -67,7 +67,7 @@ class Field:
         self.horizon, self.problem = horizon, which.name
         # Runs from one unseen network are no further evidence on unseen networks: means of them.
         self.groups = which.unseen if unseen else 0
-        self.bad = 2 * float(np.log(which.model.num_classes))
+        self.model = which.model
         self.tuned: dict[str, dict] = {}
         self.runs: dict[str, contest.Run] = {}
         self.by_hand = [name for name in entrants if name in contest.BASELINES]
@@ -76,13 +76,9 @@ class Field:
             self.tuned[name], self.runs[name] = contestant.result(horizon, unseen)
 
     def ends(self, name: str) -> np.ndarray:
-        """Test losses at the end [R], or of unseen networks their means [P].
-
-        Those beyond twice the loss of a guess, diverged ones too, count as that.
-        """
-        ends = np.nan_to_num(self.runs[name].losses[:, -1], nan=np.inf)
-        ends = np.minimum(ends, self.bad)
-        return ends.reshape(-1, self.groups).mean(0) if self.groups else ends
+        """Test losses at the end by image [R, N], or of unseen networks their means [P, N]."""
+        ends = contest.ends(self.runs[name].images, self.model)
+        return ends.reshape(-1, self.groups, ends.shape[-1]).mean(0) if self.groups else ends
 
     @property
     def best(self) -> str:
@@ -158,7 +154,7 @@ _NOTES = [
     "L3RS, no average, has momentum and a cosine in place of a mean of iterates; no claim is about "
     "it.",
     "Test runs are new starts of the head and new orders of batches, the same for all optimizers; "
-    "intervals are over runs.",
+    "intervals are over runs and over test images, both drawn anew.",
 ]
 
 
@@ -190,7 +186,7 @@ def in_distribution(context) -> StudyResult:
 
 def _allowed(field: Field, many: ManyPasses) -> dict:
     """A row of what the images allow, over the best by hand and L3RS over that."""
-    ends = np.minimum(many.losses, field.bad)
+    ends = contest.ends(many.images, field.model)
     row: dict[str, Any] = {"task": field.problem, "by": many.optimizer, "rate": many.rate,
                            "steps": many.steps, "test loss": float(ends.mean())}  # fmt: skip
     for name, pair in (("over the best by hand", (ends, field.ends(field.best))),

@@ -38,6 +38,7 @@ class L3RSState(NamedTuple):
 
     `step` and `mix` are those of the last update, for whoever wants to watch them. `iterate` is
     what steps are added to, and `mean` what is to be used: of `average` alone, else None.
+    `largest` holds the largest mean squares of the directions so far: of `fade` alone.
     """
 
     count: Int[Array, ""]
@@ -47,6 +48,7 @@ class L3RSState(NamedTuple):
     mix: Float[Array, "L P"]
     iterate: PyTree = None
     mean: PyTree = None
+    largest: PyTree = None
 
 
 # Directions of ascent: turning them round with their weights saves a pass over each. All can be
@@ -124,6 +126,7 @@ def l3rs(
     shared_step: bool = False,
     anneal: bool | None = None,
     average: bool = False,
+    fade: bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Mixes base optimizers with learned weights and a learned step in every layer.
 
@@ -151,6 +154,10 @@ def l3rs(
     it starts from. Its bases should have no momentum, for b gives one, and its step no cosine, for
     the mean is calm without: so are its defaults.
 
+    With `fade`, ours too, a direction is divided by the largest root mean square that it has had
+    so far. Steps then shrink with the gradients, as those of its bases do; divided by its own, a
+    direction that has become noise is followed as far as any other.
+
     Args:
       theta: as of `l3rs_init`, trained by `ico.metatrain`. Its leaves may be traced.
       base_optimizers: any transforms that give updates to be added, or names of
@@ -165,6 +172,7 @@ def l3rs(
       shared_step: one step for all layers, the mean of their logarithms.
       anneal: whether a cosine multiplies the step; None is yes, with `average` no.
       average: see above.
+      fade: see above; None is as `average`.
 
     Returns:
       A transform whose `update(grads, state, params, value=loss)` wants parameters, and the loss
@@ -189,6 +197,7 @@ def l3rs(
     if base_optimizers is None:
         base_optimizers = ("sgd", "rmsprop") if average else ("sgd", "adam")
     anneal = not average if anneal is None else anneal
+    fade = average if fade is None else fade
     if not base_optimizers:
         raise ValueError("base_optimizers must hold at least one")
     if callable(learning_rate):
@@ -208,7 +217,9 @@ def l3rs(
         nothing = jnp.zeros(L, jnp.float32), jnp.zeros((L, P), jnp.float32)
         # Copies, so that parameters may be donated.
         apart = [jax.tree.map(jnp.array, _wide(params)) if average else None for _ in range(2)]
-        return L3RSState(jnp.zeros((), jnp.int32), means, states, *nothing, *apart)
+        largest = jnp.zeros((L, P), jnp.float32) if fade else None
+        count = jnp.zeros((), jnp.int32)
+        return L3RSState(count, means, states, *nothing, *apart, largest=largest)
 
     def update(updates, state, params=None, *, value=None, **extra):
         if params is None:
@@ -250,6 +261,9 @@ def l3rs(
             step_L = step_L * 0.5 * (1 + jnp.cos(jnp.pi * done))
         # The maximum, not a sum, for it has a derivative where a direction is zero.
         squares_LP = jnp.maximum(jnp.diagonal(gram_LPP, axis1=1, axis2=2), _TINY**2)
+        largest_LP = None
+        if fade:
+            squares_LP = largest_LP = jnp.maximum(state.largest, squares_LP)
         weight_LP = step_L[:, None] * mix_LP * sign_P[None] * jax.lax.rsqrt(squares_LP)
         # The mean square of the update from those of the directions: no further pass over them.
         square_L = jnp.einsum("lp,lpr,lr->l", weight_LP, gram_LPP, weight_LP)
@@ -262,7 +276,10 @@ def l3rs(
             mixed, *apart = _averaged(layers, mixed, state, params, out_LO[:, -2:])
         mixed = jax.tree.map(lambda u, kind: u.astype(kind), mixed, types)
         watched = step_L.astype(jnp.float32), mix_LP.astype(jnp.float32)
-        return mixed, L3RSState(state.count + 1, means, tuple(base_states), *watched, *apart)
+        count = state.count + 1
+        return mixed, L3RSState(
+            count, means, tuple(base_states), *watched, *apart, largest=largest_LP
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -77,7 +77,7 @@ def test_a_race_is_the_training_it_says(digits):
     keys = jax.random.split(jax.random.key(0), 2)
     for horizon in (4, 7):
         run = race(np.full(2, 0.01), np.full(2, 1), horizon, keys, np.array([1, 3]), digits.test)
-        assert run.losses.shape == (2, 1)
+        assert run.losses.shape == (2, 1) and run.images.shape == (2, len(digits.test.labels))
         for i, network in enumerate((1, 3)):
             task = problems.task_of(digits, network)
             optimizer = optax.with_extra_args_support(
@@ -92,6 +92,7 @@ def test_a_race_is_the_training_it_says(digits):
             np.testing.assert_allclose(run.losses[i, 0], expected, rtol=1e-4)
             right = problems.accuracy(digits.model, inner.params, digits.test)
             np.testing.assert_allclose(run.accuracy[i], right, atol=1e-6)
+            np.testing.assert_allclose(run.images[i].mean(), expected, rtol=1e-4)
 
 
 class Landscape:
@@ -105,7 +106,8 @@ class Landscape:
         losses = np.abs(np.log(peaks / self.best)) + (kinds != self.kind)
         few = len(keys) == len(peaks) and len(np.unique(self.seen[-1][0], axis=0)) == 1
         losses = losses - 5.0 * (few & (peaks == self.misled))
-        return contest.Run(losses[:, None].astype(np.float32), np.zeros(len(peaks)))
+        losses = losses[:, None].astype(np.float32)
+        return contest.Run(losses, np.zeros(len(peaks)), losses)
 
 
 def test_tuning_takes_the_best_of_the_second_round(context, digits):
@@ -153,8 +155,9 @@ def test_every_ablation_changes_the_optimizer():
                              theta)  # fmt: skip
         optimizer, params = learner.build(theta, 5), shapes
         state = optimizer.init(params)
-        for _ in range(2):
-            updates, state = optimizer.update(grads, state, params, value=jnp.ones(()))
+        for size in (1.0, 0.5):
+            some = jax.tree.map(lambda g, size=size: size * g, grads)
+            updates, state = optimizer.update(some, state, params, value=jnp.ones(()))
             params = jax.tree.map(jnp.add, params, updates)
         return np.concatenate([np.ravel(a) for a in jax.tree.leaves(updates)])
 
@@ -254,7 +257,7 @@ def test_many_passes_are_over_the_images_of_the_races(context, digits, monkeypat
     monkeypatch.setattr(many_passes.problems, "task_of", task_of)
     monkeypatch.setattr(many_passes, "_OPTIMIZERS", {"none": lambda rate, _: optax.sgd(0.0)})
     found = many_passes.many_passes(context, which)
-    np.testing.assert_allclose(found.losses, run.losses[:, -1], rtol=1e-5)
+    np.testing.assert_allclose(found.images, run.images, rtol=1e-4, atol=1e-5)
     assert found.steps == SMOKE.passes * SMOKE.horizon // many_passes._TESTS  # the first of equals
     starts = jax.random.split(context.key("digits/test"), SMOKE.test_runs)
     drawn = [problems.draw(jax.random.fold_in(jax.random.split(key)[1], t), train, SMOKE.batch_size)

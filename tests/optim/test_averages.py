@@ -16,7 +16,7 @@ def test_untrained_it_averages_as_schedule_free_does():
         for average in (True, False)
     ]
     ours = optim.l3rs(thetas[0], ("sgd",), 9, average=True)
-    steps = optim.l3rs(thetas[1], ("sgd",), 9, anneal=False)
+    steps = optim.l3rs(thetas[1], ("sgd",), 9, anneal=False, fade=True)
     theirs = optax.contrib.schedule_free(steps, learning_rate=1.0, b1=0.9)
     params, state, _ = run(ours, 8)
     expected, other, _ = run(theirs, 8)
@@ -51,7 +51,7 @@ def test_what_averages_has_defaults_of_its_own():
     theta = optim.l3rs_init(jax.random.key(0), PARAMS, average=True)
     assert theta["log_step"] > optim.l3rs_init(jax.random.key(0), PARAMS)["log_step"]
     ends = []
-    for settings in ({}, {"base_optimizers": ("sgd", "rmsprop"), "anneal": False}):
+    for settings in ({}, {"base_optimizers": ("sgd", "rmsprop"), "anneal": False, "fade": True}):
         params, _, seen = run(optim.l3rs(theta, num_steps=4, average=True, **settings), 6)
         ends.append(params)
     jax.tree.map(np.testing.assert_array_equal, *ends)
