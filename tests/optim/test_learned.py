@@ -124,6 +124,20 @@ def test_no_step_is_left_at_the_horizon_and_beyond():
     assert sizes[2] > 1e-6 and sizes[3] == sizes[4] == 0
 
 
+@pytest.mark.parametrize("fade", [True, False])
+def test_steps_fade_with_the_gradients(fade):
+    """Against the largest so far; without, all are as long."""
+    theta = optim.l3rs_init(jax.random.key(0), PARAMS, num_bases=1)
+    optimizer = optim.l3rs(theta, ("sgd",), 9, anneal=False, fade=fade)
+    state, lengths = optimizer.init(PARAMS), []
+    for size in (1.0, 0.1, 3.0, 1.5):
+        grads = jax.tree.map(lambda a, size=size: size * jnp.ones_like(a), PARAMS)
+        updates, state = optimizer.update(grads, state, PARAMS, value=jnp.ones(()))
+        lengths.append(float(updates["head"]["kernel"][0, 0]))
+    expected = (1.0, 0.1, 1.0, 0.5) if fade else (1.0, 1.0, 1.0, 1.0)
+    np.testing.assert_allclose(np.array(lengths) / lengths[0], expected, rtol=1e-5)
+
+
 def test_directions_have_unit_length_whatever_the_gradient():
     theta = optim.l3rs_init(jax.random.key(0), PARAMS, num_bases=1, log_step=-2.0)
     optimizer = optim.l3rs(theta, ["sgd"], 10)
@@ -138,12 +152,20 @@ def test_directions_have_unit_length_whatever_the_gradient():
     assert all(jnp.isfinite(a).all() for a in jax.tree.leaves(state))
 
 
-def test_many_thetas_under_vmap_are_each_alone():
-    thetas = [random_theta(), optim.l3rs_init(jax.random.key(3), PARAMS)]
+@pytest.mark.parametrize("average", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_many_thetas_under_vmap_are_each_alone(average):
+    thetas = [
+        random_theta(average=average),
+        optim.l3rs_init(jax.random.key(3), PARAMS, average=average),
+    ]
+
+    def ends(theta):
+        return run(optim.l3rs(theta, num_steps=9, average=average), 3)[0]
+
     together = jax.tree.map(lambda *a: jnp.stack(a), *thetas)
-    many = jax.jit(jax.vmap(lambda theta: run(optim.l3rs(theta, num_steps=9), 3)[0]))(together)
+    many = jax.jit(jax.vmap(ends))(together)
     for i, theta in enumerate(thetas):
-        alone = run(optim.l3rs(theta, num_steps=9), 3)[0]
+        alone = ends(theta)
         mine = jax.tree.map(lambda a, i=i: a[i], many)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), mine, alone

@@ -53,10 +53,17 @@ print("equal")
 """
 
 
-@pytest.mark.parametrize("name", ["l3rs", pytest.param("adafac_mlp", marks=pytest.mark.slow)])
-def test_four_devices_compute_what_one_does(name, python, environment):
+@pytest.mark.parametrize(
+    "learner",
+    [
+        "'l3rs'",
+        pytest.param("'l3rs', average=True", marks=pytest.mark.slow),
+        pytest.param("'adafac_mlp'", marks=pytest.mark.slow),
+    ],
+)
+def test_four_devices_compute_what_one_does(learner, python, environment):
     environment["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     )
-    done = python("-c", PROGRAM.replace("NAME", repr(name)), env=environment)
+    done = python("-c", PROGRAM.replace("NAME", learner), env=environment)
     assert "equal" in done.stdout, done.stderr
