@@ -174,9 +174,9 @@ def what_it_learned(context) -> StudyResult:
                 "share of RMSprop, first tenth": float(_part(mix_RTLP[..., -1], place, 0)),
                 "last tenth": float(_part(mix_RTLP[..., -1], place, 0.9)),
             })  # fmt: skip
-    notes = ["The step is the root mean square that an update would have were all its weight on one "
-             "direction, as large as it has ever been; the share is that of RMSprop's direction, "
-             "the rest is the gradient's."]  # fmt: skip
+    notes = ["The step is the root mean square of an update whose weight is all on one direction, "
+             "as large as that ever was; the share is that of RMSprop's direction, the rest is "
+             "the gradient's."]  # fmt: skip
     return StudyResult([], {"steps and mixes": rows}, arrays, notes)
 
 
