@@ -182,8 +182,8 @@ def in_distribution(context) -> StudyResult:
                  for field in fields.values() for name in context.config.rivals]  # fmt: skip
         claims.append(judged(f"in_distribution.{claim}", pairs, difference))
     notes = [*_NOTES, "Many passes over the images that each test run draws show what these allow. "
-             "Optimizer, rate and last step are tuned; no entrant of the contest, for its steps "
-             "are many more."]  # fmt: skip
+             "Optimizer, rate, weight decay and last step are tuned; no entrant of the contest, for "
+             "its steps are many more."]  # fmt: skip
     return StudyResult(claims, tables, arrays, notes)
 
 
@@ -191,7 +191,8 @@ def _allowed(field: Field, many: ManyPasses) -> dict:
     """A row of what the images allow, over the best by hand and L3RS over that."""
     ends = contest.ends(many.images, field.model)
     row: dict[str, Any] = {"task": field.problem, "by": many.optimizer, "rate": many.rate,
-                           "steps": many.steps, "test loss": float(ends.mean())}  # fmt: skip
+                           "weight decay": many.decay, "steps": many.steps,
+                           "test loss": float(ends.mean())}  # fmt: skip
     for name, pair in (("over the best by hand", (ends, field.ends(field.best))),
                        (f"{OURS} over it", (field.ends(OURS), ends))):  # fmt: skip
         over, (low, high) = interval(*pair, statistic=ratio)

@@ -255,7 +255,7 @@ def test_many_passes_are_over_the_images_of_the_races(context, digits, monkeypat
         return real(which, network)
 
     monkeypatch.setattr(many_passes.problems, "task_of", task_of)
-    monkeypatch.setattr(many_passes, "_OPTIMIZERS", {"none": lambda rate, _: optax.sgd(0.0)})
+    monkeypatch.setattr(many_passes, "_OPTIMIZERS", {"none": lambda *_: optax.sgd(0.0)})
     found = many_passes.many_passes(context, which)
     np.testing.assert_allclose(found.images, run.images, rtol=1e-4, atol=1e-5)
     assert found.steps == SMOKE.passes * SMOKE.horizon // many_passes._TESTS  # the first of equals
