@@ -182,8 +182,8 @@ def in_distribution(context) -> StudyResult:
                  for field in fields.values() for name in context.config.rivals]  # fmt: skip
         claims.append(judged(f"in_distribution.{claim}", pairs, difference))
     notes = [*_NOTES, "Many passes over the images that each test run draws show what these allow. "
-             "Optimizer, rate, weight decay and last step are tuned; no entrant of the contest, for "
-             "its steps are many more."]  # fmt: skip
+             "Optimizer, rate, weight decay and last step are tuned; no entrant of the contest: "
+             "they take many more steps."]  # fmt: skip
     return StudyResult(claims, tables, arrays, notes)
 
 
