@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
@@ -20,6 +21,7 @@ DECAYS = (0.9, 0.99, 0.999)
 TIMES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 _SECOND = 0.999
 _TINY = 1e-8
+_WRITTEN_OUT = 64  # numbers of a kernel, at most
 NUM_FEATURES = 2 + 5 * len(DECAYS) + 2  # by `features_of`; vectors have two fewer a rate
 
 
@@ -71,11 +73,11 @@ def move(moments: Moments, grad) -> Moments:
 
 
 def features_of(moments: Moments, grad, param) -> list[Float[Array, "..."]]:
-    """Features of every number of a tensor, each to be broadcast to its shape; unit mean square.
+    """Features of every number of a tensor, each to be broadcast to its shape.
 
     Gradient, parameter; for every rate: momentum, momentum over the root of the second moment, and
     by factored second moments: gradient, rows, columns; then the root of the second moment, and one
-    over it. A list, not an array: summed one by one in `first_layer`, they are never stored.
+    over it.
     """
     grad, param = grad.astype(jnp.float32), param.astype(jnp.float32)
     root = jax.lax.rsqrt(moments.second + _TINY)
@@ -90,7 +92,7 @@ def features_of(moments: Moments, grad, param) -> list[Float[Array, "..."]]:
         by_column = jax.lax.rsqrt(columns + _TINY)[..., None, :]
         found += [grad * by_row * by_column, by_row, by_column]
     found += [root, 1 / root]
-    return [x * jax.lax.rsqrt(jnp.mean(x * x) + 1e-5) for x in found]
+    return found
 
 
 def time_features(count) -> Float[Array, "T"]:
@@ -101,10 +103,13 @@ def time_features(count) -> Float[Array, "T"]:
 def apply_each(
     layers: dict[str, Any], features: Sequence[Float[Array, "..."]], shape, bias: Array
 ) -> list[Float[Array, "..."]]:
-    """An MLP on every number of a tensor, as products of its small kernels with [F, numbers].
+    """An MLP on every number of a tensor; it sees each feature at unit mean square.
 
-    Written out number by number, it would be a loop in which nothing is stored, and no faster; but
-    a program so large that compiling it takes minutes where it is differentiated.
+    The first layer is a product of its kernel with [F, numbers], for every shape of features: what
+    is the same along rows or columns is multiplied before it is spread. Its scale goes into the
+    kernel, not over all numbers. Small further layers are written out, for their products are too
+    small. (So written out, the first would be no faster, and minutes of compilation where it is
+    differentiated.)
 
     Args:
       layers: as of `network_init`; of its first kernel come the rows of as many as there are
@@ -116,13 +121,28 @@ def apply_each(
     Returns:
       One array an output.
     """
-    x_FN = jnp.stack([jnp.broadcast_to(x, shape).reshape(-1) for x in features])
-    for i in range(len(layers)):
-        layer = layers[f"dense_{i}"]
-        x_FN = x_FN if i == 0 else jax.nn.relu(x_FN)
-        offset = bias if i == 0 else layer["bias"]
-        x_FN = jnp.matmul(layer["kernel"].T, x_FN, precision="highest") + offset[:, None]
-    return [x.reshape(shape) for x in x_FN]
+    kernel_FO = layers["dense_0"]["kernel"]
+    scale_F = jnp.stack([jax.lax.rsqrt(jnp.mean(x * x) + 1e-5) for x in features])
+    scaled_OF = (kernel_FO * scale_F[:, None]).T
+    hidden = jnp.expand_dims(bias, range(1, 1 + len(shape)))
+    for kind in dict.fromkeys(x.shape for x in features):
+        places = [f for f, x in enumerate(features) if x.shape == kind]
+        x_FN = jnp.stack([features[f].reshape(-1) for f in places])
+        part = jnp.matmul(scaled_OF[:, np.array(places)], x_FN, precision="highest")
+        hidden = hidden + part.reshape(-1, *kind)
+    outputs = list(jnp.broadcast_to(hidden, (len(bias), *shape)))
+    for i in range(1, len(layers)):
+        inputs = [jax.nn.relu(x) for x in outputs]
+        kernel, offset = layers[f"dense_{i}"]["kernel"], layers[f"dense_{i}"]["bias"]
+        if kernel.size > _WRITTEN_OUT:
+            product = jnp.tensordot(kernel.T, jnp.stack(inputs), 1)
+            outputs = list(product + jnp.expand_dims(offset, range(1, 1 + len(shape))))
+            continue
+        outputs = [
+            sum((kernel[j, o] * x for j, x in enumerate(inputs)), start=offset[o])
+            for o in range(len(offset))
+        ]
+    return outputs
 
 
 def feature_places(moments: Moments) -> Array:
