@@ -121,7 +121,6 @@ config = metatrain.MetaConfig(
     horizon=(12, 50),
     estimator=metatrain.Estimator("unrolled", num_tasks=8, shaping="clipped"),
     learning_rate=2e-2,
-    clip=0.1,
 )
 to_learn_by = dataclasses.replace(fine_tuning, meta_batch=task_on(last, choose, new_head).batch)
 learned = metatrain.meta_train(
