@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from experiments.learned_optimizer import contest, learners, problems, races
-from experiments.learned_optimizer.races import OURS, contestant_of, general, specialised
+from experiments.learned_optimizer.races import OURS, contestant_of, specialised
 from ico import metatrain, optim
 from ico.report import StudyResult, difference, interval, ratio
 
@@ -27,35 +27,45 @@ def _ends(context, which, name: str, trained: learners.Trained, horizon: int = 0
 def meta_train(context) -> StudyResult:
     """All meta-trainings that the contest needs: their meta-losses and what they cost."""
     rows, arrays = [], {}
+    tasks = races.problems_of(context)
     without = [("l3rs", learners.WITHOUT_AVERAGE)] * context.config.without_average
     for name, kind in (("l3rs", ""), *without, *((rival, "") for rival in context.config.rivals)):
-        trained = {task: specialised(context, name, task, kind)
-                   for task in races.problems_of(context)}  # fmt: skip
-        if name != "l3rs":
-            trained[learners.GENERAL] = general(context, name)
         label = f"{name}, {kind}" if kind else name
-        drawn = set(trained)  # in the figure: one of each
-        if name == "l3rs" and not kind:  # the others show chance
-            trained |= {f"{task} ({draw + 1})": specialised(context, name, task, kind, draw)
-                        for task in races.problems_of(context)
-                        for draw in range(1, context.config.meta_draws)}  # fmt: skip
-        for on, found in trained.items():
-            late = max(len(found.losses) // 10, 1)
-            rows.append({
-                "optimizer": label, "trained on": on,
-                "numbers": sum(leaf.size for leaf in jax.tree.leaves(found.theta)),
-                "meta-loss, first tenth": float(found.losses[:late].mean()),
-                "last tenth": found.meta_loss,
-                "million inner steps": found.inner_steps / 1e6, "seconds": found.seconds,
-            })  # fmt: skip
-            if on in drawn:
-                arrays[f"{on}/{label}"] = np.stack([found.steps, found.losses])
+        groups = {task: {task: which} for task, which in tasks.items()}
+        if name != "l3rs" and len(tasks) > 1:
+            groups[learners.GENERAL] = tasks
+        for on, group in groups.items():
+            found = learners.attempts(context, name, group, kind)
+            racing = found[-1]
+            arrays[f"{on}/{label}"] = np.stack([racing.steps, racing.losses])
+            if label == "l3rs":
+                draws = [each.spec["draw"] for each in found]
+                found += [each for each in _draws(context, on) if each.spec["draw"] not in draws]
+            for each in found:
+                late = max(len(each.losses) // 10, 1)
+                draw = each.spec["draw"]
+                rows.append({
+                    "optimizer": label, "trained on": f"{on} ({draw + 1})" if draw else on,
+                    "numbers": sum(leaf.size for leaf in jax.tree.leaves(each.theta)),
+                    "meta-loss, first tenth": float(each.losses[:late].mean()),
+                    "last tenth": each.meta_loss,
+                    "races": "yes" if each is racing else "failed" if each.failed else "",
+                    "million inner steps": each.inner_steps / 1e6, "seconds": each.seconds,
+                })  # fmt: skip
     notes = ["The meta-loss is measured on data that is not trained on: what hand-designed "
              "optimizers are tuned by, too. Every meta-training gets as many inner steps.",
-             "Meta-trainings of L3RS differ by their random keys alone; all other studies take the "
-             "first."]  # fmt: skip
+             "Meta-trainings of one optimizer differ by their random keys alone. The first that "
+             "did not fail races: one fails that ends with a larger meta-loss than it began with. "
+             "Further ones, of L3RS, show chance."]  # fmt: skip
     tables = {"meta-training": rows, "by chance": _by_chance(context)}
     return StudyResult([], tables, arrays, notes)
+
+
+def _draws(context, task: str) -> list[learners.Trained]:
+    """Meta-trainings of L3RS that differ by chance alone."""
+    which = {task: races.problems_of(context)[task]}
+    return [learners.meta_trained(context, "l3rs", which, draw=draw)
+            for draw in range(context.config.meta_draws)]  # fmt: skip
 
 
 def _by_chance(context) -> list[dict]:
@@ -63,8 +73,7 @@ def _by_chance(context) -> list[dict]:
     rows = []
     for task, which in races.problems_of(context).items():
         ends = []
-        for draw in range(context.config.meta_draws):
-            trained = specialised(context, "l3rs", task, draw=draw)
+        for draw, trained in enumerate(_draws(context, task)):
             name = f"{OURS}, {draw}" if draw else OURS
             ends.append(float(_ends(context, which, name, trained).mean()))
         row: dict = {"task": task}

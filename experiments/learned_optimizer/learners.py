@@ -17,6 +17,7 @@ from experiments.learned_optimizer.problems import Problem
 from ico import metatrain, optim, train
 
 GENERAL = "the mixture"
+_ATTEMPTS = 3  # meta-trainings of each optimizer, where the first ones fail
 _DIRECTION_RATE = 3e-3  # while it learns; when it is used the rate is tuned
 _VERSION = 3  # of the learned optimizers' own constants: a change must not find old thetas
 # L3RS of the contest takes a mean of its iterates, as schedule-free optimizers do, in place of
@@ -60,6 +61,11 @@ class Trained(NamedTuple):
         """Over the last tenth of the meta-training."""
         return float(self.losses[-max(len(self.losses) // 10, 1) :].mean())
 
+    @property
+    def failed(self) -> bool:
+        """Whether it ended with a larger meta-loss than it began with, or with none."""
+        return not self.meta_loss <= self.losses[: max(len(self.losses) // 10, 1)].mean()
+
     def entrant(self) -> contest.Entrant:
         """For the contest."""
         if self.learner.name == "direction_mlp":
@@ -90,6 +96,40 @@ class _Direction(optim.LearnedOptimizer):
         return optim.direction_mlp(theta, contest.schedule(1, _DIRECTION_RATE, num_steps))
 
 
+def attempts(
+    context: Context, name: str, tasks: dict[str, Problem], ablation: str = ""
+) -> list[Trained]:
+    """Meta-trainings until one does not fail; the last races, as `ico.optim.load` finds it.
+
+    The same rule for all learned optimizers. Where all fail the one with the least meta-loss
+    stands last. Arguments as of `meta_trained`.
+    """
+    found: list[Trained] = []
+    while not found or (found[-1].failed and len(found) < _ATTEMPTS):
+        found.append(meta_trained(context, name, tasks, ablation, len(found)))
+    if found[-1].failed:
+        found.sort(key=lambda trained: -np.nan_to_num(trained.meta_loss, nan=np.inf))
+    if not ablation:
+        _save(context, found[-1], tasks)
+    return found
+
+
+def _save(context: Context, trained: Trained, tasks: dict[str, Problem]) -> None:
+    learner, config = trained.learner, context.config
+    horizon = {"num_steps": config.horizon} if learner.name == "l3rs" else {}
+    label = "-".join([learner.name, _on(tasks)]).replace(", ", "-").replace(" ", "-")
+    optim.save(context.directory / "optimizers" / label, learner.name, trained.theta,
+               learner.settings | horizon,
+               {"problems": [dataclasses.asdict(problems.SPECS[task]) for task in tasks],
+                "inner_steps": trained.inner_steps, "horizons": config.meta_horizons,
+                "estimator": config.estimator, "seed": context.seed,
+                "draw": trained.spec["draw"]})  # fmt: skip
+
+
+def _on(tasks) -> str:
+    return GENERAL if len(tasks) > 1 else next(iter(tasks))
+
+
 def meta_trained(
     context: Context, name: str, tasks: dict[str, Problem], ablation: str = "", draw: int = 0
 ) -> Trained:
@@ -116,7 +156,7 @@ def meta_trained(
         config.meta_steps, config.meta_horizons, 0.0, estimator, rates[name],
         steps_per_call=max(1, min(20, config.meta_steps)),
     )  # fmt: skip
-    on = GENERAL if len(tasks) > 1 else next(iter(tasks))
+    on = _on(tasks)
     spec = {"learner": name, "ablation": ablation, "on": list(tasks), "meta": meta,
             "problems": config.problem_settings(), "seed": context.seed,
             "draw": draw, "version": _VERSION,
@@ -138,13 +178,6 @@ def meta_trained(
             "steps": np.asarray(result.history["step"]),
             "seconds": np.asarray(_seconds(directory)),
         }
-        if not ablation and not draw:
-            settings = learner.settings | ({"num_steps": config.horizon} if name == "l3rs" else {})
-            optim.save(context.directory / "optimizers" / label, name, found["theta"], settings,
-                       {"problems": [dataclasses.asdict(problems.SPECS[task]) for task in tasks],
-                        "inner_steps": meta.inner_steps * len(families),
-                        "horizons": config.meta_horizons, "estimator": config.estimator,
-                        "seed": context.seed})  # fmt: skip
         train.save_artifact(directory, found)
         found = train.load_artifact(directory)  # rounded alike, whether found or made
     seconds, steps = float(np.asarray(found["seconds"])), meta.inner_steps * len(families)

@@ -32,15 +32,14 @@ def hand_designed(context) -> dict[str, contest.Entrant]:
     return {name: contest.BASELINES[name] for name in chosen}
 
 
-def specialised(context, name: str, task: str, ablation: str = "", draw=0) -> learners.Trained:
+def specialised(context, name: str, task: str, ablation: str = "") -> learners.Trained:
     """A learned optimizer trained on one task."""
-    which = {task: problems_of(context)[task]}
-    return learners.meta_trained(context, name, which, ablation, draw)
+    return learners.attempts(context, name, {task: problems_of(context)[task]}, ablation)[-1]
 
 
 def general(context, name: str) -> learners.Trained:
     """A learned optimizer trained on all tasks together."""
-    return learners.meta_trained(context, name, problems_of(context))
+    return learners.attempts(context, name, problems_of(context))[-1]
 
 
 def own(context, task: str) -> dict[str, contest.Entrant]:
@@ -153,7 +152,8 @@ _NOTES = [
     "Every hand-designed optimizer is tuned for this task and horizon: "
     "rates a factor of two apart, further ones where the best is at an edge, with each of four "
     "schedules on few runs, the best of them on more, by the loss on data that the test has not. "
-    "So are the rivals' rates; L3RS is taken as trained. One meta-training of each.",
+    "So are the rivals' rates; L3RS is taken as trained. Of each the first meta-training that did "
+    "not fail (end with a larger meta-loss than it began with), of at most three.",
     "L3RS, no average, has momentum and a cosine in place of a mean of iterates; no claim is about "
     "it.",
     "Test runs are new starts of the head and new orders of batches, the same for all optimizers; "

@@ -1,6 +1,7 @@
 """The contest of learned_optimizer: its schedules, its tuning, its races, its problems."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -182,7 +183,7 @@ def test_a_meta_training_is_found_again(context, digits, monkeypatch):
     short = dataclasses.replace(
         context, config=dataclasses.replace(SMOKE, meta_steps=3, estimator="unrolled")
     )
-    first = learners.meta_trained(short, "l3rs", {"digits": digits})
+    first = learners.attempts(short, "l3rs", {"digits": digits})[-1]
     assert len(first.losses) and first.seconds > 0 and first.inner_steps == 3 * 2 * 4
     saved = list((short.directory / "optimizers").glob("l3rs-digits"))
     assert len(saved) == 1
@@ -199,6 +200,30 @@ def test_a_meta_training_is_found_again(context, digits, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, (params, losses), expected)
     other = learners.meta_trained(short, "l3rs", {"digits": digits}, draw=1)
     assert not np.array_equal(other.theta["embedding"], first.theta["embedding"])
+
+
+@pytest.mark.parametrize(
+    ("losses", "draws"),
+    [([[2, 1]], [0]), ([[1, 2], [2, 2]], [0, 1]), ([[1, np.nan], [1, 3], [2, 1]], [0, 1, 2]),
+     ([[1, 3], [1, 2], [1, np.nan]], [2, 0, 1])],
+)  # fmt: skip
+def test_a_failed_meta_training_is_begun_anew(context, digits, monkeypatch, losses, draws):
+    """At most twice; where all fail the best of them races, and `ico.optim.load` finds that."""
+    learner = learners.learner_of("adafac_mlp")
+
+    def trained(context, name, tasks, ablation, draw):
+        theta = learner.init(jax.random.key(draw), None)
+        return learners.Trained(
+            learner, theta, {"draw": draw}, np.asarray(losses[draw], float), np.arange(2), 0.0, 0.0
+        )
+
+    monkeypatch.setattr(learners, "meta_trained", trained)
+    found = learners.attempts(context, "adafac_mlp", {"digits": digits})
+    assert [each.spec["draw"] for each in found] == draws
+    saved = json.loads(
+        (context.directory / "optimizers/adafac_mlp-digits/optimizer.json").read_text()
+    )
+    assert saved["trained_on"]["draw"] == draws[-1]
 
 
 @pytest.mark.slow
