@@ -4,6 +4,7 @@ Dimension key: R runs, T steps, L layers, P base optimizers, E tests of a run, N
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from ico.report import StudyResult, difference, interval, ratio
 
 def _ends(context, which, name: str, trained: learners.Trained, horizon: int = 0) -> np.ndarray:
     """Test losses by image at the end [R, N] of a learned optimizer taken as it is."""
-    contestant = contestant_of(context, which.name, name, trained.entrant(), which)
+    contestant = contestant_of(context, name, trained.entrant(), which)
     run = contestant.result(horizon or context.config.horizon)[1]
     return contest.ends(run.images, which.model)
 
@@ -211,8 +212,12 @@ def cost(context) -> StudyResult:
     for task, which in races.problems_of(context).items():
         entrants = races.hand_designed(context) | races.learned(context, task)
         field = races.Field(context, which, entrants, config.horizon)
-        seconds = {name: _seconds_a_step(context, which, entrant) for name, entrant in
-                   entrants.items()}  # fmt: skip
+        runs: dict = {}
+        for name, entrant in entrants.items():
+            program = entrant.program or name
+            runs[program] = runs.get(program) or _one_run(context, which, entrant)
+        seconds = {name: _seconds_a_step(context, runs[entrant.program or name], entrant.theta)
+                   for name, entrant in entrants.items()}  # fmt: skip
         curves = field.curves()
         target = curves[field.best][1][-1]  # the very number, or rounding would hide it from itself
         for name, (steps, losses) in curves.items():
@@ -251,16 +256,25 @@ def _steps_to(losses_E, target: float, horizon: int) -> int | None:
     return None if not len(reached) else int(horizon * (reached[0] + 1) // len(losses_E))
 
 
-def _seconds_a_step(context, which, entrant: contest.Entrant) -> float:
+def _one_run(context, which, entrant: contest.Entrant) -> Callable:
+    """(key, theta) -> losses, compiled."""
     horizon = context.config.horizon
-    optimizer = optax.with_extra_args_support(
-        entrant.make(contest.schedule(1, max(entrant.rate, 1e-3), horizon), horizon)
-    )
     task = problems.task_of(which, 0)
-    run = jax.jit(lambda key: metatrain.run(optimizer, task, key, horizon)[1])
+
+    @jax.jit
+    def run(key, theta):
+        rate = contest.schedule(1, max(entrant.rate, 1e-3), horizon)
+        optimizer = optax.with_extra_args_support(entrant.make(rate, horizon, theta))
+        return metatrain.run(optimizer, task, key, horizon)[1]
+
+    return run
+
+
+def _seconds_a_step(context, run: Callable, theta) -> float:
+    """The median of five runs, after a first."""
     found = []
     for i in range(6):
         started = time.perf_counter()
-        jax.block_until_ready(run(context.key(f"cost/{i}")))
-        found.append((time.perf_counter() - started) / horizon)
+        jax.block_until_ready(run(context.key(f"cost/{i}"), theta))
+        found.append((time.perf_counter() - started) / context.config.horizon)
     return float(np.median(found[1:]))

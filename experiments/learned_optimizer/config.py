@@ -212,7 +212,7 @@ EXPERIMENT = Experiment(
     studies=STUDIES,
     claims=CLAIMS,
     cost={
-        "smoke": "a minute and a half on two cores, nearly all of it compilation",
+        "smoke": "a minute on two cores, nearly all of it tracing and compilation",
         "cpu": "some two hours on two cores",
         "paper": "for a GPU or TPU",
     },

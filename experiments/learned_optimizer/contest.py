@@ -7,7 +7,7 @@ Dimension key: R runs, E tests of a run, C candidates (a rate and a schedule), N
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -31,14 +31,19 @@ class Entrant(NamedTuple):
     """An optimizer in the contest.
 
     Fields:
-      make: (schedule of the rate, horizon) -> optimizer; both may be traced.
+      make: (schedule of the rate, horizon, theta) -> optimizer; all may be traced.
       rate: the middle of the rates that it is tuned over; 0 where nothing is to be tuned.
+      theta: what it has learned.
       spec: what else it depends on, for the hash of its results.
+      program: what `make` depends on: entrants of one program differ in theta and rate alone, and
+        are compiled once. By default the entrant's name.
     """
 
-    make: Callable[[Callable, Any], optax.GradientTransformation]
+    make: Callable[[Callable, Any, Any], optax.GradientTransformation]
     rate: float
+    theta: Any = None
     spec: Any = None
+    program: Hashable = None
 
 
 def _head_alone(rate):
@@ -51,41 +56,44 @@ def _head_alone(rate):
 
 
 BASELINES: dict[str, Entrant] = {
-    "SGD": Entrant(lambda rate, _: optax.sgd(rate), 0.1),
-    "momentum": Entrant(lambda rate, _: optax.sgd(rate, momentum=0.9), 0.03),
-    "Adam": Entrant(lambda rate, _: optax.adam(rate), 3e-3),
-    "Adam, head alone": Entrant(lambda rate, _: _head_alone(rate), 1e-2),
-    "AdamW": Entrant(lambda rate, _: optax.adamw(rate, weight_decay=1e-2), 3e-3),
-    "Lion": Entrant(lambda rate, _: optax.lion(rate), 1e-3),
-    "LAMB": Entrant(lambda rate, _: optax.lamb(rate), 3e-2),
-    "Muon": Entrant(lambda rate, _: optax.contrib.muon(rate), 1e-2),
+    "SGD": Entrant(lambda rate, *_: optax.sgd(rate), 0.1),
+    "momentum": Entrant(lambda rate, *_: optax.sgd(rate, momentum=0.9), 0.03),
+    "Adam": Entrant(lambda rate, *_: optax.adam(rate), 3e-3),
+    "Adam, head alone": Entrant(lambda rate, *_: _head_alone(rate), 1e-2),
+    "AdamW": Entrant(lambda rate, *_: optax.adamw(rate, weight_decay=1e-2), 3e-3),
+    "Lion": Entrant(lambda rate, *_: optax.lion(rate), 1e-3),
+    "LAMB": Entrant(lambda rate, *_: optax.lamb(rate), 3e-2),
+    "Muon": Entrant(lambda rate, *_: optax.contrib.muon(rate), 1e-2),
     "schedule-free AdamW": Entrant(
         # It takes schedules as well, though its annotation has numbers alone.
-        lambda rate, _: optax.contrib.schedule_free_adamw(cast(Any, rate)),
+        lambda rate, *_: optax.contrib.schedule_free_adamw(cast(Any, rate)),
         1e-2,
     ),
     "Prodigy": Entrant(
         # From its default estimate, 1e-6, it would spend half of fifty steps on growing.
-        lambda rate, _: optax.contrib.prodigy(rate, estim_lr0=1e-4, safeguard_warmup=True),
+        lambda rate, *_: optax.contrib.prodigy(rate, estim_lr0=1e-4, safeguard_warmup=True),
         1.0,
     ),
-    "DoWG": Entrant(lambda rate, _: optax.contrib.dowg(rate), 1.0),
+    "DoWG": Entrant(lambda rate, *_: optax.contrib.dowg(rate), 1.0),
 }
 
 
-def learned_entrant(learner: optim.LearnedOptimizer, theta, spec) -> Entrant:
+def learned_entrant(learner: optim.LearnedOptimizer, theta, spec, program=None) -> Entrant:
     """A learned optimizer as it was trained: nothing of it is tuned."""
-    return Entrant(lambda rate, horizon: learner.build(theta, horizon), 0.0, spec)
+    return Entrant(lambda rate, horizon, theta: learner.build(theta, horizon), 0.0, theta, spec,
+                   program)  # fmt: skip
 
 
 def direction_entrant(theta, spec) -> Entrant:
     """The learned direction, whose rate and schedule are tuned as a hand-designed optimizer's."""
-    return Entrant(lambda rate, _: optim.direction_mlp(theta, rate), 1e-3, spec)
+    return Entrant(lambda rate, _, theta: optim.direction_mlp(theta, rate), 1e-3, theta, spec,
+                   "direction_mlp")  # fmt: skip
 
 
 def adafac_entrant(theta, spec) -> Entrant:
     """AdafacMLP with a factor on its updates, tuned alike: it knows no horizon of its own."""
-    return Entrant(lambda rate, _: optim.adafac_mlp(theta, learning_rate=rate), 1.0, spec)
+    return Entrant(lambda rate, _, theta: optim.adafac_mlp(theta, learning_rate=rate), 1.0, theta,
+                   spec, "adafac_mlp")  # fmt: skip
 
 
 def schedule(kind, peak, horizon):
@@ -112,16 +120,16 @@ class Run(NamedTuple):
 
 
 def _racer(which: Problem, entrant: Entrant, num_tests: int, side_by_side: int):
-    """(rates, schedules, horizon, keys, networks, data) -> Run; one program for all horizons.
+    """(rates, schedules, horizon, keys, networks, data, theta) -> Run; a program for all horizons.
 
     So many runs side by side always: one compilation for all counts of them.
     """
 
-    def one(peak, kind, horizon, key, network, split):
+    def one(peak, kind, horizon, key, network, split, theta):
         keys = jax.random.split(key)
         task = problems.task_of(which, network)
         optimizer = optax.with_extra_args_support(
-            entrant.make(schedule(kind, peak, horizon), horizon)
+            entrant.make(schedule(kind, peak, horizon), horizon, theta)
         )
 
         def step(t, inner):
@@ -140,15 +148,15 @@ def _racer(which: Problem, entrant: Entrant, num_tests: int, side_by_side: int):
         images_N = problems.cross_entropies(which.model, tested(inner), split)
         return losses_E, problems.accuracy(which.model, tested(inner), split), images_N
 
-    many = jax.jit(jax.vmap(one, (0, 0, None, 0, 0, None)))
+    many = jax.jit(jax.vmap(one, (0, 0, None, 0, 0, None, None)))
 
-    def race(peaks_R, kinds_R, horizon: int, keys_R, networks_R, split: Split) -> Run:
+    def race(peaks_R, kinds_R, horizon: int, keys_R, networks_R, split: Split, theta=None) -> Run:
         parts, R = [], len(peaks_R)
         for start in range(0, R, side_by_side):
             rows = np.minimum(np.arange(start, start + side_by_side), R - 1)  # the last one again
             part = many(jnp.asarray(peaks_R)[rows], jnp.asarray(kinds_R)[rows],
                         jnp.asarray(horizon, jnp.int32), keys_R[rows],
-                        jnp.asarray(networks_R)[rows], split)  # fmt: skip
+                        jnp.asarray(networks_R)[rows], split, theta)  # fmt: skip
             parts.append([np.asarray(a)[: R - start] for a in part])
         return Run(*map(np.concatenate, zip(*parts, strict=True)))
 
@@ -172,7 +180,7 @@ def rates_around(middle: float, count: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
-    """An entrant on one problem; its programs are compiled once."""
+    """An entrant on one problem; its programs, by number of tests, are compiled once."""
 
     context: Context
     which: Problem
@@ -205,7 +213,7 @@ class Contestant:
             networks = np.tile(np.arange(runs) % self.which.known, len(rates_C))
             run = self._racer(1)(np.repeat(rates_C, runs), np.repeat(kinds_C, runs), horizon,
                                  jnp.tile(keys, len(rates_C)), networks,
-                                 self.which.valid)  # fmt: skip
+                                 self.which.valid, self.entrant.theta)  # fmt: skip
             return np.nan_to_num(run.losses[:, -1], nan=np.inf).reshape(-1, runs).mean(1)
 
         def first_round(rates):
@@ -244,7 +252,7 @@ class Contestant:
         keys = jax.random.split(self._key("test/unseen" if unseen else "test"), config.test_runs)
         peaks = np.full(config.test_runs, tuned["rate"])
         kinds = np.full(config.test_runs, tuned["schedule"])
-        return race(peaks, kinds, horizon, keys, networks, self.which.test)
+        return race(peaks, kinds, horizon, keys, networks, self.which.test, self.entrant.theta)
 
     def result(self, horizon: int, unseen: bool = False) -> tuple[dict, Run]:
         """Tuned, raced and kept: found again if it was done. Networks unseen or not, the same rate.

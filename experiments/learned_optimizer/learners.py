@@ -72,7 +72,8 @@ class Trained(NamedTuple):
             return contest.direction_entrant(self.theta, self.spec)
         if self.learner.name == "adafac_mlp":
             return contest.adafac_entrant(self.theta, self.spec)
-        return contest.learned_entrant(self.learner, self.theta, self.spec)
+        program = self.learner.name, self.spec["ablation"]
+        return contest.learned_entrant(self.learner, self.theta, self.spec, program)
 
 
 def learner_of(name: str, ablation: str = "") -> optim.LearnedOptimizer:

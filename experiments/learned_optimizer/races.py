@@ -72,7 +72,7 @@ class Field:
         self.runs: dict[str, contest.Run] = {}
         self.by_hand = [name for name in entrants if name in contest.BASELINES]
         for name, entrant in entrants.items():
-            contestant = contestant_of(context, which.name, name, entrant, which)
+            contestant = contestant_of(context, name, entrant, which)
             self.tuned[name], self.runs[name] = contestant.result(horizon, unseen)
 
     def ends(self, name: str) -> np.ndarray:
@@ -116,17 +116,13 @@ class Field:
         return found
 
 
-_CONTESTANTS: dict[Any, contest.Contestant] = {}
+_PROGRAMS: dict[Any, dict] = {}
 
 
-def contestant_of(context, problem_name: str, name: str, entrant, which) -> contest.Contestant:
-    """The same one for all horizons, so that its programs are compiled once."""
-    key = (str(context.directory), context.seed, problem_name, name)
-    found = _CONTESTANTS.get(key)
-    if found is None or found.entrant.spec != entrant.spec or found.context != context:
-        found = contest.Contestant(context, which, name, entrant)
-        _CONTESTANTS[key] = found
-    return found
+def contestant_of(context, name: str, entrant, which: problems.Problem) -> contest.Contestant:
+    """With the compiled programs of all like it: other horizons, other thetas."""
+    programs = _PROGRAMS.setdefault((context, which.name, entrant.program or name), {})
+    return contest.Contestant(context, which, name, entrant, programs)
 
 
 def judged(claim: str, pairs: list, statistic) -> Measurement:

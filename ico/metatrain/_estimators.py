@@ -156,12 +156,12 @@ def whole_gradient(
         return _mean_loss(losses, estimator), _mean_gradient(grads, estimator)
     keys = jax.vmap(jax.random.split)(keys)  # [N, 2]: perturbations, tasks
     noise = jax.vmap(lambda key: _normal_like(key, theta))(keys[:, 0])
-    # Both signs in one program, which takes half as long to compile as two.
-    up, down = jax.vmap(
-        lambda sign: jax.vmap(loss, (0, 0, None))(
-            _moved(theta, noise, sign * estimator.sigma), keys[:, 1], horizon
-        )
-    )(jnp.array([1.0, -1.0]))
+    # Pairs side by side, in one loop: compiled in half the time of two, or of a batch of batches.
+    signs = estimator.sigma * jnp.array([1.0, -1.0])
+    both = jax.vmap(lambda sign: _moved(theta, noise, sign), out_axes=1)(signs)  # [N, 2, ...]
+    both = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), both)
+    losses = jax.vmap(loss, (0, 0, None))(both, jnp.repeat(keys[:, 1], 2), horizon)
+    up, down = losses.reshape(-1, 2).T
     weights = _shaped(up - down, estimator.shaping) / (2 * estimator.sigma)
     return _mean_loss(0.5 * (up + down), estimator), _weighted_mean(weights, noise)
 

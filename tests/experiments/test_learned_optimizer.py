@@ -73,7 +73,7 @@ def test_optimizers_are_trained_on_known_networks_alone(digits):
 
 def test_a_race_is_the_training_it_says(digits):
     """Against a plain loop, at two horizons of one program."""
-    entrant = contest.Entrant(lambda rate, _: optax.adam(rate), 1e-2)
+    entrant = contest.Entrant(lambda rate, *_: optax.adam(rate), 1e-2)
     race = contest._racer(digits, entrant, 1, 20)
     keys = jax.random.split(jax.random.key(0), 2)
     for horizon in (4, 7):
@@ -102,7 +102,7 @@ class Landscape:
     def __init__(self, best: float, kind: int, misled: float):
         self.best, self.kind, self.misled, self.seen = best, kind, misled, []
 
-    def __call__(self, peaks, kinds, horizon, keys, networks, split):
+    def __call__(self, peaks, kinds, horizon, keys, networks, split, theta):
         self.seen.append((np.asarray(jax.random.key_data(keys)), set(networks), split))
         losses = np.abs(np.log(peaks / self.best)) + (kinds != self.kind)
         few = len(keys) == len(peaks) and len(np.unique(self.seen[-1][0], axis=0)) == 1
@@ -115,7 +115,7 @@ def test_tuning_takes_the_best_of_the_second_round(context, digits):
     config = dataclasses.replace(SMOKE, num_rates=9, first_runs=1, second_candidates=6,
                                  second_runs=3, test_runs=6)  # fmt: skip
     context = dataclasses.replace(context, config=config)
-    entrant = contest.Entrant(lambda rate, _: optax.sgd(rate), 0.1)
+    entrant = contest.Entrant(lambda rate, *_: optax.sgd(rate), 0.1)
     landscape = Landscape(0.4, 2, misled=0.8)
     contestant = contest.Contestant(context, digits, "SGD", entrant, {1: landscape})
     tuned = contestant.tuned(8)
@@ -131,7 +131,7 @@ def test_tuning_takes_the_best_of_the_second_round(context, digits):
 
 
 def test_rates_are_added_while_the_best_is_at_an_edge(context, digits):
-    entrant = contest.Entrant(lambda rate, _: optax.sgd(rate), 0.1)
+    entrant = contest.Entrant(lambda rate, *_: optax.sgd(rate), 0.1)
 
     def tuned(best):
         return contest.Contestant(
@@ -239,7 +239,7 @@ def test_places_is_read_pretrained_and_raced(tmp_path):
     with tfds.testing.mock_data(num_examples=24):
         which = problems.problem(context, "places")
     assert which.train.pixels.dtype == np.uint8 and which.train.pixels.shape[1:] == (32, 32, 3)
-    entrant = contest.Entrant(lambda rate, _: optax.sgd(rate), 1e-3)
+    entrant = contest.Entrant(lambda rate, *_: optax.sgd(rate), 1e-3)
     race = contest._racer(which, entrant, 1, 1)
     one = np.ones(1)
     keys = jax.random.split(jax.random.key(0), 1)
@@ -263,7 +263,7 @@ def test_many_passes_are_over_the_images_of_the_races(context, digits, monkeypat
     noise = np.random.default_rng(0).integers(0, 255, digits.train.pixels.shape, np.uint8)
     train = digits.train._replace(pixels=jnp.asarray(noise))  # no two images alike
     which = digits._replace(train=train)
-    at_rest = contest.Entrant(lambda rate, _: optax.sgd(0.0), 0.1)
+    at_rest = contest.Entrant(lambda rate, *_: optax.sgd(0.0), 0.1)
     run = contest.Contestant(context, which, "at rest", at_rest).race(
         SMOKE.horizon, {"rate": 1.0, "schedule": 0}
     )
