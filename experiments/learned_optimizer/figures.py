@@ -6,7 +6,7 @@ Captions say what is plotted and never what came out: that stands in the claims.
 import os
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ico.report import canvas, draw_figures, legend_below, palette
 
@@ -16,12 +16,20 @@ _OURS = "L3RS"
 _WITHOUT = "L3RS, no average"
 
 
-def _log(ax):
-    """A logarithmic axis with plain numbers at 1, 2 and 5: ranges are less than a decade, often."""
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+_STEPS = (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 1.8, 2, 2.2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)
+
+
+def _log(axis):
+    """Gives a logarithmic axis, drawn on already, few plain numbers: often it is under a decade."""
+    low, high = axis.get_view_interval()
+    decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    for steps in _STEPS:
+        ticks = [tick for tick in np.outer(decades, steps).ravel() if low <= tick <= high]
+        if len(ticks) > 2:
+            break
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def meta_losses(result):
@@ -39,7 +47,8 @@ def meta_losses(result):
             if on == task:
                 ax.plot(*found, color=looks[learner], label=learner)
         ax.set(title=task, xlabel="outer step")
-        _log(ax)
+        ax.set_yscale("log")
+        _log(ax.yaxis)
     for ax in axes[:, 0]:
         ax.set_ylabel("meta-loss, nats")
     legend_below(fig, axes)
@@ -74,9 +83,11 @@ def curves(result, unit: str = "step"):
                     linewidth=2.2 if name in (_OURS, _WITHOUT) else 1.1)  # fmt: skip
         task, horizon = panel.split("/")
         ax.set(title=f"{task}, {horizon} steps", xlabel=unit)
-        _log(ax)
+        ax.set_yscale("log")
+        _log(ax.yaxis)
         if unit != "step":
             ax.set_xscale("log")
+            _log(ax.xaxis)
     for ax in axes[:, 0]:
         ax.set_ylabel("test loss, nats")
     legend_below(fig, axes)
