@@ -134,11 +134,14 @@ def meta_train(
       evolution strategies.
 
     Raises:
-      ValueError: no family, or a Task in its place; `directory` is of another optimizer or config.
+      ValueError: no family, or a Task in its place; no learned optimizer; `directory` is of another
+        optimizer or config.
       ico.train.TrainingError: see `ico.train.fit`; inner trainings that diverge make the meta-loss
         infinite, unless shaping is "clipped" or "sign".
     """
     estimator, (low, high) = config.estimator, config.ends
+    if not isinstance(learned_optimizer, optim.LearnedOptimizer):
+        raise ValueError("learned_optimizer is none: ico.optim.learned makes one of its name")
     build, N = learned_optimizer.build, estimator.num_tasks
     outer = outer_optimizer or optax.adam(
         optax.cosine_decay_schedule(config.learning_rate, config.num_steps, alpha=0.1)

@@ -386,6 +386,8 @@ def test_what_cannot_be_meta_trained_is_named(tmp_path):
     arguments = LEARNER, config, jax.random.key(0)
     with pytest.raises((ValueError, TypeError), match="task_family"):  # annotations are checked
         metatrain.meta_train(TASK, *arguments)
+    with pytest.raises((ValueError, TypeError), match="learned_optimizer"):
+        metatrain.meta_train(FAMILY, "l3rs", *arguments[1:])
     metatrain.meta_train(FAMILY, *arguments, directory=tmp_path, progress=False)
     other = dataclasses.replace(config, learning_rate=0.5)
     with pytest.raises(ValueError, match="another optimizer or config"):
