@@ -48,13 +48,17 @@ def _updates() -> list[Row]:
     calls = {}
     for name, optimizer in {
         "adamw": optax.adamw(1e-3),
+        "lamb": optax.lamb(1e-3),  # norms by layer of Adam's direction, as l3rs
         "l3rs": optim.l3rs(theta, num_steps=10_000),
     }.items():
         calls[name] = _stepping(optax.with_extra_args_support(optimizer), params, grads)
     seconds = take_turns(calls, rounds=9)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     what = f"an update of l3rs / adamw, {count / 1e6:.0f} million numbers, {len(params)} layers"
-    return [ratio_row(what, seconds["l3rs"], seconds["adamw"], ("<=", 1.5))]
+    return [
+        ratio_row(what, seconds["l3rs"], seconds["adamw"], ("<=", 1.5)),
+        ratio_row("an update of lamb / adamw", seconds["lamb"], seconds["adamw"]),
+    ]
 
 
 def _task() -> metatrain.Task:
