@@ -51,7 +51,9 @@ def save(
     temporary = path / f".theta.{os.getpid()}.npz"
     np.savez(temporary, allow_pickle=False, **flat)
     os.replace(temporary, path / "theta.npz")
-    (path / "optimizer.json").write_text(text + "\n")  # last: a folder without it holds nothing
+    temporary = path / f".optimizer.{os.getpid()}.json"
+    temporary.write_text(text + "\n")
+    os.replace(temporary, path / "optimizer.json")  # last: a folder without it holds nothing
     return path
 
 
@@ -68,7 +70,7 @@ def load(path: str | os.PathLike, **changes) -> optax.GradientTransformationExtr
       ValueError: the folder's files are damaged or of another format, or an unknown argument.
 
     Example:
-      optimizer = ico.optim.load("runs/learned_optimizer/cpu-0/optimizers/digits", num_steps=200)
+      optimizer = ico.optim.load("runs/learned_optimizer/cpu-0/optimizers/l3rs-digits", num_steps=200)
       updates, state = optimizer.update(grads, state, params, value=loss)
     """
     found, theta = load_theta(path)
