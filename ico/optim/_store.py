@@ -70,7 +70,8 @@ def load(path: str | os.PathLike, **changes) -> optax.GradientTransformationExtr
       ValueError: the folder's files are damaged or of another format, or an unknown argument.
 
     Example:
-      optimizer = ico.optim.load("runs/learned_optimizer/cpu-0/optimizers/l3rs-digits", num_steps=200)
+      folder = "runs/learned_optimizer/cpu-0/optimizers/l3rs-digits"
+      optimizer = ico.optim.load(folder, num_steps=200)
       updates, state = optimizer.update(grads, state, params, value=loss)
     """
     found, theta = load_theta(path)
