@@ -75,6 +75,14 @@ def _inner(a, b):
     return jax.lax.dot_general(a, b, ((axes, axes), ((), ())), precision="highest")
 
 
+def check_floating(name: str, params) -> None:
+    """Raises ValueError for parameters that are complex or whole numbers: `optax.masked` skips."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            place = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(f"{name} takes floating numbers; {place!r} is {jnp.result_type(leaf)}")
+
+
 def layers_of(params, group: Group | None) -> Layers:
     group = by_module if group is None else group
     entries = jax.tree_util.tree_leaves_with_path(params)

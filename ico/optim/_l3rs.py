@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, Num
 
-from ico.optim._by_layer import Group, Layers, layers_of
+from ico.optim._by_layer import Group, Layers, check_floating, layers_of
 from ico.optim._network import apply_network, network_init
 
 PyTree = Any
@@ -180,8 +180,8 @@ def l3rs(
 
     Raises:
       ValueError: no base optimizer, a schedule as learning_rate, num_steps (not traced) below one;
-        (in `init`) theta of another number of layers, bases or features; (in `update`) params or
-        the loss are missing, or it is no scalar.
+        (in `init`) theta of another number of layers, bases or features, or parameters that are not
+        floating numbers; (in `update`) params or the loss are missing, or it is no scalar.
 
     Example:
       >>> import ico, jax, jax.numpy as jnp, optax
@@ -209,6 +209,7 @@ def l3rs(
     decays_R = jnp.asarray(decays, jnp.float32)
 
     def init(params):
+        check_floating("l3rs", params)
         layers = layers_of(params, group)
         _check(theta, len(layers.names), len(bases), len(decays), average)
         L, P = len(layers.names), len(bases)

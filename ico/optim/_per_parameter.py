@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
+from ico.optim._by_layer import check_floating
 from ico.optim._network import network_init
 
 DECAYS = (0.9, 0.99, 0.999)
@@ -188,6 +189,7 @@ def transform(
     """The transform whose updates are `step_of(the network's outputs, steps done)`, by tensor."""
 
     def init(params):
+        check_floating(name, params)
         return PerParameterState(jnp.zeros((), jnp.int32), jax.tree.map(moments_of, params))
 
     def update(updates, state, params=None, **extra):

@@ -260,6 +260,18 @@ def test_a_schedule_as_learning_rate_is_refused():
         optim.l3rs(random_theta(), learning_rate=lambda _: 1.0)
 
 
+@pytest.mark.parametrize("kind", [jnp.complex64, jnp.int32])
+@pytest.mark.parametrize("name", ["l3rs", "adafac_mlp"])
+def test_what_is_no_floating_number_is_refused(name, kind):
+    params = {"layer": {"kernel": jnp.ones(3), "count": jnp.ones(2, kind)}}
+    learner = optim.learned(name)
+    optimizer = learner.build(learner.init(jax.random.key(0), params), 5)
+    with pytest.raises(ValueError, match="layer/count"):
+        optimizer.init(params)
+    mask = {"layer": {"kernel": True, "count": False}}
+    optax.masked(optimizer, mask).init(params)
+
+
 def test_missing_loss_or_params_are_named():
     optimizer = optim.l3rs(random_theta(), num_steps=9)
     state = optimizer.init(PARAMS)
