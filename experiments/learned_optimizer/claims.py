@@ -1,7 +1,7 @@
 """What the paper claims, and the band each measurement must fall in. Fixed before any run.
 
-The first run, on seed 0, was of L3RS without an average; the published one, on seed 1, is of L3RS
-with one. Claims and bands were the same.
+The first run, on seed 0, was of L3RS without an average, the second, on seed 1 and stopped, of one
+with it; the published one, on seed 2, is of a third design. Claims and bands were the same.
 
 Losses are mean test losses at the end of a fine-tuning, nats. "The best hand-designed optimizer" is
 that of all tuned ones whose loss is least on the runs that it was tuned on.

@@ -213,7 +213,7 @@ EXPERIMENT = Experiment(
     claims=CLAIMS,
     cost={
         "smoke": "a minute on two cores, nearly all of it tracing and compilation",
-        "cpu": "some two hours on two cores",
+        "cpu": "two or three hours on two cores",
         "paper": "for a GPU or TPU",
     },
 )

@@ -141,7 +141,9 @@ def meta_train(
     """
     estimator, (low, high) = config.estimator, config.ends
     if not isinstance(learned_optimizer, optim.LearnedOptimizer):
-        raise ValueError("learned_optimizer is none: ico.optim.learned makes one of its name")
+        raise ValueError(
+            "learned_optimizer is a name, or the like: ico.optim.learned makes one of it"
+        )
     build, N = learned_optimizer.build, estimator.num_tasks
     outer = outer_optimizer or optax.adam(
         optax.cosine_decay_schedule(config.learning_rate, config.num_steps, alpha=0.1)

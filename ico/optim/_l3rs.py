@@ -82,7 +82,7 @@ def l3rs_init(
     group: Group | None = None,
     average: bool = False,
 ) -> PyTree:
-    """What L3RS learns, such that untrained it is an even mix with a cosine for all layers alike.
+    """What L3RS learns, such that untrained it is an even mix for all layers alike.
 
     Args:
       key: of the first layers of the network; its last starts at zero.
@@ -139,10 +139,10 @@ def l3rs(
 
     Source: 2408.09310. UNVERIFIED (its text was not at hand) and ours: the network's size; softmax
     and root mean square; `step = (num_steps / 100)^horizon_power exp(log_step + output)`, which a
-    cosine over `num_steps` multiplies (`anneal`). All three are made for horizons never trained on:
-    they are annealed, too; how the step has to change with the horizon is a power law, which can be
-    learned from shorter ones; and no feature of the network leaves its trained range: relative
-    time ends at one, and absolute time has all but saturated after some thirty steps.
+    cosine over `num_steps` multiplies (`anneal`). They are made for horizons never trained on: how
+    the step has to change with the horizon is a power law, which can be learned from shorter ones;
+    relative time ends at one, and absolute time saturates. Means of loss and norms may leave the
+    range that they were trained in.
 
     With `average`, ours as well, steps are added to iterates z, gradients are taken between these
     and a running mean x of them, and that mean is what is to be used and tested
@@ -156,7 +156,8 @@ def l3rs(
 
     With `fade`, ours too, a direction is divided by the largest root mean square that it has had
     so far. Steps then shrink with the gradients, as those of its bases do; divided by its own, a
-    direction that has become noise is followed as far as any other.
+    direction that has become noise is followed as far as any other. It never forgets: one outlier
+    among the gradients shortens all later steps.
 
     Args:
       theta: as of `l3rs_init`, trained by `ico.metatrain`. Its leaves may be traced.

@@ -162,7 +162,7 @@ def output(theta, moments: Moments, grad, param, count) -> list[Float[Array, "..
     kernel = layers["dense_0"]["kernel"]
     rows = kernel[feature_places(moments)]
     bias = layers["dense_0"]["bias"] + time_features(count) @ kernel[NUM_FEATURES:]
-    layers = {**layers, "dense_0": {"kernel": rows, "bias": bias}}
+    layers = {**layers, "dense_0": {"kernel": rows}}
     return apply_each(layers, features_of(moments, grad, param), grad.shape, bias)
 
 

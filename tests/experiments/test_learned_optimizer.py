@@ -11,7 +11,7 @@ import pytest
 
 from experiments.launch import Context
 from experiments.learned_optimizer import config as configuration
-from experiments.learned_optimizer import contest, learners, many_passes, problems
+from experiments.learned_optimizer import contest, learners, many_passes, problems, races
 from experiments.learned_optimizer.config import SMOKE
 from ico import metatrain, optim
 
@@ -143,6 +143,20 @@ def test_rates_are_added_while_the_best_is_at_an_edge(context, digits):
         assert found["rate"] == best and not found["edge"] and len(found["rates"]) > 3
         np.testing.assert_allclose(found["rates"][1:] / found["rates"][:-1], 2)
     assert tuned(1e9)["edge"]  # beyond all
+
+
+def test_runs_are_compared_by_image_and_by_network(digits):
+    """One that diverged counts as twice a guess; runs of one unseen network are averaged."""
+    images = np.random.default_rng(0).uniform(0, 1, (6, 5)).astype(np.float32)
+    images[1, 2], images[4] = np.nan, 100.0
+    bad = 2 * np.log(digits.model.num_classes)
+    ends = contest.ends(images, digits.model)
+    np.testing.assert_allclose(ends[[1, 4]], bad)
+    np.testing.assert_array_equal(ends[[0, 2, 3, 5]], images[[0, 2, 3, 5]])
+    field = races.Field.__new__(races.Field)
+    field.model, field.groups = digits.model, 3  # run i is from network i % 3: see Contestant.race
+    field.runs = {"one": contest.Run(images, images[:, 0], images)}
+    np.testing.assert_allclose(field.ends("one"), (ends[:3] + ends[3:]) / 2)
 
 
 def test_every_ablation_changes_the_optimizer():
