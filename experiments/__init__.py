@@ -1,1 +1,1 @@
-"""One package a paper, and the command line they share (`python -m experiments` lists them)."""
+"""One package a paper, one file a small system (`python -m experiments` lists them)."""

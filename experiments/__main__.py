@@ -1,27 +1,35 @@
-"""`python -m experiments`: every experiment with its paper, cost and status."""
+"""`python -m experiments`: every experiment; `python -m experiments NAME ...` launches one."""
 
-from experiments._discovery import discover, status
+import difflib
+import sys
+
+from experiments._discovery import discover, find, modules, status
 
 
-def main() -> int:
-    """Prints the list."""
+def main(argv: list[str]) -> int:
+    """Prints the list, or launches the experiment that is named first."""
+    if argv and not argv[0].startswith("-"):
+        name, *rest = argv
+        if name not in modules():
+            close = difflib.get_close_matches(name, modules(), n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            print(f"error: unknown experiment {name!r}; {hint}`python -m experiments` lists them",
+                  file=sys.stderr)  # fmt: skip
+            return 2
+        return find(name).main(rest)
     found, broken = discover()
-    for name, experiment in found.items():
-        print(f"{name}: {experiment.title} ({experiment.authors}, {experiment.year})")
-        print(f"  paper   arXiv:{experiment.arxiv}")
-        print(f"  shows   {experiment.shows}")
-        costs = ", ".join(f"{preset} {cost}" for preset, cost in experiment.cost.items())
-        print(f"  cost    {costs}")
-        print(f"  status  {status(name)}")
-        print(f"  launch  python -m {experiment.package}")
-        print()
+    for name, paper in found.items():
+        print(f"{name}: {paper.title}" + (f" ({paper.citation})" if paper.citation else ""))
+        print(f"  shows   {paper.shows}")
+        costs = ", ".join(f"{preset} {cost}" for preset, cost in paper.cost.items() if cost)
+        print(f"  cost    {costs}" if costs else "", end="\n" if costs else "")
+        print(f"  status  {status(paper)}")
+        print(f"  launch  {paper.command}\n")
     for name, reason in broken.items():
         print(f"{name}: cannot be read ({reason})\n")
-    if not found and not broken:
-        print("There are no experiments yet.\n")
     print("Every experiment answers to --help. Gather runs: python -m experiments.report DIR...")
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

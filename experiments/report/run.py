@@ -20,14 +20,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments._discovery import discover
-from experiments._experiment import Experiment
 from ico import report
+from ico.files import write_atomically
+from ico.lab import Paper
 
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(
-    argv: Sequence[str], root: Path = _ROOT, known: Mapping[str, Experiment] | None = None
+    argv: Sequence[str], root: Path = _ROOT, known: Mapping[str, Paper] | None = None
 ) -> int:
     """Prints or writes what the command line asks for.
 
@@ -99,25 +100,25 @@ def publish(results: dict, experiment: str, root: Path) -> list[Path]:
     for path, name, text in sections:
         report.replace_between_markers(path, name, text, write=False)
     text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-    report.write_atomically(published, text)
+    write_atomically(published, text)
     for path, name, text in sections:
         report.replace_between_markers(path, name, text)
     return list(dict.fromkeys([published, *(path for path, _, _ in sections)]))
 
 
-def check_whole(results: dict, experiment: Experiment) -> None:
+def check_whole(results: dict, paper: Paper) -> None:
     """Checks that a run may be published as the experiment's.
 
     Raises:
       ValueError: another preset's settings, a part of the studies, or code that is no commit.
     """
-    if results["preset"] not in experiment.presets:
+    if results["preset"] not in paper.presets:
         raise ValueError(f"--readme: there is no preset {results['preset']!r}")
-    settings = json.loads(json.dumps(dataclasses.asdict(experiment.presets[results["preset"]])))
+    settings = json.loads(json.dumps(dataclasses.asdict(paper.presets[results["preset"]])))
     changed = [key for key, value in settings.items() if results["config"].get(key) != value]
     if changed or set(results["config"]) - set(settings):
         raise ValueError(f"--readme: not the {results['preset']} preset; differs in {changed}")
-    wanted, found = [c.id for c in experiment.claims], [c["id"] for c in results["claims"]]
+    wanted, found = [c.id for c in paper.claims], [c["id"] for c in results["claims"]]
     left = [c["id"] for c in results["claims"] if c["verdict"] == "not run"]
     if wanted != found or left:
         raise ValueError(f"--readme: not every claim was measured: {left or 'other claims'}")
@@ -133,9 +134,9 @@ def _show(runs: list[dict], page: Path | None, text: Path | None) -> None:
     table = report.reproduction_table(runs)
     print(table, end="")
     if text:
-        report.write_atomically(text, table)
+        write_atomically(text, table)
     if page:
-        report.write_atomically(page, report.reproduction_table(runs, format="html"))
+        write_atomically(page, report.reproduction_table(runs, format="html"))
 
 
 def _read(directories: Sequence[Path]) -> tuple[list[dict], list[str]]:

@@ -1,35 +1,27 @@
 """Run folder -> claims table, figures, one HTML page. Reads runs, never live objects.
 
-Importing this package loads the standard library alone; NumPy and Matplotlib come with the first
-function that needs them.
+Importing this package loads little; Matplotlib comes with the first function that needs it.
 """
 
 import importlib
 
-from ico.report._claims import Claim, Measurement, unjudged, verdict
+from ico.report._claims import Band, Claim, Kind, Measurement, unjudged, verdict
+from ico.report._measured import EveryPair, difference, measured, ratio
+from ico.report._records import Missing, Record, Records, record
+from ico.report._statistics import interval, interval_of, mean_band, resampled_means
 
 _LAZY = {
-    "interval": "_statistics",
-    "interval_of": "_statistics",
-    "mean_band": "_statistics",
-    "resampled_means": "_statistics",
-    "measured": "_measured",
-    "all_measured": "_measured",
-    "ratio": "_measured",
-    "difference": "_measured",
     "StudyResult": "_results",
     "save_study": "_results",
     "load_study": "_results",
     "write_results": "_results",
     "read_results": "_results",
-    "write_atomically": "_results",
     "style": "_figures",
     "palette": "_figures",
-    "band": "_figures",
+    "mean_line": "_figures",
     "canvas": "_figures",
     "legend_below": "_figures",
     "save_figure": "_figures",
-    "draw_figures": "_figures",
     "write_html": "_html",
     "claims_markdown": "_table",
     "summary_markdown": "_table",
@@ -37,10 +29,33 @@ _LAZY = {
     "replace_between_markers": "_table",
 }
 
-__all__ = ["Claim", "Measurement", "unjudged", "verdict", *_LAZY]
+__all__ = [
+    "Band",
+    "Claim",
+    "EveryPair",
+    "Kind",
+    "Measurement",
+    "Missing",
+    "Record",
+    "Records",
+    "difference",
+    "interval",
+    "interval_of",
+    "mean_band",
+    "measured",
+    "ratio",
+    "record",
+    "resampled_means",
+    "panels",
+    "unjudged",
+    "verdict",
+    *_LAZY,
+]
 
 
 def __getattr__(name: str):
+    if name == "panels":  # a module of its own: parts of pictures
+        return importlib.import_module(f"{__name__}.panels")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

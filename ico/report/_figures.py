@@ -3,7 +3,7 @@
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ico.report._results import StudyResult, load_study, write_atomically
+from ico.files import write_atomically
 from ico.report._statistics import mean_band
 
 # Okabe and Ito: distinguishable with every common colour blindness. Yellow is left out: it
@@ -79,7 +79,7 @@ def legend_below(fig: Figure, axes: Any, columns: int = 4) -> None:
     fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
 
 
-def band(
+def mean_line(
     ax: Axes,
     x: Shaped[Any, "X"] | Sequence[float | int],
     values: Shaped[Any, "..."],
@@ -126,31 +126,3 @@ def save_figure(fig: Figure, directory: str | os.PathLike, name: str) -> Path:
             write_atomically(path.with_suffix(f".{kind}"), buffer.getvalue())
     pyplot.close(fig)
     return path
-
-
-def draw_figures(
-    directory: str | os.PathLike,
-    figures: Mapping[str, Sequence[tuple[str, Callable[[StudyResult], Figure | None], str]]],
-) -> list[tuple[str, str, str]]:
-    """Draws the figures of all studies saved in a run folder, into DIR/figures.
-
-    Args:
-      directory: the run folder.
-      figures: study -> (figure name, its function of the study's result, caption), in the order
-        of showing; a function returns None where the run left out what it shows.
-
-    Returns:
-      (study, figure name, caption) of each that was drawn. Studies not run yield none.
-    """
-    drawn = []
-    for study, entries in figures.items():
-        result = load_study(directory, study)
-        if result is None:
-            continue
-        for name, function, caption in entries:
-            with style():
-                fig = function(result)
-                if fig is not None:
-                    save_figure(fig, directory, name)
-                    drawn.append((study, name, caption))
-    return drawn

@@ -14,9 +14,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ico.files import write_atomically
 from ico.report import _format, _plot
 from ico.report._css import CSS
-from ico.report._results import read_results, write_atomically
+from ico.report._results import read_results
 
 _LARGEST_SVG = 1_000_000  # bytes; a scatter of many points is smaller as pixels
 _MANY_ROWS = 24

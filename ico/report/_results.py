@@ -9,42 +9,43 @@ import collections
 import dataclasses
 import hashlib
 import importlib.metadata
-import io
 import json
 import math
 import os
 import platform
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ico.files import commit_of, pack_arrays, unpack_arrays, write_atomically
 from ico.report._claims import Claim, Measurement, verdict
+from ico.report._records import Record, Records
 
+# What results written before these fields existed say of them.
+_LATER_FIELDS = {"kind": "paper", "paper_value": None, "failure_rate": None}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 @dataclasses.dataclass
 class StudyResult:
-    """What one study hands back.
+    """What is kept of one study.
 
     Args:
-      claims: one measurement a claim.
+      records: what it found, for claims, tables and figures.
+      claims: one measurement a claim; None if they have not been measured yet.
       tables: name -> rows; a row maps column -> number, string, bool or None.
-      arrays: name -> array, for the figures; saved without pickle.
       notes: sentences for the reader, such as what was tried and failed.
       seconds: wall time.
-      git: commit of the code that ran; set by `save_study`.
+      git: commit of the code that ran.
     """
 
-    claims: list[Measurement] = dataclasses.field(default_factory=list)
+    records: Records = dataclasses.field(default_factory=Records)
+    claims: list[Measurement] | None = dataclasses.field(default_factory=list)
     tables: dict[str, list[dict]] = dataclasses.field(default_factory=dict)
-    arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     seconds: float | int = 0.0
     git: str = ""
@@ -61,21 +62,24 @@ def save_study(directory: str | os.PathLike, name: str, result: StudyResult) -> 
       OSError: no space, no permission.
     """
     path = _study_path(directory, name)
-    arrays: dict[str, Any] = {}  # not of np.ndarray: savez has options beside the arrays
-    for key, array in result.arrays.items():
-        arrays[key] = _storable(key, array)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    arrays = {
+        f"{number:05d}/{value}": array
+        for number, record in enumerate(result.records)
+        for value, array in record.values.items()
+    }
+    packed = pack_arrays(arrays)
+    claims = result.claims
     content = {
-        "claims": [dataclasses.asdict(measurement) for measurement in result.claims],
+        "claims": None if claims is None else [dataclasses.asdict(claim) for claim in claims],
         "tables": result.tables,
+        "records": [{"name": r.name, "axes": dict(r.axes)} for r in result.records],
         "notes": list(result.notes),
         "seconds": float(result.seconds),
-        "git": git_commit(),
-        "npz_sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
+        "git": result.git or commit_of(Path(__file__).parent),
+        "npz_sha256": hashlib.sha256(packed).hexdigest(),
     }
     text = json.dumps(_plain(content, finite=False), indent=1)
-    write_atomically(path.with_suffix(".npz"), buffer.getvalue())
+    write_atomically(path.with_suffix(".npz"), packed)
     write_atomically(path, text + "\n")
 
 
@@ -89,21 +93,34 @@ def load_study(directory: str | os.PathLike, name: str) -> StudyResult | None:
         packed = path.with_suffix(".npz").read_bytes()
         if hashlib.sha256(packed).hexdigest() != content["npz_sha256"]:
             raise ValueError("the .npz is not the one saved with the .json")
-        with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-        claims = []
-        for row in content["claims"]:
-            fields: dict[str, Any] = dict(row)
-            fields["ci95"] = None if row["ci95"] is None else tuple(row["ci95"])
-            claims.append(Measurement(**fields))
+        records = _records(content["records"], unpack_arrays(packed))
+        claims = None if content["claims"] is None else [_measurement(c) for c in content["claims"]]
         return StudyResult(
-            claims, content["tables"], arrays, content["notes"], float(content["seconds"]),
-            content.get("git", ""),
-        )  # fmt: skip
+            Records(records, content["notes"]),
+            claims,
+            content["tables"],
+            content["notes"],
+            float(content["seconds"]),
+            content["git"],
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"warning: {path} is damaged ({reason}); taken as absent", file=sys.stderr)
         return None
+
+
+def _records(described: list[dict], arrays: Mapping[str, np.ndarray]) -> list[Record]:
+    values: list[dict[str, np.ndarray]] = [{} for _ in described]
+    for key, array in arrays.items():
+        number, _, value = key.partition("/")
+        values[int(number)][value] = array
+    return [Record(d["name"], d["axes"], v) for d, v in zip(described, values, strict=True)]
+
+
+def _measurement(row: Mapping[str, Any]) -> Measurement:
+    fields: dict[str, Any] = dict(row)
+    fields["ci95"] = None if row["ci95"] is None else tuple(row["ci95"])
+    return Measurement(**fields)
 
 
 def write_results(
@@ -117,6 +134,7 @@ def write_results(
     config: Mapping[str, Any],
     seconds: float | int | None = None,
     device: str = "cpu",
+    git: str | None = None,
 ) -> dict:
     """Judges every claim and writes DIR/results.json.
 
@@ -130,6 +148,7 @@ def write_results(
       config: the configuration as a plain mapping, published with the numbers.
       seconds: of the whole run; by default the sum over the studies.
       device: what computed: "cpu", or such as "8 x TPU v5e".
+      git: commit of the experiment's code; None is that of `ico`.
 
     Returns:
       What was written. Numbers that are not finite are null.
@@ -140,10 +159,10 @@ def write_results(
     if not isinstance(studies, Mapping):
         loaded = {name: load_study(directory, name) for name in studies}
         studies = {name: study for name, study in loaded.items() if study is not None}
-    measured = [measurement for study in studies.values() for measurement in study.claims]
+    measured = [measurement for study in studies.values() for measurement in study.claims or ()]
     _check_ids(claims, measured)
     by_id = {measurement.claim: measurement for measurement in measured}
-    commit = git_commit()
+    commit = commit_of(Path(__file__).parent) if git is None else git
     results = {
         "experiment": experiment,
         "preset": preset,
@@ -188,12 +207,13 @@ def training_seconds(directory: str | os.PathLike) -> float:
 
 
 def read_results(directory: str | os.PathLike) -> dict:
-    """DIR/results.json.
+    """DIR/results.json, or a results file itself; what older files lack is filled in.
 
     Raises:
       ValueError: missing, damaged or not a results file, in one line that names the path.
     """
-    path = Path(directory) / "results.json"
+    path = Path(directory)
+    path = path if path.suffix == ".json" else path / "results.json"
     try:
         results = json.loads(path.read_text())
     except OSError as error:
@@ -208,24 +228,9 @@ def read_results(directory: str | os.PathLike) -> dict:
     for claim in results["claims"]:
         if not isinstance(claim, dict) or not of_claim <= claim.keys():
             raise ValueError(f"{path}: a claim lacks one of {', '.join(sorted(of_claim))}")
+        for name, default in _LATER_FIELDS.items():
+            claim.setdefault(name, default)
     return results
-
-
-def git_commit() -> str:
-    """Short commit of this code, "-dirty" if a Python file differs from it, or "unknown"."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return "unknown"  # installed: a repository further up would not be ours
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        commit = git("rev-parse", "--short", "HEAD")
-        return commit + ("-dirty" if git("status", "--porcelain", "--", "*.py") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def versions() -> dict[str, str]:
@@ -250,24 +255,6 @@ def machine(device: str) -> dict[str, str | int | None]:
     }
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replaces `path` in one step, making its folder; leaves nothing behind on an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)  # the only way to read it; mkstemp's 0600 is not what a report wants
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def _judged(claim: Claim, measurement: Measurement | None) -> dict:
     entry = {
         "id": claim.id,
@@ -280,6 +267,9 @@ def _judged(claim: Claim, measurement: Measurement | None) -> dict:
         "n_tasks": None,
         "ci95": None,
         "verdict": "not run",
+        "kind": claim.kind,
+        "paper_value": claim.paper_value,
+        "failure_rate": None,
         "note": "",
     }
     if measurement is None:
@@ -290,6 +280,7 @@ def _judged(claim: Claim, measurement: Measurement | None) -> dict:
         "n_tasks": measurement.n_tasks,
         "ci95": measurement.ci95,
         "verdict": verdict(claim, measurement),
+        "failure_rate": measurement.failure_rate,
         "note": measurement.note,
     }
 
@@ -302,23 +293,13 @@ def _check_ids(claims: Sequence[Claim], measured: Sequence[Measurement]) -> None
         raise ValueError(f"claimed or measured twice: {', '.join(twice)}")
     unknown = sorted(counted.keys() - declared.keys())
     if unknown:
-        raise ValueError(f"measured but never claimed: {', '.join(unknown)}; declare in config.py")
+        raise ValueError(f"measured but never claimed: {', '.join(unknown)}; declare them first")
 
 
 def _study_path(directory, name: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ValueError(f"study name {name!r}: use letters, digits, _ and - alone")
     return Path(directory) / "studies" / f"{name}.json"
-
-
-def _storable(key: str, array) -> np.ndarray:
-    if key in ("file", "allow_pickle"):
-        raise ValueError(f"array name {key!r} is taken by numpy.savez")
-    array = np.asarray(array)
-    if array.dtype.kind == "O":
-        raise ValueError(f"array {key!r} holds objects; give numbers or strings")
-    # bfloat16 and its kin are void to .npz, which would lose what they are.
-    return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
 def _plain(value: Any, finite: bool) -> Any:

@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ico.files import write_atomically
 from ico.report import _format
-from ico.report._results import read_results, write_atomically
+from ico.report._results import read_results
 
 
 def claims_markdown(results: dict) -> str:

@@ -12,7 +12,7 @@ from ico.train._errors import CheckpointError, Interrupted, NonFiniteLoss, Train
 from ico.train._loop import FitResult, LoopConfig, fit
 from ico.train._state import TrainState, init_state
 from ico.train._step import make_step
-from ico.train.artifacts import artifact_directory, load_artifact, save_artifact
+from ico.train.artifacts import artifact_directory, kept, load_artifact, save_artifact
 from ico.train.compilation import compile_quickly, enable_compilation_cache
 from ico.train.mesh import make_mesh
 
@@ -30,6 +30,7 @@ __all__ = [
     "enable_compilation_cache",
     "fit",
     "init_state",
+    "kept",
     "load_artifact",
     "make_mesh",
     "make_step",

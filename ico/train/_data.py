@@ -5,10 +5,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key
 
 PyTree = Any
-Sampler = Callable[[Key[Array, ""]], PyTree]
+Sampler = Callable[..., PyTree]  # key -> batch, or (key, given) -> batch
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ico.files import write_atomically
 from ico.train._errors import CheckpointError
 from ico.train.checkpoint import writing
 
@@ -48,7 +49,7 @@ class MetricLog:
                         f"{path} has no row for the restored step {step}; the history has a gap",
                         stacklevel=3,
                     )
-                _write_atomically(path, "".join(_encode(row) for row in self._rows))
+                write_atomically(path, "".join(_encode(row) for row in self._rows))
                 self._file = path.open("a")
         before = self._rows[-1]["seconds"] if self._rows else 0.0
         self._began = time.monotonic() - before
@@ -191,12 +192,3 @@ def _read_rows(path: Path, step: int) -> list[Row]:
                 break
             rows.append(row)
     return rows
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -1,7 +1,6 @@
 """The loop: many steps a compiled call, metrics one call late, and a run that survives a kill."""
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ico.train._compiled import compiled_chunk, compiled_evaluation
+from ico.optim import eval_params
+from ico.train._compiled import Evaluate, Frozen, compiled_chunk, compiled_evaluation
 from ico.train._data import Sampler, Stream, take
 from ico.train._errors import CheckpointError, Interrupted, NonFiniteLoss
 from ico.train._log import MetricLog, Progress
@@ -22,7 +22,6 @@ from ico.train.checkpoint import Checkpoints
 from ico.train.mesh import make_mesh, replicated
 
 PyTree = Any
-Evaluate = Callable[[PyTree], dict[str, jax.Array]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class LoopConfig:
       checkpoint_every: rounded up to a multiple of steps_per_call; 0: only at the end.
       keep: checkpoints kept. With 1 there is none to fall back to if it is damaged.
       evaluate_every: a multiple of steps_per_call; 0: only at the end.
+      evaluate_at: further steps to evaluate after; a call ends at each.
       precision: of matrix products, as `jax.default_matmul_precision`; "default" changes nothing.
     """
 
@@ -43,11 +43,12 @@ class LoopConfig:
     checkpoint_every: int = 0
     keep: int = 2
     evaluate_every: int = 0
+    evaluate_at: tuple[int, ...] = ()
     precision: str = "default"
 
     def __post_init__(self) -> None:
-        for name, least in (("num_steps", 0), ("steps_per_call", 1), ("checkpoint_every", 0),
-                            ("keep", 1), ("evaluate_every", 0)):  # fmt: skip
+        counts = {"num_steps": 0, "steps_per_call": 1, "checkpoint_every": 0, "keep": 1}
+        for name, least in (counts | {"evaluate_every": 0}).items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if self.evaluate_every % self.steps_per_call:
@@ -58,10 +59,16 @@ class LoopConfig:
 
     def next_boundary(self, step: int) -> int:
         """Where the call that starts at `step` ends. The same for a run resumed anywhere."""
-        return min((step // self.steps_per_call + 1) * self.steps_per_call, self.num_steps)
+        regular = (step // self.steps_per_call + 1) * self.steps_per_call
+        asked = [at for at in self.evaluate_at if at > step]
+        return min([regular, self.num_steps, *asked])
+
+    def evaluates(self, step: int) -> bool:
+        """Whether parameters are evaluated after `step` steps."""
+        return step in self.evaluate_at or self.is_due(self.evaluate_every, step)
 
     def is_due(self, every: int, step: int) -> bool:
-        """Whether something done `every` so many steps, and at the end, is due after `step`."""
+        """Whether what is done every `every` steps, and at the end, is due after `step` steps."""
         every = -(-every // self.steps_per_call) * self.steps_per_call
         return step == self.num_steps or (every > 0 and step % every == 0)
 
@@ -76,6 +83,12 @@ class FitResult(NamedTuple):
 
     state: TrainState
     history: dict[str, np.ndarray]
+
+    @property
+    def params(self) -> PyTree:
+        """The parameters to use and to test: averaged ones if the optimizer keeps an average."""
+        of_seed = jax.vmap(eval_params) if self.state.step.ndim else eval_params
+        return of_seed(self.state.opt_state, self.state.params)
 
 
 class _Call(NamedTuple):
@@ -93,11 +106,14 @@ def fit(
     data: Sampler | Stream,
     config: LoopConfig,
     *,
+    given: PyTree = None,
+    given_axes: PyTree = None,
     directory: str | Path | None = None,
     evaluate: Evaluate | None = None,
     label: str = "",
     progress: bool = True,
     mesh: Mesh | None = None,
+    donate: bool = False,
 ) -> FitResult:
     """Trains until `config.num_steps`, going on from the newest good checkpoint in `directory`.
 
@@ -110,12 +126,20 @@ def fit(
       data: a pure sampler, key -> batch, run on the device with each seed's own key; or a Stream,
         whose batches all seeds share. Leaves of a batch are [B, ...].
       config: the counts.
+      given: what step, sampler and evaluation need beside their arguments, and what no step moves
+        (a prior, a frozen model, a world's tables): their last argument, if it is not None. It is
+        in no checkpoint, so a resumed run has to be given the same.
+      given_axes: where the leaves of `given` have a seed axis, as `jax.vmap` takes it: None (all
+        seeds share), 0, or a tree of both that is a prefix of `given`.
       directory: where metrics.jsonl, tensorboard/ and checkpoints/ go; None writes nothing.
-      evaluate: params of one seed -> dict of scalars, every `config.evaluate_every` steps.
+      evaluate: params of one seed -> dict of numbers or arrays, every `config.evaluate_every`
+        steps. It gets the averaged parameters if the optimizer keeps an average
+        (`ico.optim.eval_params`).
       label: stands before the progress bar.
       progress: whether to show the bar, if stderr is a terminal.
       mesh: from `make_mesh`, by default all local devices; batches are split over its "data"
-        axis, parameters are on every device.
+        axis, parameters are on every device unless they come sharded.
+      donate: whether the caller gives up `state`, which spares a copy of it.
 
     Returns:
       FitResult(state, history); of a complete run, at once.
@@ -128,7 +152,8 @@ def fit(
       ValueError: a batch cannot be split over the devices, or a Stream ended early.
     """
     mesh = make_mesh() if mesh is None else mesh
-    state = jax.tree.map(lambda leaf: _own(leaf, mesh), state)
+    state = jax.tree.map(lambda leaf: _own(leaf, mesh, donate), state)
+    constant = _Given.of(given, given_axes, state, mesh)
     directory = None if directory is None else Path(directory).absolute()
     with contextlib.ExitStack() as stack:
         saved, resumed = None, False
@@ -152,8 +177,26 @@ def fit(
         if config.precision != "default":
             stack.enter_context(jax.default_matmul_precision(config.precision))
         stop = stack.enter_context(StopSignal())
-        run = _Run(step, data, config, evaluate, mesh, saved, log, bar)
+        run = _Run(step, data, config, evaluate, constant, mesh, saved, log, bar)
         return FitResult(run.train(state, start, stop), log.history())
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What no step moves: (tree,) or (), its seed axes, and how the state lies on the devices."""
+
+    args: tuple
+    axes: Frozen
+    shardings: Frozen
+
+    @classmethod
+    def of(cls, given: PyTree, axes: PyTree, state: TrainState, mesh: Mesh) -> "_Given":
+        placed = jax.tree.map(lambda leaf: _placed(leaf, mesh), given)
+        args = () if given is None else (placed,)
+        if given is not None and axes is not None:
+            axes = jax.tree.broadcast(axes, given, is_leaf=lambda leaf: leaf is None)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        return cls(args, Frozen((axes,) if args else ()), Frozen((shardings, replicated(mesh))))
 
 
 @dataclass(frozen=True)
@@ -164,6 +207,7 @@ class _Run:
     data: Sampler | Stream
     config: LoopConfig
     evaluate: Evaluate | None
+    given: _Given
     mesh: Mesh
     saved: Checkpoints | None
     log: MetricLog
@@ -177,9 +221,10 @@ class _Run:
             if waiting is not None:
                 self.settle(waiting)  # while the device works on the next call
             evaluated = {}
-            if self.evaluate is not None and self.config.is_due(self.config.evaluate_every, end):
-                compiled = compiled_evaluation(self.evaluate, state.step.ndim > 0)
-                evaluated = compiled(state.params)
+            if self.evaluate is not None and self.config.evaluates(end):
+                seeds = state.step.ndim > 0
+                compiled = compiled_evaluation(self.evaluate, seeds, self.given.axes)
+                evaluated = compiled(state, self.given.args)
             waiting = _Call(done, end, metrics, evaluated)
             done, stopping = end, stop.name
             if stopping or self.config.is_due(self.config.checkpoint_every, done):
@@ -199,8 +244,11 @@ class _Run:
         batches, sampler = None, self.data
         if isinstance(self.data, Stream):
             batches, sampler = take(self.data, length), None
-        chunk = compiled_chunk(self.step, sampler, length, state.step.ndim > 0, self.mesh)
-        return chunk(state, batches)
+        seeds, given = state.step.ndim > 0, self.given
+        chunk = compiled_chunk(
+            self.step, sampler, length, seeds, given.axes, given.shardings, self.mesh
+        )
+        return chunk(state, batches, given.args)
 
     def settle(self, call: _Call) -> None:
         """Fetches, checks and logs the metrics [steps, *S] of a call."""
@@ -235,7 +283,7 @@ class _Run:
             self.saved.save(done, state, position)
 
 
-def _own(leaf: Any, mesh: Mesh) -> jax.Array:
+def _own(leaf: Any, mesh: Mesh, donate: bool) -> jax.Array:
     """A copy on every device of the mesh: the loop donates it, the caller keeps the original.
 
     Weak types are made strong, or the second call, fed by the first, would compile again.
@@ -243,4 +291,15 @@ def _own(leaf: Any, mesh: Mesh) -> jax.Array:
     if not (isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)):
         leaf = jnp.asarray(leaf)
         leaf = jax.lax.convert_element_type(leaf, leaf.dtype)
-    return jax.device_put(leaf, replicated(mesh), may_alias=False)
+    if _is_sharded(leaf):
+        return leaf if donate else jnp.copy(leaf)
+    return jax.device_put(leaf, replicated(mesh), may_alias=None if donate else False)
+
+
+def _placed(leaf: Any, mesh: Mesh) -> jax.Array:
+    return leaf if _is_sharded(leaf) else jax.device_put(leaf, replicated(mesh))
+
+
+def _is_sharded(leaf: Any) -> bool:
+    """Whether somebody has split it over devices, as large models are; that is left alone."""
+    return isinstance(leaf, jax.Array) and not leaf.sharding.is_fully_replicated

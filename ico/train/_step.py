@@ -11,32 +11,34 @@ from ico.train._state import TrainState
 
 PyTree = Any
 Metrics = dict[str, Float[Array, ""]]
-Step = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+Step = Callable[..., tuple[TrainState, Metrics]]
 
 NORMS = ("grad_norm", "update_norm", "param_norm")
 
 
 def make_step(
-    loss_fn: Callable[[PyTree, PyTree], tuple[Float[Array, ""], Metrics]],
+    loss_fn: Callable[..., tuple[Float[Array, ""], Metrics]],
     optimizer: optax.GradientTransformation,
 ) -> Step:
-    """Makes a pure `step(state, batch) -> (state, metrics)` for one seed; `fit` adds the axis.
+    """Makes a pure `step(state, batch, *given)` for one seed; `fit` adds the axis.
 
     Args:
-      loss_fn: (params, batch) -> (loss [], dict of scalar metrics).
+      loss_fn: (params, batch) -> (loss [], dict of scalar metrics); under `fit(given=tree)` it is
+        called as (params, batch, tree).
       optimizer: gets `value=loss` as an extra argument, if it takes extra arguments.
 
     Returns:
-      The step. Its metrics are `loss`, `grad_norm`, `update_norm`, `param_norm` (Euclidean, the
-      last after the update) and those of `loss_fn`.
+      The step, (state, batch, *given) -> (state, metrics). Its metrics are `loss`, `grad_norm`,
+      `update_norm`, `param_norm` (Euclidean, the last after the update) and those of `loss_fn`.
 
     Raises:
       ValueError: (when traced) a metric of `loss_fn` has one of those four names.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch)
+    def step(state: TrainState, batch: PyTree, *given: PyTree) -> tuple[TrainState, Metrics]:
+        gradient = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, metrics), grads = gradient(state.params, batch, *given)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
         ours = {

@@ -1,4 +1,6 @@
-"""What all figures of this paper share: one look for each learner, and ways to draw it.
+"""Parts of pictures: a line a seed, levels, dots, logarithmic axes with readable numbers.
+
+Every function draws into the axes it is given, in the colours of `ico.report.style`.
 
 Dimension key: S seeds, X positions.
 """
@@ -6,23 +8,25 @@ Dimension key: S seeds, X positions.
 import numpy as np
 from matplotlib import pyplot, ticker
 
-from ico.report import palette
-
-LOSS = "loss (half squared error)"
-STEP = "training step"
+from ico.report._figures import palette
 
 _BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY, _BLACK = palette()
 
-# A learner has the same colour, line and marker wherever it appears.
-LOOKS = {
-    "model": {"color": _BLUE, "linestyle": "-", "marker": "o"},
-    "gd": {"color": _VERMILION, "linestyle": "--", "marker": "s"},
-    "gd_plus_plus": {"color": _GREEN, "linestyle": "-.", "marker": "^"},
-    "interpolated": {"color": _PINK, "linestyle": ":", "marker": "D"},
-    "second": {"color": _ORANGE, "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
-    "third": {"color": _SKY, "linestyle": (0, (6, 2)), "marker": "P"},
-    "zero": {"color": _BLACK, "linestyle": (0, (1, 2)), "marker": "x"},
-}
+# Colour, line and marker that go together, in the order in which learners should take them.
+LOOKS = (
+    {"color": _BLUE, "linestyle": "-", "marker": "o"},
+    {"color": _VERMILION, "linestyle": "--", "marker": "s"},
+    {"color": _GREEN, "linestyle": "-.", "marker": "^"},
+    {"color": _PINK, "linestyle": ":", "marker": "D"},
+    {"color": _ORANGE, "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
+    {"color": _SKY, "linestyle": (0, (6, 2)), "marker": "P"},
+    {"color": _BLACK, "linestyle": (0, (1, 2)), "marker": "x"},
+)
+
+
+def look(place: int) -> dict:
+    """The look of the learner at a place of a list; repeats beyond seven."""
+    return dict(LOOKS[place % len(LOOKS)])
 
 
 def finite(values) -> np.ndarray:
@@ -31,38 +35,45 @@ def finite(values) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def seeds(ax, x, values_SX, look: str, label: str, **changed) -> None:
-    """The mean over seeds as a line with markers, and every seed as a thin line."""
-    values_SX = finite(values_SX)
-    style = LOOKS.get(look, {}) | changed
+def seeds(ax, x, values_SX, label: str | None = None, **style) -> None:
+    """The mean over seeds as a line with markers, and every seed as a thin line.
+
+    Args:
+      ax: where.
+      x: [X] positions.
+      values_SX: [S, X], or [X] for a learner without seeds.
+      label: for the legend.
+      **style: to `ax.plot`: color, linestyle, marker; see `look`.
+    """
+    values_SX = np.atleast_2d(finite(values_SX))
     if len(values_SX) > 1:
-        thin = {"color": style["color"], "linewidth": 0.8, "alpha": 0.45, "zorder": 1.5}
-        ax.plot(x, values_SX.T, **thin)
-    single(ax, x, values_SX.mean(0), look, label, **changed)
+        color = style.setdefault("color", ax._get_lines.get_next_color())
+        ax.plot(x, values_SX.T, color=color, linewidth=0.8, alpha=0.45, zorder=1.5)
+    line(ax, x, values_SX.mean(0), label, **style)
 
 
-def single(ax, x, values_X, look: str, label: str, **changed) -> None:
-    """One line, with about eight markers if long: a learner without seeds, or their mean."""
+def line(ax, x, values_X, label: str | None = None, **style) -> None:
+    """One line, with about eight markers if long."""
     values_X = finite(values_X)
     every = 1 if len(values_X) <= 20 else round(len(values_X) / 8)
-    ax.plot(x, values_X, label=label, markevery=every, **(LOOKS.get(look, {}) | changed))
+    ax.plot(x, values_X, label=label, markevery=every, **style)
 
 
-def level(ax, value, look: str, label: str) -> None:
-    """A loss that does not change along the axis."""
-    style = {key: LOOKS[look][key] for key in ("color", "linestyle")}
+def level(ax, value, label: str | None = None, **style) -> None:
+    """A value that does not change along the axis; nothing if it is not finite."""
+    style.pop("marker", None)
     if np.isfinite(value):
         ax.axhline(float(value), label=label, **style)
 
 
-def dots(ax, place: float, values_S, look: str, **changed) -> None:
+def dots(ax, place: float, values_S, **style) -> None:
     """Every seed as an open marker and their mean as a short bar, at one place of the x axis."""
     values_S = finite(np.atleast_1d(values_S))
-    style = LOOKS[look] | changed
+    color, marker = style.get("color", _BLUE), style.get("marker", "o")
     spread = place + 0.12 * (np.arange(len(values_S)) - (len(values_S) - 1) / 2)
-    ax.plot(spread, values_S, linestyle="none", marker=style["marker"], color=style["color"],
-            fillstyle="none", markeredgewidth=1.5)  # fmt: skip
-    ax.plot([place - 0.25, place + 0.25], [values_S.mean()] * 2, color=style["color"])
+    open_marker = {"marker": marker, "fillstyle": "none", "markeredgewidth": 1.5}
+    ax.plot(spread, values_S, linestyle="none", color=color, **open_marker)
+    ax.plot([place - 0.25, place + 0.25], [values_S.mean()] * 2, color=color)
 
 
 def name_places(ax, names) -> None:
@@ -98,13 +109,8 @@ def whole_x(ax) -> None:
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def titles(ax, x: str, y: str, title: str = "") -> None:
-    """Axis labels and a title."""
-    ax.set(xlabel=x, ylabel=y, title=title)
-
-
 def ordered(n: int) -> list[dict]:
-    """Colour and marker for n values of a quantity that grows (sizes, depths), dark to light."""
+    """Looks for n values of a quantity that grows (sizes, depths), dark to light."""
     colors = pyplot.get_cmap("viridis")(np.linspace(0, 0.85, n))
     markers = "osD^vPX*"
     lines = ("-", "--", "-.", ":")

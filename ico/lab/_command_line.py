@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from experiments._experiment import COMMON_FLAGS, Experiment, InputError
+from ico.lab._config import validate
+from ico.lab._errors import InputError
+from ico.lab._paper import COMMON_FLAGS, Paper
 
 
 @dataclass(frozen=True)
@@ -30,62 +32,62 @@ class Request:
     resume_command: str
 
 
-def parse(experiment: Experiment, argv: Sequence[str]) -> Request:
+def parse(paper: Paper, argv: Sequence[str]) -> Request:
     """Reads argv; raises InputError, or SystemExit(0) after printing --help."""
-    preset = _preset(experiment, argv)
-    run, config = _tyro(experiment, preset, argv)
+    preset = _preset(paper, argv)
+    run, config = _tyro(paper, preset, argv)
     if run.seed < 0:
         raise InputError("seed", f"{run.seed} is negative; give 0 or more")
     if run.seed >= 2**32:  # jax takes seeds modulo 2^32: two such runs would be one
         raise InputError("seed", f"{run.seed} is too large; give less than 2^32")
     _validate(config)
-    directory = run.out or _default_out(experiment, preset, run.seed)
+    directory = run.out or _default_out(paper, preset, run.seed)
     return Request(
         preset=preset,
         seed=run.seed,
         directory=Path(directory),
         resume=run.resume,
-        studies=_studies(experiment, run.studies),
+        studies=_studies(paper, run.studies),
         config=config,
-        resume_command=_resume_command(experiment, argv),
+        resume_command=_resume_command(paper, argv),
     )
 
 
-def _default_out(experiment: Experiment, preset: str, seed: int | str) -> Path:
-    return Path("runs") / experiment.name / f"{preset}-{seed}"
+def _default_out(paper: Paper, preset: str, seed: int | str) -> Path:
+    return Path("runs") / paper.name / f"{preset}-{seed}"
 
 
-def _resume_command(experiment: Experiment, argv: Sequence[str]) -> str:
+def _resume_command(paper: Paper, argv: Sequence[str]) -> str:
     words = [*argv] if "--resume" in argv else [*argv, "--resume"]
-    return shlex.join(["python", "-m", experiment.package, *words])
+    return f"{paper.command} {shlex.join(words)}"
 
 
-def _preset(experiment: Experiment, argv: Sequence[str]) -> str:
+def _preset(paper: Paper, argv: Sequence[str]) -> str:
     """The preset alone, read first: its values are the defaults of all other flags."""
-    preset = experiment.default_preset
+    preset = "cpu"
     for i, word in enumerate(argv):
         if word == "--preset":
             if i + 1 == len(argv):
-                raise InputError("preset", f"no value; choose from {', '.join(experiment.presets)}")
+                raise InputError("preset", f"no value; choose from {', '.join(paper.presets)}")
             preset = argv[i + 1]
         elif word.startswith("--preset="):
             preset = word.removeprefix("--preset=")
-    if preset not in experiment.presets:
-        raise InputError("preset", _unknown(preset, experiment.presets))
+    if preset not in paper.presets:
+        raise InputError("preset", _unknown(preset, paper.presets))
     return preset
 
 
-def _studies(experiment: Experiment, wanted: str) -> tuple[str, ...]:
+def _studies(paper: Paper, wanted: str) -> tuple[str, ...]:
     """The chosen studies in the experiment's own order, which later studies may rely on."""
     if not wanted:
-        return tuple(experiment.studies)
+        return tuple(paper.studies)
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     for name in names:
-        if name not in experiment.studies:
-            raise InputError("studies", _unknown(name, experiment.studies))
+        if name not in paper.studies:
+            raise InputError("studies", _unknown(name, paper.studies))
     if not names:
-        raise InputError("studies", f"none named; choose from {', '.join(experiment.studies)}")
-    return tuple(name for name in experiment.studies if name in names)
+        raise InputError("studies", f"none named; choose from {', '.join(paper.studies)}")
+    return tuple(name for name in paper.studies if name in names)
 
 
 def _unknown(value: str, known: Mapping[str, Any]) -> str:
@@ -94,28 +96,21 @@ def _unknown(value: str, known: Mapping[str, Any]) -> str:
     return f"unknown {value!r}; {hint}choose from {', '.join(known)}"
 
 
-def _validate(config: Any, prefix: str = "") -> None:
-    """Runs `validate()` of the configuration and of the configurations inside it."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            _validate(value, f"{prefix}{field.name}.")
-    validate = getattr(config, "validate", None)
-    if validate is not None:
-        try:
-            validate()
-        except ValueError as error:
-            # "batch_size must be positive, got 0": the field's name, then what is wrong with it.
-            field, _, message = str(error).partition(" ")
-            raise InputError(prefix + field.rstrip(":"), message or "not allowed") from error
+def _validate(config: Any) -> None:
+    try:
+        validate(config)
+    except ValueError as error:
+        # "batch_size must be positive, got 0": the field's name, then what is wrong with it.
+        field, _, message = str(error).partition(" ")
+        raise InputError(field.rstrip(":"), message or "not allowed") from error
 
 
-def _tyro(experiment: Experiment, preset: str, argv: Sequence[str]) -> tuple[Any, Any]:
+def _tyro(paper: Paper, preset: str, argv: Sequence[str]) -> tuple[Any, Any]:
     """The common flags and the configuration: the preset's values where no flag says otherwise."""
     import tyro
 
-    config = experiment.presets[preset]
-    flags: Any = _common_flags(experiment, preset)
+    config = paper.presets[preset]
+    flags: Any = _common_flags(paper, preset)
     fields: Any = type(config)
     no_prefix = tyro.conf.arg(name="")
     arguments = dataclasses.make_dataclass(
@@ -128,26 +123,26 @@ def _tyro(experiment: Experiment, preset: str, argv: Sequence[str]) -> tuple[Any
     with _one_line_errors():
         parsed, unknown = tyro.cli(
             arguments,
-            prog=f"python -m {experiment.package}",
-            description=_description(experiment, preset),
+            prog=paper.command,
+            description=_description(paper, preset),
             args=list(argv),
             return_unknown_args=True,
         )
     if unknown:
-        if unknown[0] in experiment.studies:
+        if unknown[0] in paper.studies:
             raise InputError("studies", "join their names by commas, without spaces")
         raise InputError(unknown[0], _unknown_flag(unknown[0], config))
     return parsed.run, parsed.config
 
 
-def _common_flags(experiment: Experiment, preset: str) -> type:
+def _common_flags(paper: Paper, preset: str) -> type:
     """A dataclass of the flags that every experiment has, worded for this one."""
     from tyro.conf import arg
 
-    where = _default_out(experiment, preset, "<seed>")
+    where = _default_out(paper, preset, "<seed>")
     presets = Annotated[
         str,
-        arg(metavar="|".join(experiment.presets), help="How large the run is; sets the defaults."),
+        arg(metavar="|".join(paper.presets), help="How large the run is; sets the defaults."),
     ]
     out = Annotated[
         Path | None,
@@ -171,16 +166,14 @@ def _common_flags(experiment: Experiment, preset: str) -> type:
     )
 
 
-def _description(experiment: Experiment, preset: str) -> str:
-    width = max(map(len, [*experiment.studies, *experiment.presets]))
-    presets = [f"  {name:<{width}}  {cost}" for name, cost in experiment.cost.items()]
-    studies = [f"  {name:<{width}}  {line}" for name, line in experiment.studies.items()]
-    paper = (
-        f"{experiment.title} ({experiment.authors}, {experiment.year}, arXiv:{experiment.arxiv})"
-    )
+def _description(paper: Paper, preset: str) -> str:
+    width = max(map(len, [*paper.studies, *paper.presets]))
+    presets = [f"  {name:<{width}}  {cost}".rstrip() for name, cost in paper.cost.items()]
+    studies = [f"  {name:<{width}}  {study.question}" for name, study in paper.studies.items()]
+    title = f"{paper.title} ({paper.citation})" if paper.citation else paper.title
     shown = f"The defaults below are those of --preset {preset}."
     return "\n".join(
-        [paper, "", experiment.shows, "", "presets:", *presets, "", "studies:", *studies, "", shown]
+        [title, "", paper.shows, "", "presets:", *presets, "", "studies:", *studies, "", shown]
     )
 
 

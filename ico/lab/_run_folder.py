@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments._command_line import Request
-from experiments._experiment import Experiment, InputError
+from ico.files import write_atomically
+from ico.lab._command_line import Request
+from ico.lab._errors import InputError
+from ico.lab._paper import Paper
 
 _CONFIG = "config.json"
 _LOCK = ".lock"
@@ -34,11 +36,11 @@ def storage_error(path: Path | str, error: OSError) -> InputError | None:
     return None
 
 
-def check(experiment: Experiment, request: Request) -> None:
+def check(paper: Paper, request: Request) -> None:
     """Refuses a folder that cannot be used, before anything is written."""
     with _storage_errors(request.directory):
         _check_place(request.directory)
-        _check_config(experiment, request)
+        _check_config(paper, request)
 
 
 def _check_place(directory: Path) -> None:
@@ -66,7 +68,7 @@ def unfinished_studies(directory: Path) -> list[str]:
 def mark_unfinished(directory: Path, studies: list[str]) -> None:
     """Notes which studies are still to be done; an empty list means that the run is finished."""
     if studies:
-        _write_atomically(directory / _UNFINISHED, json.dumps(studies))
+        write_atomically(directory / _UNFINISHED, json.dumps(studies))
     else:
         (directory / _UNFINISHED).unlink(missing_ok=True)
 
@@ -77,7 +79,7 @@ def config_dict(config: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def claim(experiment: Experiment, request: Request) -> Iterator[None]:
+def claim(paper: Paper, request: Request) -> Iterator[None]:
     """Makes the folder ours for the time of the run, with its configuration in it."""
     directory = request.directory
     fresh = not directory.exists()
@@ -86,10 +88,10 @@ def claim(experiment: Experiment, request: Request) -> Iterator[None]:
         lock = _lock(directory)
     try:
         # Once more, under the lock: another process may have been faster.
-        _check_config(experiment, request)
+        _check_config(paper, request)
         try:
             with _storage_errors(directory):
-                _write_config(experiment, request)
+                _write_config(paper, request)
         except InputError:
             if fresh:
                 shutil.rmtree(directory, ignore_errors=True)
@@ -110,11 +112,11 @@ def _storage_errors(path: Path) -> Iterator[None]:
         raise known from error
 
 
-def _write_config(experiment: Experiment, request: Request) -> None:
+def _write_config(paper: Paper, request: Request) -> None:
     path = request.directory / _CONFIG
     if not path.exists() or not holds_anything(request.directory):
-        text = json.dumps(_description(experiment, request), indent=2)
-        _write_atomically(path, text + "\n")
+        text = json.dumps(_description(paper, request), indent=2)
+        write_atomically(path, text + "\n")
 
 
 def _lock(directory: Path) -> int:
@@ -140,9 +142,9 @@ def _lock(directory: Path) -> int:
     return handle
 
 
-def _description(experiment: Experiment, request: Request) -> dict[str, Any]:
+def _description(paper: Paper, request: Request) -> dict[str, Any]:
     return {
-        "experiment": experiment.name,
+        "experiment": paper.name,
         "preset": request.preset,
         "seed": request.seed,
         "config": config_dict(request.config),
@@ -154,7 +156,7 @@ def holds_anything(directory: Path) -> bool:
     return any((directory / name).exists() for name in ("studies", "checkpoints", "results.json"))
 
 
-def _check_config(experiment: Experiment, request: Request) -> None:
+def _check_config(paper: Paper, request: Request) -> None:
     """Refuses a folder that holds another configuration, and names the first differences."""
     path = request.directory / _CONFIG
     if not path.exists() or not holds_anything(request.directory):
@@ -165,7 +167,7 @@ def _check_config(experiment: Experiment, request: Request) -> None:
             raise ValueError("not an object")
     except ValueError:
         raise InputError(str(path), "damaged; delete that folder or choose another --out") from None
-    old, new = _flat(held), _flat(_description(experiment, request))
+    old, new = _flat(held), _flat(_description(paper, request))
     differences = [
         f"{name.removeprefix('config.')} {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
         for name in dict.fromkeys([*new, *old])
@@ -188,12 +190,3 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[prefix + name] = value
     return leaves
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".new")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,37 +3,33 @@
     python -m experiments.<name> [--preset smoke|cpu|paper] [--out DIR] [--seed N] [--resume]
                                  [--studies a,b] [--<field> VALUE]
 
-An experiment is made of named studies. Each is run, saved and entered in `results.json` before the
-next one starts, so whatever stops a run, the finished studies stay. Figures and the report are
-drawn from what is saved, when the run ends or is stopped.
-
-A package `experiments/<name>/` brings
-
-- `config.py`: `EXPERIMENT`, an `Experiment`; imports no jax;
-- `run.py`: `STUDIES`, a mapping from study name to `study(context) -> ico.report.StudyResult`;
-- `figures.py`: `draw(directory) -> [(study, figure name, caption), ...]`; reads saved studies;
-- `__main__.py`: `raise SystemExit(launch(EXPERIMENT))`.
+Each study is run, saved, measured and entered in `results.json` before the next one starts, so
+whatever stops a run, the finished studies stay. Figures and the report are drawn from what is
+saved, when the run ends or is stopped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from experiments import _command_line, _run_folder
-from experiments._command_line import Request
-from experiments._experiment import Context, Experiment, InputError
+import jax
 
-__all__ = ["Context", "Experiment", "InputError", "launch"]
+from ico import report, train
+from ico.files import commit_of
+from ico.lab import _command_line, _run_folder
+from ico.lab._command_line import Request
+from ico.lab._errors import InputError
+from ico.lab._paper import Paper, Study
+from ico.lab._run import Run
+from ico.report import Missing, StudyResult
 
 _SYMBOLS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?"}
 
@@ -42,7 +38,7 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM outside the training loop, which has its own way to stop."""
 
 
-def launch(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
+def launch(paper: Paper, argv: Sequence[str] | None = None) -> int:
     """Runs an experiment as its command line asks and returns the exit status.
 
     Returns:
@@ -50,32 +46,31 @@ def launch(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _launch(experiment, argv)
+        return _launch(paper, argv)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
 
 
-def _launch(experiment: Experiment, argv: list[str]) -> int:
+def _launch(paper: Paper, argv: list[str]) -> int:
     try:
-        request = _command_line.parse(experiment, argv)
-        _run_folder.check(experiment, request)
-        if _is_finished(experiment, request):
+        request = _command_line.parse(paper, argv)
+        _run_folder.check(paper, request)
+        if _is_finished(paper, request):
             print(f"{request.directory} already holds this run, finished.")
             _print_verdicts(request)
             return 0
         _ask_for_resume(request)
-        _print_first_line(experiment, request)
-        with _run_folder.claim(experiment, request), _sigterm_raises():
-            return _run(experiment, request)
+        _print_first_line(paper, request)
+        with _run_folder.claim(paper, request), _sigterm_raises():
+            return _run(paper, request)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def _is_finished(experiment: Experiment, request: Request) -> bool:
+def _is_finished(paper: Paper, request: Request) -> bool:
     """Whether every chosen study is in the folder, with results and report."""
-    from ico import report
 
     if not (request.directory / "report.html").exists():
         return False
@@ -85,13 +80,11 @@ def _is_finished(experiment: Experiment, request: Request) -> bool:
         report.read_results(request.directory)
     except ValueError:
         return False
-    return set(request.studies) <= _saved_studies(experiment, request.directory)
+    return set(request.studies) <= _saved_studies(paper, request.directory)
 
 
-def _saved_studies(experiment: Experiment, directory: Path) -> set[str]:
-    from ico import report
-
-    loaded = {study: report.load_study(directory, study) for study in experiment.studies}
+def _saved_studies(paper: Paper, directory: Any) -> set[str]:
+    loaded = {study: report.load_study(directory, study) for study in paper.studies}
     return {study for study, result in loaded.items() if result is not None}
 
 
@@ -105,171 +98,201 @@ def _ask_for_resume(request: Request) -> None:
         )
 
 
-def _print_first_line(experiment: Experiment, request: Request) -> None:
+def _print_first_line(paper: Paper, request: Request) -> None:
     verb = "goes on with" if request.resume and request.directory.exists() else "runs"
-    some = "" if len(request.studies) == len(experiment.studies) else " (all studies)"
+    some = "" if len(request.studies) == len(paper.studies) else " (all studies)"
+    cost = paper.cost[request.preset]
+    cost = f"takes {cost}{some}; " if cost else ""
     print(
-        f"{experiment.name}, preset {request.preset}, seed {request.seed}: {verb} "
-        f"{len(request.studies)} of {len(experiment.studies)} studies "
-        f"({', '.join(request.studies)}); takes {experiment.cost[request.preset]}{some}; "
-        f"writes to {request.directory}",
+        f"{paper.name}, preset {request.preset}, seed {request.seed}: {verb} "
+        f"{len(request.studies)} of {len(paper.studies)} studies "
+        f"({', '.join(request.studies)}); {cost}writes to {request.directory}",
         flush=True,
     )
 
 
-def _run(experiment: Experiment, request: Request) -> int:
+def _run(paper: Paper, request: Request) -> int:
     """Runs the studies that are missing, then writes the report of whatever there is."""
-    from ico import train
 
     started = time.perf_counter()
-    saved = _saved_studies(experiment, request.directory)
+    saved = _saved_studies(paper, request.directory)
     try:
         train.enable_compilation_cache()
         if request.preset == "smoke":
             # A smoke run is nearly all compilation, and its numbers say nothing.
             train.compile_quickly()
-        _run_studies(experiment, request, saved)
-        _write_report(experiment, request, saved)
+        _run_studies(paper, request, saved)
+        _write_report(paper, request, saved)
         left = set(_run_folder.unfinished_studies(request.directory)) - set(request.studies)
         _run_folder.mark_unfinished(request.directory, sorted(left))
     except train.Interrupted as stop:
-        return _stopped(experiment, request, saved, signal.Signals[stop.signal])
+        return _stopped(paper, request, saved, signal.Signals[stop.signal])
     except _Terminated:
-        return _stopped(experiment, request, saved, signal.SIGTERM)
+        return _stopped(paper, request, saved, signal.SIGTERM)
     except KeyboardInterrupt:
-        return _stopped(experiment, request, saved, signal.SIGINT)
+        return _stopped(paper, request, saved, signal.SIGINT)
     except OSError as error:
         full = _run_folder.storage_error(error.filename or request.directory, error)
         if full is None:
-            _crashed(experiment, request, saved)
+            _crashed(paper, request, saved)
             raise
         raise full from error
     except (InputError, train.TrainingError) as error:
-        _try_to_report(experiment, request, saved)
+        _try_to_report(paper, request, saved)
         if isinstance(error, InputError):  # bad input found late, or models that diverged
             raise
         raise InputError(type(error).__name__, " ".join(str(error).split())) from error
     except Exception:
-        _crashed(experiment, request, saved)
+        _crashed(paper, request, saved)
         raise
     print(f"done in {time.perf_counter() - started:.0f} s")
     _print_verdicts(request)
     return 0
 
 
-def _run_studies(experiment: Experiment, request: Request, saved: set[str]) -> None:
+def _run_studies(paper: Paper, request: Request, saved: set[str]) -> None:
     """Runs what is missing, and adds each study to `saved` as soon as it is on disk."""
-    from ico import train
 
     diverged: list[str] = []
     directory = request.directory
     waiting = {*request.studies, *_run_folder.unfinished_studies(directory)}
-    waiting = [study for study in experiment.studies if study in waiting]
+    waiting = [study for study in paper.studies if study in waiting]
     # They stay marked until the report is written: a run killed before that is unfinished.
     _run_folder.mark_unfinished(directory, waiting)
 
-    studies = importlib.import_module(f"{experiment.package}.run").STUDIES
-    context = Context(
-        config=request.config,
-        directory=directory.resolve(),
-        seed=request.seed,
-        preset=request.preset,
-        progress=sys.stderr.isatty(),
+    run = Run(
+        request.config,
+        directory.resolve(),
+        request.seed,
+        request.preset,
+        sys.stderr.isatty(),
+        paper.file.parent,
     )
     for number, study in enumerate(request.studies, start=1):
         place = f"[{number}/{len(request.studies)}] {study}"
-        if study in saved:
+        if study in saved and _is_measured(directory, paper.studies[study], paper):
             print(f"{place}: already done", flush=True)
             continue
         try:
-            seconds = _run_study(studies[study], context, study)
+            seconds = _run_study(paper.studies[study], run)
         except train.NonFiniteLoss as error:
             # One model that diverged must not take the other studies' verdicts with it.
             diverged.append(f"{study}: {' '.join(str(error).split())}")
             print(f"{place}: diverged", flush=True)
             continue
         saved.add(study)
-        _write_results(experiment, request, saved)
+        _write_results(paper, request, saved)
         print(f"{place}: {seconds:.1f} s", flush=True)
     if diverged:
         raise InputError("NonFiniteLoss", "; ".join(diverged))
 
 
-def _run_study(function: Any, context: Context, study: str) -> float:
-    import jax
-
-    from ico import report
-
+def _run_study(study: Study, run: Run) -> float:
+    """Runs a study; its records are on disk before anything is measured on them."""
     started = time.perf_counter()
-    # Accelerators round the operands of matrix products by default, which breaks 1e-4.
-    with jax.default_matmul_precision("highest"):
-        result = function(context)
+    records = study(run)
     seconds = time.perf_counter() - started
-    report.save_study(context.directory, study, dataclasses.replace(result, seconds=seconds))
-    return seconds
+    notes = list(records.notes)
+    result = StudyResult(records, None, {}, notes, seconds, run.commit)
+    report.save_study(run.directory, study.name, result)
+    _measure(study, result, run.directory)
+    return time.perf_counter() - started
 
 
-def _write_results(experiment: Experiment, request: Request, saved: set[str]) -> None:
+def _measure(study: Study, result: StudyResult, directory: Any) -> None:
+    claims, tables = study.measure(result.records), study.tabulate(result.records)
+    report.save_study(
+        directory, study.name, dataclasses.replace(result, claims=claims, tables=tables)
+    )
+
+
+def _is_measured(directory: Any, study: Study, paper: Paper) -> bool:
+    """Measures a saved study whose run was stopped in between, and says that it is done."""
+    result = report.load_study(directory, study.name)
+    if result is None:
+        return False
+    if result.claims is None:
+        _measure(study, result, directory)
+    return True
+
+
+def _write_results(paper: Paper, request: Request, saved: set[str]) -> None:
     """Enters every saved study in results.json, those of earlier calls too."""
-    import jax
-
-    from ico import report
 
     devices = jax.devices()
     kind = devices[0].device_kind
 
     report.write_results(
         request.directory,
-        experiment=experiment.name,
+        experiment=paper.name,
         preset=request.preset,
         seed=request.seed,
-        claims=experiment.claims,
-        studies=[study for study in experiment.studies if study in saved],
+        claims=paper.claims,
+        studies=[study for study in paper.studies if study in saved],
         config=_run_folder.config_dict(request.config),
         device=kind if len(devices) == 1 else f"{len(devices)} x {kind}",
+        git=commit_of(paper.file.parent),
     )
 
 
-def _write_report(experiment: Experiment, request: Request, saved: set[str]) -> None:
-    from ico import report
-
-    _write_results(experiment, request, saved)
-    figures = importlib.import_module(f"{experiment.package}.figures").draw(request.directory)
+def _write_report(paper: Paper, request: Request, saved: set[str]) -> None:
+    _write_results(paper, request, saved)
     report.write_html(
         request.directory,
-        title=experiment.title,
-        questions=experiment.studies,
-        abstract=experiment.shows,
-        link=f"https://arxiv.org/abs/{experiment.arxiv}",
-        paper=f"{experiment.authors} ({experiment.year}), arXiv:{experiment.arxiv}",
-        figures=figures,
+        title=paper.title,
+        questions={name: study.question for name, study in paper.studies.items()},
+        abstract=paper.shows,
+        link=f"https://arxiv.org/abs/{paper.arxiv}" if paper.arxiv else "",
+        paper=paper.citation,
+        figures=draw(paper, request.directory),
     )
 
 
-def _try_to_report(experiment: Experiment, request: Request, saved: set[str]) -> None:
+def draw(paper: Paper, directory: Any) -> list[tuple[str, str, str]]:
+    """Draws the figures of all studies saved in a run folder, into DIR/figures.
+
+    Returns:
+      (study, figure name, caption) of each that was drawn, in the order of showing.
+    """
+    drawn = []
+    for study in paper.studies.values():
+        result = report.load_study(directory, study.name)
+        for figure in study.figures if result is not None else ():
+            with report.style():
+                try:
+                    fig = figure.draw(result.records)
+                except Missing:  # the run left out what it shows
+                    continue
+                if fig is not None:
+                    report.save_figure(fig, directory, figure.name)
+                    drawn.append((study.name, figure.name, figure.caption))
+    return drawn
+
+
+def _try_to_report(paper: Paper, request: Request, saved: set[str]) -> None:
     """A report of the finished studies after a stop; what stopped the run matters more than it."""
     if not saved:
         return
     try:
-        _write_report(experiment, request, saved)
+        _write_report(paper, request, saved)
     except Exception as error:
         print(f"the report could not be written: {error!r}", file=sys.stderr)
 
 
-def _crashed(experiment: Experiment, request: Request, saved: set[str]) -> None:
+def _crashed(paper: Paper, request: Request, saved: set[str]) -> None:
     """Says, above the traceback, that not all is lost."""
-    _try_to_report(experiment, request, saved)
+    _try_to_report(paper, request, saved)
     print(
-        f"{experiment.name} crashed; finished studies are kept in {request.directory}. "
+        f"{paper.name} crashed; finished studies are kept in {request.directory}. "
         f"To go on: {request.resume_command}",
         file=sys.stderr,
     )
 
 
-def _stopped(experiment: Experiment, request: Request, saved: set[str], number: int) -> int:
+def _stopped(paper: Paper, request: Request, saved: set[str], number: int) -> int:
     """Says how to go on, and returns the exit status of a process stopped by that signal."""
     with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C gives up the report alone
-        _try_to_report(experiment, request, saved)
+        _try_to_report(paper, request, saved)
     name = signal.Signals(number).name
     print(f"stopped by {name}. To go on: {request.resume_command}", file=sys.stderr)
     return 128 + number
@@ -294,7 +317,6 @@ def _sigterm_raises() -> Iterator[None]:
 
 def _print_verdicts(request: Request) -> None:
     """One line a claim, then the path of the report; read from disk, as any reader would."""
-    from ico import report
 
     if request.preset == "smoke":
         print("a smoke run tries every line of code; its verdicts mean nothing:")

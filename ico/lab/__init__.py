@@ -1,0 +1,94 @@
+"""A paper as code that judges itself: command line, resuming, claims, verdicts, figures, report.
+
+    from ico import lab
+
+    class Config(lab.Config):
+        # Tasks that losses are compared on.
+        num_tasks: lab.Count = 1_000
+
+    paper = lab.Paper("mine", config=Config, smoke={"num_tasks": 8})
+
+    @paper.study("Is one optimizer better than another?")
+    def race(run):
+        for name, loss_ST in ...:
+            yield lab.record(optimizer=name, loss=loss_ST)
+
+    race.claim("better", "A beats B", "Table 1", band=(None, 1), unit="ratio",
+               of=lab.ratio("loss", optimizer=("A", "B")))
+    race.figure(lab.bars("loss", color="optimizer"), "Loss of both, with 95% intervals.")
+
+    if __name__ == "__main__":
+        raise SystemExit(paper.main())
+
+Nothing here knows this repository: it serves any project that imports it.
+"""
+
+from ico.lab._config import (
+    Config,
+    Count,
+    Distinct,
+    Natural,
+    NonNegative,
+    Positive,
+    Range,
+    Share,
+    within,
+)
+from ico.lab._errors import InputError
+from ico.lab._measures import difference, every, exact, falls, mean, ratio
+from ico.lab._paper import Paper, Study
+from ico.lab._recipe import Recipe, Restart
+from ico.lab._run import Run
+from ico.lab._show import bars, lines, rows
+from ico.lab._train import Trained, describe, regression_loss, train
+from ico.report import (
+    EveryPair,
+    Measurement,
+    Missing,
+    Record,
+    Records,
+    interval,
+    measured,
+    record,
+    unjudged,
+)
+
+__all__ = [
+    "Config",
+    "Count",
+    "Distinct",
+    "EveryPair",
+    "InputError",
+    "Measurement",
+    "Missing",
+    "Natural",
+    "NonNegative",
+    "Paper",
+    "Positive",
+    "Range",
+    "Recipe",
+    "Record",
+    "Records",
+    "Restart",
+    "Run",
+    "Share",
+    "Study",
+    "Trained",
+    "bars",
+    "describe",
+    "difference",
+    "every",
+    "exact",
+    "falls",
+    "interval",
+    "lines",
+    "mean",
+    "measured",
+    "ratio",
+    "record",
+    "regression_loss",
+    "rows",
+    "train",
+    "unjudged",
+    "within",
+]

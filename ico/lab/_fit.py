@@ -1,0 +1,156 @@
+"""The training behind `lab.train`: models side by side through `ico.train.fit`, dead starts anew.
+
+Dimension key: S seeds, C settings, M = S C models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ico import train as loop
+from ico.files import unflatten
+from ico.lab._recipe import Recipe, Restart
+
+PyTree = Any
+_ANEW = 2**31  # steps, which are folded into keys as well, are below
+
+
+@dataclasses.dataclass(frozen=True)
+class SideBySide:
+    """Models that differ in key, start and setting, and are trained under one vmap.
+
+    Fields:
+      keys: [M].
+      init: key -> parameters.
+      start: parameters [M, ...] in place of those, or None.
+      given: () or (shared,) or (setting [M, ...],) or (shared, setting).
+      axes: of `given`, as `jax.vmap` takes them.
+    """
+
+    keys: jax.Array
+    init: Callable[[jax.Array], PyTree]
+    start: PyTree
+    given: tuple
+    axes: tuple
+
+    @classmethod
+    def of(cls, keys_S, init, start, given, settings) -> SideBySide:
+        """Every seed with every setting; seed s has one key and one start in all settings."""
+        shared = () if given is None else (given,)
+        if settings is None:
+            return cls(keys_S, init, start, shared, (None,) * len(shared))
+        S, C = len(keys_S), len(jax.tree.leaves(settings)[0])
+        tiled = jax.tree.map(
+            lambda leaf: jnp.tile(jnp.asarray(leaf), (S, *[1] * (np.ndim(leaf) - 1))), settings
+        )
+        if start is not None:
+            start = jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf), C, axis=0), start)
+        axes = (*[None] * len(shared), 0)
+        return cls(jnp.repeat(keys_S, C), init, start, (*shared, tiled), axes)
+
+    def state(self, optimizer, attempts_M: np.ndarray) -> loop.TrainState:
+        """The state before step 0; models begun anew have other keys."""
+        anew = jax.vmap(jax.random.fold_in)(self.keys, jnp.uint32(_ANEW) + jnp.asarray(attempts_M))
+        first = jnp.asarray(attempts_M == 0)
+        data = jnp.where(first[:, None], jax.random.key_data(self.keys), jax.random.key_data(anew))
+        keys = jax.random.wrap_key_data(data) if attempts_M.any() else self.keys
+        state = loop.init_state(self.init, optimizer, keys)
+        if self.start is not None:  # an optimizer's state starts at zero, whatever the parameters
+            params = jax.tree.map(jnp.asarray, self.start)
+            return state._replace(params=params, opt_state=jax.vmap(optimizer.init)(params))
+        return state
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One call of `lab.train`, ready to be carried out in its artefact's folder."""
+
+    name: str
+    loss: Callable
+    sampler: Callable
+    recipe: Recipe
+    evaluate: Callable | None
+    models: SideBySide
+    progress: bool
+
+    def fit(self, folder: Path) -> dict[str, Any]:
+        """Trains: {"params" [M, ...], "history", and "failure_rate" where starts may be dead}."""
+        optimizer, restart = self.recipe.make(), self.recipe.restart
+        step = loop.make_step(self._with_given(self.loss, 2), optimizer)
+        if restart is None:
+            state = self.models.state(optimizer, np.zeros(len(self.models.keys), int))
+            result = self._fit(step, state, self.recipe.num_steps, folder)
+            return {"params": result.params, "history": unflatten(result.history)}
+        state, before, rate = self._living(step, optimizer, restart, folder)
+        result = self._fit(step, state, self.recipe.num_steps, folder)
+        history = {
+            metric: np.concatenate([before[metric], rows]) if metric in before else rows
+            for metric, rows in result.history.items()
+        }
+        return {
+            "params": result.params,
+            "history": unflatten(history),
+            "failure_rate": np.asarray(rate),
+        }
+
+    def _fit(self, step, state, num_steps: int, folder: Path) -> loop.FitResult:
+        every = max(1, min(self.recipe.steps_per_call, self.recipe.num_steps))
+        config = loop.LoopConfig(
+            num_steps,
+            steps_per_call=every,
+            checkpoint_every=5 * every,
+            evaluate_every=every if self.evaluate else 0,
+        )
+        return loop.fit(
+            step,
+            state,
+            self._with_given(self.sampler, 1),
+            config,
+            given=self.models.given or None,
+            given_axes=self.models.axes or None,
+            directory=folder,
+            evaluate=self.evaluate and self._with_given(self.evaluate, 1),
+            label=self.name,
+            progress=self.progress,
+        )
+
+    def _with_given(self, function: Callable, arguments: int) -> Callable:
+        """`fit` hands on one tree; the function takes its parts one by one."""
+        if not self.models.given:
+            return function
+        return lambda *args: function(*args[:arguments], *args[arguments])
+
+    def _living(self, step, optimizer, restart: Restart, folder: Path):
+        """States at the step where starts are looked at, their history, and the failure rate.
+
+        All models run to that step in every round, those begun anew with other keys; the others
+        repeat themselves to the last bit, since models under a vmap do not see each other.
+        """
+        attempts_M = np.zeros(len(self.models.keys), int)
+        dead, starts = 0, len(attempts_M)
+        while True:
+            state = self.models.state(optimizer, attempts_M)
+            here = folder / f"starts-{starts - len(attempts_M)}"
+            try:
+                result = self._fit(step, state, restart.step, here)
+                loss_M = result.history["loss"][-1]
+            except loop.NonFiniteLoss as error:
+                loss_M = np.zeros(len(attempts_M))
+                loss_M[error.seed] = np.inf
+                if attempts_M[error.seed] >= restart.most:
+                    raise
+                result = None
+            dead_M = ~(loss_M <= restart.above)
+            dead += int(dead_M.sum())
+            again_M = dead_M & (attempts_M < restart.most)
+            if result is not None and not again_M.any():
+                return result.state, result.history, dead / starts
+            attempts_M = attempts_M + again_M
+            starts += int(again_M.sum())

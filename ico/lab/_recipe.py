@@ -1,0 +1,103 @@
+"""How a model is trained: optimizer, learning rate over time, and what a dead start is."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax
+import optax
+
+from ico import optim
+
+
+@dataclasses.dataclass(frozen=True)
+class Restart:
+    """When a start counts as dead, fixed before the run: it is begun anew with another key.
+
+    Fields:
+      step: a start is looked at once it has done these steps ...
+      above: ... and is dead if its loss (the mean over the last compiled call) is larger.
+      most: each model is begun anew at most so often; the last start stays, dead or not.
+    """
+
+    step: int
+    above: float
+    most: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Optimizer, schedule and clip of a training; hashable, and part of an artefact's spec.
+
+    Fields:
+      num_steps: of training.
+      learning_rate: the largest.
+      optimizer: "adam", "adamw", or any name that `ico.optim.make` knows, with its defaults.
+      schedule: "constant"; "cosine", from the end of the warm-up to `end` of the learning rate;
+        "linear", constant and then linear to `end` of it over the last `tail` of the steps.
+      warmup: share of the steps with a linearly rising learning rate, for "cosine".
+      end: what is left of the learning rate at the last step, as a share.
+      tail: share of the steps over which "linear" falls.
+      clip: the gradient's largest global norm; None does not clip.
+      b1, b2: decay rates of the moments of "adam" and "adamw".
+      weight_decay: of "adamw".
+      decay_matrices_alone: whether leaves of fewer than two axes are spared the weight decay.
+      steps_per_call: steps in one compiled call, at most.
+      restart: when a start is dead; None begins none anew.
+
+    Raises:
+      ValueError: an unknown schedule, or a share outside [0, 1].
+    """
+
+    num_steps: int
+    learning_rate: float = 1e-3
+    optimizer: str = "adam"
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup: float = 0.0
+    end: float = 0.0
+    tail: float = 0.3
+    clip: float | None = 1.0
+    b1: float = 0.9
+    b2: float = 0.999
+    weight_decay: float = 0.0
+    decay_matrices_alone: bool = False
+    steps_per_call: int = 100
+    restart: Restart | None = None
+
+    def __post_init__(self):
+        if self.schedule not in ("constant", "cosine", "linear"):
+            raise ValueError(f"schedule must be constant, cosine or linear, not {self.schedule!r}")
+        for name in ("warmup", "end", "tail"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share of one, not {getattr(self, name)}")
+
+    def rate(self) -> float | optax.Schedule:
+        """The learning rate, or its schedule."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        end = self.end * self.learning_rate
+        if self.schedule == "linear":
+            falling = max(1, round(self.tail * self.num_steps))
+            return optax.linear_schedule(self.learning_rate, end, falling, self.num_steps - falling)
+        warmup = int(self.warmup * self.num_steps)
+        whole = max(self.num_steps, warmup + 1)
+        return optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, warmup, whole, end)
+
+    def make(self) -> optax.GradientTransformationExtraArgs:
+        """The optimizer; equal recipes give equal ones."""
+        rate = self.rate()
+        if self.optimizer == "adam":
+            moved = optax.adam(rate, self.b1, self.b2)
+        elif self.optimizer == "adamw":
+            mask = _matrices if self.decay_matrices_alone else None
+            moved = optax.adamw(rate, self.b1, self.b2, weight_decay=self.weight_decay, mask=mask)
+        else:
+            moved = optim.make(self.optimizer, learning_rate=rate)
+        if self.clip is not None:
+            moved = optax.chain(optax.clip_by_global_norm(self.clip), moved)
+        return optax.with_extra_args_support(moved)
+
+
+def _matrices(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

@@ -1,0 +1,190 @@
+"""Figures and tables as declarations over records; a free function serves where these do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ico import report
+from ico.report import Missing, Record, Records
+
+
+def lines(
+    x: str,
+    y: str,
+    *,
+    color: str | None = None,
+    panel: str | None = None,
+    record: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    log: str = "",
+    looks: Mapping[Any, Mapping[str, Any]] | None = None,
+    **where: Any,
+) -> Callable[[Records], Any]:
+    """A value against an axis of the records, or against another value of theirs (a curve).
+
+    Args:
+      x: an axis with numbers (a point a record: the mean of `y` in its 95% interval), or a value
+        [X] (a line a record, and a thin one a seed).
+      y: a value, [S, T] or [T] for points, [S, X] or [X] for curves.
+      color: the axis that tells lines apart; its values are the legend.
+      panel: the axis that tells panels apart; at most three a row.
+      record: the sort of record, by default that without a name.
+      xlabel, ylabel: of the axes; by default the names.
+      log: "x", "y" or "xy".
+      looks: value of `color` -> colour, line style and marker.
+      **where: which records.
+    """
+
+    def draw(records: Records):
+        found = _found(records, record, where, [x, y])
+        panels = found.axis(panel) if panel else [None]
+        columns = min(3, len(panels))
+        fig, axes = report.canvas(columns, -(-len(panels) // columns), height=3.6)
+        colors = found.axis(color) if color else [None]
+        for ax, place in zip(axes.flat, panels, strict=False):
+            here = found if place is None else found.where(**{str(panel): place})
+            for number, one in enumerate(colors):
+                mine = here if one is None else here.where(**{str(color): one})
+                style = (looks or {}).get(one) or report.panels.look(number)
+                if len(mine):
+                    _line(ax, mine, x, y, None if one is None else str(one), dict(style))
+            ax.set(xlabel=xlabel or x, ylabel=ylabel or y, title="" if place is None else place)
+            if "x" in log:
+                ax.set_xscale("log")
+            if "y" in log:
+                report.panels.log_y(ax)
+        for ax in axes.flat[len(panels) :]:
+            ax.set_axis_off()
+        if color:
+            report.legend_below(fig, axes)
+        return fig
+
+    return draw
+
+
+def _line(ax, records: Records, x: str, y: str, label: str | None, style: dict) -> None:
+    if all(x in record.values for record in records):
+        for record in records:
+            report.panels.seeds(ax, record[x], record[y], label, **style)
+            label = None
+        return
+    ordered = sorted(records, key=lambda record: record.axes[x])
+    found = [report.interval(record[y]) for record in ordered]
+    places = [record.axes[x] for record in ordered]
+    low, high = np.array([ends for _, ends in found]).T
+    report.panels.line(ax, places, [value for value, _ in found], label, **style)
+    ax.fill_between(places, low, high, color=style["color"], alpha=0.2, linewidth=0)
+
+
+def bars(
+    y: str,
+    *,
+    x: str | None = None,
+    color: str | None = None,
+    record: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    log: bool = False,
+    **where: Any,
+) -> Callable[[Records], Any]:
+    """Means with their 95% intervals, side by side.
+
+    Args:
+      y: a value, [S, T] or [T].
+      x: the axis whose values are groups along the horizontal axis.
+      color: the axis whose values are the bars of a group.
+      record: the sort of record, by default that without a name.
+      xlabel, ylabel: of the axes.
+      log: whether the vertical axis is logarithmic.
+      **where: which records.
+    """
+
+    def draw(records: Records):
+        found = _found(records, record, where, [y])
+        groups = found.axis(x) if x else [None]
+        colors = found.axis(color) if color else [None]
+        fig, axes = report.canvas(1 if len(groups) * len(colors) < 8 else 2, height=3.8)
+        ax = axes[0, 0] if axes.size == 1 else _merge(axes)
+        width = 0.8 / len(colors)
+        for number, one in enumerate(colors):
+            look = report.panels.look(number)
+            for group, place in enumerate(groups):
+                axes_of = {a: v for a, v in ((x, place), (color, one)) if a is not None}
+                for r in found.where(**axes_of):
+                    value, ends = report.interval(r[y])
+                    at = group + width * (number - (len(colors) - 1) / 2)
+                    error = np.abs(np.array(ends)[:, None] - value)
+                    label = str(one) if one is not None and not group else None
+                    ax.bar(at, value, 0.9 * width, color=look["color"], label=label)
+                    ax.errorbar(at, value, error, color="0.15", capsize=3, linewidth=1.2)
+        report.panels.name_places(ax, ["" if g is None else str(g) for g in groups])
+        ax.set(xlabel=xlabel or (x or ""), ylabel=ylabel or y)
+        if log:
+            ax.set_yscale("log")
+        if color:
+            report.legend_below(fig, axes)
+        return fig
+
+    return draw
+
+
+def _merge(axes):
+    """One wide panel in place of two."""
+    grid = axes[0, 0].get_gridspec()
+    figure = axes[0, 0].figure
+    for ax in axes[0]:
+        ax.remove()
+    return figure.add_subplot(grid[0, :])
+
+
+def rows(
+    value: str = "loss",
+    *,
+    record: str = "",
+    reference: Mapping[str, Any] | None = None,
+    also: tuple[str, ...] = (),
+    **where: Any,
+) -> Callable[[Records], list[dict]]:
+    """A table row a record: its axes, the mean of a value with its interval, best and worst seed.
+
+    Args:
+      value: [S, T] or [T].
+      record: the sort of record, by default that without a name.
+      reference: axes of the record that the others are divided by, in a column "ratio"; axes it
+        does not name are those of the row.
+      also: further values, of which the means are shown.
+      **where: which records.
+    """
+
+    def table(records: Records) -> list[dict]:
+        found = _found(records, record, where, [value])
+        return [_row(found, one, value, reference, also) for one in found]
+
+    return table
+
+
+def _row(found: Records, one: Record, value: str, reference, also) -> dict:
+    mean, (low, high) = report.interval(one[value])
+    row = dict(one.axes) | {value: mean, "95% low": low, "95% high": high}
+    if one[value].ndim == 2 and len(one[value]) > 1:
+        by_seed = one[value].mean(axis=1)
+        row |= {"best seed": float(by_seed.min()), "worst seed": float(by_seed.max())}
+    if reference is not None:
+        try:
+            other = found.one(**dict(one.axes) | dict(reference))
+            row["ratio"] = report.interval(one[value], other[value], statistic=report.ratio)[0]
+        except Missing:
+            row["ratio"] = None
+    return row | {name: float(np.mean(one[name])) for name in also if name in one.values}
+
+
+def _found(records: Records, sort: str, where: Mapping[str, Any], names: list[str]):
+    """The records that have everything; raises Missing if there are none."""
+    found = Records(r for r in records[sort].where(**where) if all(name in r for name in names))
+    if not len(found):
+        raise Missing(f"this run has no record with {', '.join(names)}")
+    return found

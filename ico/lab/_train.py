@@ -1,0 +1,209 @@
+"""Training the models of a study: seeds and settings under one vmap, each an artefact.
+
+Dimension key: S seeds, C settings, M = S C models trained side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from ico import models, tasks
+from ico.files import flatten
+from ico.lab._fit import SideBySide, Training
+from ico.lab._recipe import Recipe
+from ico.lab._run import Run
+from ico.types import Episode
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What `lab.train` gives back; whether trained now or found, the same to the last bit.
+
+    Fields:
+      model: what was trained.
+      params: the parameters to use (averaged ones if the optimizer keeps an average), with leading
+        axes [S, ...], or [S, C, ...] where there are settings.
+      history: metric -> float64 [rows, S] (or [rows, S, C]); "step" [rows]. See
+        `ico.train.FitResult`.
+      spec: everything they depend on.
+      failure_rate: share of all starts that were dead, None if nobody looked (`Recipe.restart`).
+    """
+
+    model: Any
+    params: PyTree
+    history: dict[str, np.ndarray]
+    spec: dict[str, Any]
+    failure_rate: float | None = None
+
+    @property
+    def apply(self) -> Callable:
+        """The model as a learner, (params, prompt) -> prediction; the same for equal models."""
+        return models.learner(self.model)
+
+    @property
+    def num_seeds(self) -> int:
+        """S."""
+        return len(jax.tree.leaves(self.params)[0])
+
+    def seed(self, *index: int) -> PyTree:
+        """The parameters of one seed, or of one seed and setting."""
+        return jax.tree.map(lambda leaf: leaf[index], self.params)
+
+    @property
+    def num_parameters(self) -> int:
+        """Entries of one model's parameters."""
+        leading = self.history["loss"].ndim - 1
+        shapes = [leaf.shape[leading:] for leaf in jax.tree.leaves(self.params)]
+        return sum(int(np.prod(shape)) for shape in shapes)
+
+
+def train(
+    run: Run,
+    name: str,
+    model: Any,
+    sampler: Callable[..., PyTree],
+    recipe: Recipe,
+    *,
+    loss: Callable[..., tuple[jax.Array, dict]] | None = None,
+    init: Callable[[jax.Array], PyTree] | None = None,
+    evaluate: Callable[..., dict[str, jax.Array]] | None = None,
+    given: PyTree = None,
+    settings: PyTree = None,
+    start: PyTree = None,
+    num_seeds: int | None = None,
+    stream: str = "",
+    spec: Any = None,
+) -> Trained:
+    """Trains a model for every seed, all at once, or finds it trained.
+
+    Args:
+      run: where, with which seed, and (`run.num_seeds`) how many models.
+      name: of the artefact; also names the random key.
+      model: a Linen module, whose class and fields enter the specification; or anything, if `init`
+        and `loss` are given and `spec` says what they depend on.
+      sampler: key -> batch (an `Episode`, `Sequence` or any tree), pure.
+      recipe: how.
+      loss: (params, batch) -> (loss [], metrics); by default half the squared error of a learner on
+        episodes. The same function object for equal models: a new one compiles anew.
+      init: key -> parameters; by default the model's own, on the sampler's batch.
+      evaluate: params -> numbers, for the learning curve (`history["eval/..."]`).
+      given: what loss, sampler and evaluation need beside and no step moves: their last argument.
+      settings: a tree whose leaves have a leading axis C, of settings of equal shape, each trained
+        with every seed: the last argument of loss, sampler and evaluation, after `given`. Seed s
+        starts alike and sees the same keys in all settings, so differences are paired.
+      start: parameters [S, ...] to start from, in place of those that `init` draws.
+      num_seeds: S, if not that of the configuration.
+      stream: what starts and batches are drawn by, `name` if empty. Models of one stream see the
+        same batches seed by seed, which pairs differences between them.
+      spec: whatever else the parameters depend on. Functions that close over something cannot be
+        described, so with such a `sampler` or `loss` it is required.
+
+    Returns:
+      The trained models, evaluated and kept at the parameters to use.
+
+    Raises:
+      TypeError: what the parameters depend on cannot be described; the message names it.
+      ico.train.TrainingError: as `ico.train.fit`.
+    """
+    num_seeds = run.num_seeds if num_seeds is None else num_seeds
+    lenient = spec is not None
+    whole = {
+        "model": describe(model, lenient),
+        "sampler": describe(sampler, lenient),
+        "loss": describe(loss, lenient),
+        "evaluate": describe(evaluate, True),
+        "recipe": recipe,
+        "seeds": num_seeds,
+        "stream": stream,
+        "given": leaves_of(given),
+        "settings": leaves_of(settings),
+        "start": leaves_of(start),
+        "also": spec,
+    }
+    if init is None:
+        init = functools.partial(_init_model, model, sampler)
+    loss = loss or regression_loss(models.learner(model))
+    keys_S = jax.random.split(run.key(f"train/{stream or name}"), num_seeds)
+    side_by_side = SideBySide.of(keys_S, init, start, given, settings)
+    training = Training(name, loss, sampler, recipe, evaluate, side_by_side, run.progress)
+    found = run.kept(name, whole, training.fit)
+
+    def by_seed(leaf):
+        shape = (num_seeds,) if settings is None else (num_seeds, -1)
+        return jnp.asarray(leaf.reshape(*shape, *leaf.shape[1:]))
+
+    history = flatten(found["history"])
+    if settings is not None:
+        history = {
+            metric: values if metric in ("step", "eval/step")
+            else values.reshape(len(values), num_seeds, -1, *values.shape[2:])
+            for metric, values in history.items()
+        }  # fmt: skip
+    rate = None if recipe.restart is None else float(found["failure_rate"])
+    return Trained(model, jax.tree.map(by_seed, found["params"]), history, whole, rate)
+
+
+@functools.lru_cache(maxsize=64)
+def regression_loss(apply: Callable) -> Callable:
+    """The training loss of a learner on episodes: the mean of half its squared error."""
+
+    def loss(params, episode: Episode, *given):
+        prediction = apply(params, episode.prompt)
+        return tasks.half_squared_error(prediction, episode.y_query).mean(), {}
+
+    return loss
+
+
+def describe(value: Any, lenient: bool = False) -> Any:
+    """A model or function as a specification: what it is called and what it was made with.
+
+    Args:
+      value: a Linen module, a function of a module, `functools.partial` of one, or None.
+      lenient: whether a function that closes over something counts by its name alone, since what
+        it depends on is specified elsewhere.
+
+    Raises:
+      TypeError: (unless lenient) there is no such description.
+    """
+    if value is None:
+        return None
+    if isinstance(value, nn.Module):
+        # `parent` and `name` say where a module stands, not what it is.
+        fields = [f.name for f in dataclasses.fields(value) if f.name not in ("parent", "name")]
+        arguments = {field: getattr(value, field) for field in fields}
+        return {"class": type(value).__name__, "arguments": arguments}
+    if isinstance(value, functools.partial):
+        called = describe(value.func, lenient)
+        return {"function": called, "arguments": [list(value.args), dict(value.keywords)]}
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    whole = f"{getattr(value, '__module__', '')}.{name}"
+    closes = getattr(value, "__closure__", None) or not callable(value)
+    if closes and not lenient:
+        raise TypeError(
+            f"{whole} depends on what its name does not tell; give lab.train `spec`, or make it a "
+            "functools.partial of a function of the module"
+        )
+    # A system that is launched by its own file is another module than when it is imported.
+    return whole.removeprefix("__main__.") if whole.startswith("__main__.") else whole
+
+
+def leaves_of(tree: PyTree) -> list | None:
+    """The leaves of a tree by their paths, for a specification."""
+    if tree is None:
+        return None
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    return [[jax.tree_util.keystr(path, simple=True, separator="/"), leaf] for path, leaf in flat]
+
+
+def _init_model(model, sampler, key):
+    return model.init(key, sampler(key).prompt)["params"]
