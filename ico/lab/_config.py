@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 import typing
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
@@ -126,6 +127,9 @@ def _complaint(hint: Any, value: Any) -> str | None:
             return found
         found = [m.complaint(value) for m in marks if isinstance(m, Range | _Distinct)]
         return next((words for words in found if words is not None), None)
+    if origin in (typing.Union, types.UnionType) and value is not None:
+        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        return _complaint(kinds[0], value) if len(kinds) == 1 else None
     if origin is tuple and isinstance(value, tuple):
         kinds = typing.get_args(hint)
         kinds = kinds[:1] * len(value) if kinds[-1:] == (Ellipsis,) else kinds
