@@ -118,7 +118,8 @@ def run(
     optimizer = optax.with_extra_args_support(optimizer)
     if test_every and (task.test is None or num_steps % test_every):
         raise ValueError(
-            f"test_every = {test_every} needs a task with a test and must divide num_steps = {num_steps}"
+            f"test_every = {test_every} needs a task with a test and must divide "
+            f"num_steps = {num_steps}"
         )
     keys = jax.random.split(key)
 
