@@ -39,6 +39,7 @@ THIRD_PARTY = {
     "layers": JAX_ALONE,
     "tasks": JAX_ALONE,
     "algorithms": JAX_ALONE,
+    "probes": JAX_ALONE,
     "optim": JAX_ALONE | {"optax"},
 }
 
