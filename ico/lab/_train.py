@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -59,6 +60,11 @@ class Trained:
         """The parameters of one seed, or of one seed and setting."""
         return jax.tree.map(lambda leaf: leaf[index], self.params)
 
+    def outputs(self, *inputs: Any) -> jax.Array:
+        """What a Linen model gives for these inputs, by every seed: [S, ...]."""
+        apply = jax.vmap(lambda params: self.model.apply({"params": params}, *inputs))
+        return jax.jit(apply)(self.params)
+
     def by_seed(self, function: Callable, *args: Any) -> np.ndarray:
         """`function(model, params, *args)` of every seed, stacked: [S, ...]."""
         found = [function(self.model, self.seed(s), *args) for s in range(self.num_seeds)]
@@ -106,8 +112,9 @@ def train(
       recipe: how.
       loss: (params, batch) -> (loss [], metrics); by default half the squared error of a learner on
         episodes. The same function object for equal models: a new one compiles anew.
-      init: key -> parameters; by default the model's own, on the prompt of the sampler's batch
-        (`Episode`) or its inputs (`Sequence`). Not needed with `start`.
+      init: key -> parameters; by default the model's own, on the inputs of the sampler's batch: the
+        prompt of an `Episode`, the inputs of a `Sequence` or of a pair (inputs, answers). Not
+        needed with `start`.
       evaluate: params -> numbers, for the learning curve (`history["eval/..."]`).
       given: what loss, sampler and evaluation need beside and no step moves: their last argument.
       given_axes: where the leaves of `given` have a seed axis, as `jax.vmap` takes it: None (all
@@ -200,6 +207,7 @@ def describe(value: Any, lenient: bool = False) -> Any:
         fields = [f.name for f in dataclasses.fields(value) if f.name not in ("parent", "name")]
         arguments = {field: getattr(value, field) for field in fields}
         return {"class": type(value).__name__, "arguments": arguments}
+    value = inspect.unwrap(value) if callable(value) else value  # annotations' checks wrap it
     if isinstance(value, functools.partial):
         called = describe(value.func, lenient)
         return {"function": called, "arguments": [list(value.args), dict(value.keywords)]}
@@ -225,7 +233,10 @@ def leaves_of(tree: PyTree) -> list | None:
 
 def _init_model(model, sampler, given, key):
     batch = sampler(key, *given)
-    inputs = batch.prompt if isinstance(batch, Episode) else batch.inputs
+    if isinstance(batch, Episode):
+        inputs = batch.prompt
+    else:  # a Sequence, or (inputs, answers)
+        inputs = batch.inputs if hasattr(batch, "inputs") else batch[0]
     return model.init(key, inputs)["params"]
 
 

@@ -113,6 +113,8 @@ def test_an_in_context_model_needs_no_loss_and_is_read_back_by_load_run(run):
     chex.assert_trees_all_equal(loaded.params, trained.params)
     chex.assert_trees_all_equal(loaded.seed(1), trained.seed(1))
     prompt = sampler(jax.random.key(0)).prompt
+    by_seed = trained.outputs(prompt)
+    chex.assert_trees_all_close(by_seed[1], trained.apply(trained.seed(1), prompt), rtol=1e-5)
     assert trained.apply(trained.seed(0), prompt).shape == (16, 1, 1)
 
 
@@ -120,11 +122,6 @@ def test_parameters_kept_are_those_to_use(run):
     recipe = lab.Recipe(20, 0.05, "schedule_free_adamw", clip=None, steps_per_call=5)
     found = linear(run, recipe=recipe, evaluate=lambda params: {"w": params["w"]})
     np.testing.assert_array_equal(found.history["eval/w"][-1], found.params["w"])
-
-
-def hard_to_start(key):
-    """A third of all starts never move."""
-    return {"w": jax.random.normal(key, (3,)), "alive": jax.random.uniform(key) > 0.33}
 
 
 def gated(params, batch):
@@ -197,7 +194,7 @@ def test_weight_decay_may_spare_vectors():
     assert (updates["b"] == 0).all() and (updates["w"] < 0).all()
 
 
-def test_a_recipe_refuses_what_makes_no_sense():
+def test_a_recipe_refuses_what_makes_no_sense(annotations_off):
     with pytest.raises(ValueError, match="schedule"):
         lab.Recipe(10, schedule="step")
     with pytest.raises(ValueError, match="warmup"):
