@@ -209,7 +209,7 @@ class L3RS:
           learning_rate: a factor on all learning rates; one is as trained.
 
         Returns:
-          A transform whose `update(grads, state, params, value=loss)` wants parameters, and the
+          A transform whose `update(grads, state, params, value=loss)` needs params, and the
           loss unless `use_loss` is off. Its state is float32, its updates have the type of the
           gradients.
 
