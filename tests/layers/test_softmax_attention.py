@@ -71,10 +71,15 @@ class HooksTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     @parameterized.product(
         causal=[True, False],
-        names=[("mask",), ("bias",), ("gate",), ("mask", "bias", "gate")],
-        axes=[(2, 3, 5, 5), (1, 3, 5, 5), (2, 1, 5, 5), (2, 1, 1, 5)],
+        case=[
+            (("mask",), (2, 1, 1, 5)),
+            (("bias",), (1, 3, 5, 5)),
+            (("gate",), (1, 3, 5, 5)),
+            (("mask", "bias", "gate"), (2, 3, 5, 5)),
+        ],
     )
-    def test_they_are_the_definition(self, causal, names, axes):
+    def test_they_are_the_definition(self, causal, case):
+        names, axes = case
         rng = np.random.default_rng(0)
         hooks = {
             "mask": jnp.asarray(rng.random(axes) < 0.5),
