@@ -56,7 +56,7 @@ def linear_attention(
         "recurrent" through a state a position (constant memory forward: what decoding does).
       chunk_size: positions in a chunk, for "chunked". Any length is allowed; a tail that does not
         fill its chunk is padded with zeros, which add nothing to a sum.
-      return_state: whether to return S behind the last position, too; causal alone.
+      return_state: whether to return S after the last position, too; causal alone.
 
     Returns:
       [B, T, H, V]; with `return_state` also S [B, H, V, D], in float32 or better, which is what
