@@ -5,7 +5,12 @@ from typing import Any
 
 from ico.lm._config import DecoderConfig
 from ico.lm._errors import WeightFileError
-from ico.lm.families import GgufHeader, family_of, find_family
+from ico.lm.families import (
+    GgufHeader,
+    family_of,
+    family_of_architecture,
+    family_of_model_type,
+)
 
 # Fields that a config.json describes in another form (a rotary base and a method of context
 # extension; a rounded scale), so that they are not compared after a round trip.
@@ -21,7 +26,7 @@ def from_hf(config: dict[str, Any]) -> DecoderConfig:
     text = config.get("text_config")
     if isinstance(text, dict):  # a multimodal model: its text half
         config = {"tie_word_embeddings": config.get("tie_word_embeddings", True), **text}
-    family = find_family(model_type=config.get("model_type", "missing"))
+    family = family_of_model_type(config.get("model_type"))
     try:
         return family.from_hf(config)
     except KeyError as error:
@@ -40,8 +45,7 @@ def from_gguf(metadata: dict[str, Any], tensors: dict[str, tuple[int, ...]]) -> 
     Raises:
       WeightFileError: another architecture, or a field that is missing or makes no sense.
     """
-    architecture = metadata.get("general.architecture")
-    family = find_family(gguf_architecture=architecture)
+    family = family_of_architecture(metadata.get("general.architecture"))
     return family.from_gguf(GgufHeader(family.name, metadata, tensors))
 
 

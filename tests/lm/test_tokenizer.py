@@ -132,3 +132,43 @@ def test_sentencepiece_itself_agrees(tmp_path):
     )
     for sentence in ("the fox jumps", "  brown  it\n", "naïve 🦊 overjumps 12"):
         assert ours.encode(sentence) == theirs.encode(sentence)
+
+
+# Text -> ids by transformers 5.24's Qwen2Tokenizer with the same tokens and merges.
+QWEN2_IDS = {
+    "ab ab abab 1234": [260, 261, 261, 260, 220, 16, 17, 18, 19],  # digits stay single
+    "e\u0301 \u00e9": [263, 220, 263],  # an accent is composed with its letter
+    "ab'Tab 'T": [260, 258, 260, 220, 6, 51],  # contractions in capitals
+    "a.\n\nab  ab": [64, 13, 262, 260, 220, 261],
+    "<x>12": [27, 87, 29, 16, 17],
+}
+
+
+def qwen2_metadata(pre):
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    merges = ["1 2", "12 3", "' T", "Ġ a", "a b", "Ġa b", "Ċ Ċ", "Ã ©", ". Ċ", "Ġ Ġ", "ab ab"]
+    tokens = [*sorted(ByteLevel.alphabet()), *(pair.replace(" ", "") for pair in merges)]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": [*tokens, "<|im_end|>"],
+        "tokenizer.ggml.token_type": [1] * len(tokens) + [3],
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.eos_token_id": len(tokens),
+    }
+
+
+@pytest.mark.parametrize("text", QWEN2_IDS)
+def test_the_tokenizer_of_qwen_is_that_of_transformers(text):
+    tokenizer = from_gguf(qwen2_metadata("qwen2"))
+    assert tokenizer.encode(text) == QWEN2_IDS[text]
+    assert tokenizer.decode(QWEN2_IDS[text]) == text.replace("e\u0301", "\u00e9")
+
+
+def test_pre_tokenizers_differ_and_an_unknown_one_is_told_the_known_ones():
+    encoded = {pre: from_gguf(qwen2_metadata(pre)).encode("123") for pre in ("gpt-2", "qwen2")}
+    assert encoded == {"gpt-2": [257], "qwen2": [16, 17, 18]}
+    with pytest.raises(WeightFileError, match="martian.*gpt-2.*llama-bpe.*qwen2.*smollm"):
+        from_gguf(qwen2_metadata("martian"))
+    assert from_gguf(qwen2_metadata("qwen2")).encode("<|im_end|>") == [267]

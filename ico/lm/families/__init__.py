@@ -3,6 +3,9 @@
 A family is one file here that defines a `Family`, and its entry in `FAMILIES`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from ico.lm._config import DecoderConfig
 from ico.lm._errors import WeightFileError
 from ico.lm.families._family import Family
@@ -17,7 +20,14 @@ FAMILIES: dict[str, Family] = {
     family.name: family for family in (GEMMA3, GPT2, LLAMA, QWEN2, QWEN3)
 }
 
-__all__ = ["FAMILIES", "Family", "GgufHeader", "family_of", "find_family"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "GgufHeader",
+    "family_of",
+    "family_of_architecture",
+    "family_of_model_type",
+]
 
 
 def family_of(config: DecoderConfig) -> Family:
@@ -26,22 +36,29 @@ def family_of(config: DecoderConfig) -> Family:
     Raises:
       WeightFileError: there is none of that name; the message lists those there are.
     """
-    return find_family(gguf_architecture=config.family)
+    return _find("family", config.family, FAMILIES)
 
 
-def find_family(*, gguf_architecture=None, model_type=None) -> Family:
-    """The family of a GGUF file's `general.architecture` or of a config.json's `model_type`.
+def family_of_architecture(architecture: Any) -> Family:
+    """The family of a GGUF file's `general.architecture`.
 
     Raises:
       WeightFileError: no family has that name; the message lists those that are known.
     """
-    if model_type is None:
-        if isinstance(gguf_architecture, str) and gguf_architecture in FAMILIES:
-            return FAMILIES[gguf_architecture]
-        what, known = f"architecture {gguf_architecture!r}", sorted(FAMILIES)
-    else:
-        by_type = {kind: family for family in FAMILIES.values() for kind in family.model_types}
-        if isinstance(model_type, str) and model_type in by_type:
-            return by_type[model_type]
-        what, known = f"model_type {model_type!r}", sorted(by_type)
-    raise WeightFileError(f"{what} is not supported (known: {', '.join(known)})")
+    return _find("architecture", architecture, FAMILIES)
+
+
+def family_of_model_type(model_type: Any) -> Family:
+    """The family of a config.json's `model_type`.
+
+    Raises:
+      WeightFileError: no family has that name; the message lists those that are known.
+    """
+    known = {kind: family for family in FAMILIES.values() for kind in family.model_types}
+    return _find("model_type", model_type, known)
+
+
+def _find(what: str, name: Any, known: Mapping[str, Family]) -> Family:
+    if isinstance(name, str) and name in known:
+        return known[name]
+    raise WeightFileError(f"{what} {name!r} is not supported (known: {', '.join(sorted(known))})")

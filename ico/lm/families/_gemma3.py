@@ -27,7 +27,7 @@ _HF_DEFAULTS: dict[str, Any] = {
 
 
 def _config(fields: dict[str, Any], local_theta: float, **more) -> DecoderConfig:
-    architecture = {
+    architecture: dict[str, Any] = {
         "family": "gemma3",
         "norm_scale_in_float32": True,
         "activation": "gelu_tanh",
