@@ -70,13 +70,15 @@ def _from_hf(config: dict[str, Any]) -> DecoderConfig:
 
 
 def _to_hf(config: DecoderConfig) -> dict[str, Any]:
+    scalar = round(config.query_scale**-2, 6)
     return {
         "model_type": "gemma3_text",
         "architectures": ["Gemma3ForCausalLM"],
         **_rotary.to_hf(config),
         "hidden_activation": "gelu_pytorch_tanh",
         "rope_local_base_freq": dict(config.rope).get("local_theta"),
-        "query_pre_attn_scalar": round(config.query_scale**-2, 6),
+        # transformers 5 wants an integer here, which it is in all published models.
+        "query_pre_attn_scalar": int(scalar) if scalar.is_integer() else scalar,
         "sliding_window": config.window,
         "layer_types": [
             "sliding_attention" if local else "full_attention" for local in config.local_layers
