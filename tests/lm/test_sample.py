@@ -25,7 +25,7 @@ class ChooseTest(chex.TestCase):
     @parameterized.parameters(
         (0.0, 1.0, (1, 0, 0, 0)),
         (1.0, 1.0, (0.5, 0.3, 0.15, 0.05)),
-        (1.0, 0.5, (1, 0, 0, 0)),
+        (1.0, 0.45, (1, 0, 0, 0)),
         (1.0, 0.6, (0.625, 0.375, 0, 0)),
         # Probabilities squared, and divided by their sum.
         (0.5, 1.0, (0.25 / 0.365, 0.09 / 0.365, 0.0225 / 0.365, 0.0025 / 0.365)),
