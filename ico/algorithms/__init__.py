@@ -25,7 +25,7 @@ from ico.algorithms._implicit_model import (
 )
 from ico.algorithms._newton import newton
 from ico.algorithms._ridge import ridge
-from ico.algorithms._search import line_search
+from ico.algorithms._search import grid_search
 from ico.algorithms._statistics import statistics
 
 __all__ = [
@@ -45,7 +45,7 @@ __all__ = [
     "gd_plus_plus",
     "implicit_model",
     "implicit_weights",
-    "line_search",
+    "grid_search",
     "newton",
     "ridge",
     "ridge_weights",

@@ -8,7 +8,7 @@ from ico.tasks import half_squared_error
 from ico.types import Learner, PyTree, Sampler
 
 
-def line_search(
+def grid_search(
     apply: Learner, candidates: PyTree, sampler: Sampler, key: Key[Array, ""]
 ) -> tuple[PyTree, Float[Array, "G"]]:
     """The candidate parameters with the least mean loss on the tasks `sampler(key)`.
