@@ -1,4 +1,4 @@
-"""Softmax attention, the common reference.
+"""Softmax attention.
 
 Dimension key: B batch, T queries, S keys, H heads, D key width, V value width.
 """
@@ -29,12 +29,12 @@ def softmax_attention(
       [B, T, H, V].
 
     Raises:
-      ValueError: a shape that does not fit, causal with S != T, or no key to attend to.
+      ValueError: mismatched shapes, causal with S != T, or no key to attend to.
     """
     check_shapes(q, k, v, causal=causal)
     T = q.shape[1]
     if k.shape[1] == 0:
-        raise ValueError("softmax attention needs at least one key")
+        raise ValueError("k is empty: softmax attention needs at least one key")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     scores_BHTS = jnp.einsum("bthd,bshd->bhts", q * scale, k)
     if causal:
