@@ -16,6 +16,7 @@ from ico.algorithms._diagonal import (
     diagonal_weights,
 )
 from ico.algorithms._gradient_descent import gd, gd_plus_plus
+from ico.algorithms._grid_search import grid_search
 from ico.algorithms._implicit_model import (
     DescentReading,
     ImplicitModel,
@@ -25,7 +26,6 @@ from ico.algorithms._implicit_model import (
 )
 from ico.algorithms._newton import newton
 from ico.algorithms._ridge import ridge
-from ico.algorithms._search import grid_search
 from ico.algorithms._statistics import statistics
 
 __all__ = [

@@ -65,8 +65,8 @@ def test_tuning_finds_the_least():
         return excess(al.ridge_weights(statistics, s), statistics, sigma)
 
     def tuned(m, top):
-        params = {"multiplier": m * found.tuned["multiplier"],
-                  "maximum": top * found.tuned["maximum"]}  # fmt: skip
+        factors = {"multiplier": m, "maximum": top}
+        params = {name: factors[name] * value for name, value in found.tuned.items()}
         return excess(al.adaptive_ridge_weights(params, statistics, 12), statistics, sigma)
 
     assert constant(1.0) < min(constant(0.8), constant(1.25))
@@ -120,5 +120,5 @@ def test_no_more_pairs_than_inputs_is_refused(make_episode, pairs):
 
 
 def test_statistics_are_of_one_output(make_episode):
-    with pytest.raises(ValueError, match="one output, not 2"):
+    with pytest.raises(ValueError, match="one output, but prompt.y has 2"):
         al.statistics(make_episode(0, 2, 6, 3, 2, 1).prompt)

@@ -117,10 +117,10 @@ def test_scalars_are_repeated_and_zero_steps_do_nothing(make_episode, x64):
 @pytest.mark.parametrize(
     ("apply", "params", "message"),
     [
-        (gd, {"rate": np.ones(2)}, "num_steps is 3, but there are 2 rates"),
-        (gd, {"rate": np.ones((3, 1))}, r"scalar or one a step, not of shape \(3, 1\)"),
-        (gd_plus_plus, {"rate": 1.0, "gamma": np.ones(2)}, "num_steps is 3"),
-        (gd_plus_plus, {"rate": np.ones(2), "gamma": np.ones(3)}, "there are 2 rates"),
+        (gd, {"rate": np.ones(2)}, "3 steps, but rate has 2 entries"),
+        (gd, {"rate": np.ones((3, 1))}, r"rate must be a scalar or \[S\].*not \(3, 1\)"),
+        (gd_plus_plus, {"rate": 1.0, "gamma": np.ones(2)}, "3 steps, but gamma has 2 entries"),
+        (gd_plus_plus, {"rate": np.ones(2), "gamma": np.ones(3)}, "but rate has 2 entries"),
     ],
 )
 def test_rates_that_do_not_match(apply, params, message, make_episode):

@@ -26,8 +26,7 @@ def test_linear_systems_are_what_they_say():
 
 
 def test_contracting_systems_die_out():
-    config = Dynamics(batch_size=50, num_steps=60, num_hidden=5, noise=0.0,
-                      transition="contracting")  # fmt: skip
+    config = Dynamics(50, 60, 5, noise=0.0, transition="contracting")
     (x, *_), w = draw(jax.random.key(0), config)
     values = np.linalg.eigvalsh(np.asarray(w))
     assert values.min() > 0.3 - 1e-5 and values.max() < 0.9 + 1e-5

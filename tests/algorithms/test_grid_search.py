@@ -1,4 +1,4 @@
-"""Line search over any parameters of any learner."""
+"""Grid search over any parameters of any learner."""
 
 import functools
 
