@@ -84,6 +84,16 @@ def test_tuning_is_cached_and_one_call():
     assert again.constant == found.constant and again.tuned["multiplier"] != 99.0
 
 
+def test_without_noise_the_estimate_is_rounding_but_never_negative():
+    """Sums of squares that cancel may come out below zero."""
+    context = draw(jax.random.key(1), TASK)
+    statistics = context.at(jnp.zeros(4_000))
+    # As rounding might have it: sums of squares that are slightly too small.
+    statistics = statistics._replace(yy=statistics.yy * (1 - 1e-6))
+    found = np.asarray(al.estimated_noise_variance(statistics, 12))
+    assert (found >= 0).all() and (found == 0).mean() > 0.5 and found.max() < 1e-3
+
+
 def test_strong_noise_is_tuned_for_too():
     """The ranges that are searched go with the noise."""
     task = dataclasses.replace(TASK, noise=300.0)

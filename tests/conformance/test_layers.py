@@ -200,8 +200,8 @@ def with_jacobian(name, form):
         args = dict(args)
         sides = {}
         if stateful:
-            sides = {"initial_state": args.pop("state"), "segment_ids": segment_ids,
-                     "return_state": True}  # fmt: skip
+            sides = {"initial_state": args.pop("state"), "segment_ids": segment_ids}
+            sides["return_state"] = True
         out = call(name, form, args, **sides)
         return out, out
 
@@ -393,8 +393,10 @@ class States(chex.TestCase):
         _, (o, _), _ = packed(name, form, SEGMENTS)
         for start, end in zip(STARTS[1:-1], STARTS[2:], strict=True):
             # Each later sequence moved to the front, where nothing comes before it.
-            moved = {n: a if a.shape[2] != T else jnp.roll(a, -start, axis=2)
-                     for n, a in args.items()}  # fmt: skip
+            moved = {
+                n: a if n in ("lam", "reg") else jnp.roll(a, -start, axis=2)
+                for n, a in args.items()
+            }
             apart = layer(moved)[0]
             chex.assert_trees_all_close(o[:, start:end], apart[:, : end - start], atol=1e-11)
 

@@ -46,9 +46,16 @@ SIZE = st.integers(1, 3)
 
 @settings(max_examples=3)
 @given(
-    st.integers(0, 99), SIZE, st.integers(1, 17), st.integers(1, 17), SIZE, SIZE, SIZE,
-    st.integers(1, 20), st.booleans(),
-)  # fmt: skip
+    st.integers(0, 99),
+    SIZE,
+    st.integers(1, 17),
+    st.integers(1, 17),
+    SIZE,
+    SIZE,
+    SIZE,
+    st.integers(1, 20),
+    st.booleans(),
+)
 @example(seed=0, B=1, T=1, S=1, H=2, D=2, V=1, chunk_size=64, causal=True)
 @example(seed=0, B=2, T=13, S=13, H=2, D=3, V=2, chunk_size=4, causal=True)
 @example(seed=0, B=1, T=5, S=5, H=2, D=3, V=3, chunk_size=50, causal=True)
@@ -97,10 +104,9 @@ def test_gates_segments_and_states(form, x64):
         state = f[:, t, :, None, None] * state
         state = state + np.asarray(v[:, t, :, :, None] * k[:, t, :, None])
         wanted[:, t] = np.einsum("bhvd,bhd->bhv", state, q[:, t])
-    o, last = linear_attention(
-        q, k, v, forget=jnp.asarray(f), initial_state=jnp.asarray(first),
-        segment_ids=jnp.asarray(segments), form=form, chunk_size=4, return_state=True,
-    )  # fmt: skip
+    sides = {"forget": f, "initial_state": first, "segment_ids": segments}
+    sides = {name: jnp.asarray(a) for name, a in sides.items()}
+    o, last = linear_attention(q, k, v, **sides, form=form, chunk_size=4, return_state=True)
     np.testing.assert_allclose(o, wanted, atol=1e-12)
     np.testing.assert_allclose(last, state, atol=1e-12)
 

@@ -30,9 +30,11 @@ def test_dense_is_regularised_least_squares(x64):
 
 def test_decoding_from_nothing():
     q, k, v, _ = sequences(1, 4, 3, dtype=np.float32)
-    lam = jnp.array([[0.5, 1.0, 1.5, 2.0]] * 2)
-    out, _ = mesa_decode(mesa_state(lam, 2, 3), q[:, 0], k[:, 0], v[:, 0])
-    np.testing.assert_allclose(out, mesa(q, k, v, lam=lam)[:, 0], atol=1e-6)
+    number, diagonal = jnp.array([0.5, 2.0]), jnp.array([[0.5, 1.0, 1.5, 2.0]] * 2)
+    matrix = jnp.eye(4)[None] + diagonal[:, :, None] * diagonal[:, None]
+    for lam in (number, diagonal, matrix):
+        out, _ = mesa_decode(mesa_state(lam, 2, 3, 4), q[:, 0], k[:, 0], v[:, 0])
+        np.testing.assert_allclose(out, mesa(q, k, v, lam=lam)[:, 0], atol=1e-6)
     with pytest.raises(ValueError, match="give dim"):
         mesa_state(jnp.ones(2), 2, 3)
 

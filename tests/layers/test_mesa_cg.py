@@ -169,5 +169,6 @@ def test_no_steps_are_refused():
 
 
 def test_the_cap_forgets_where_much_is_written():
-    f, beta = jnp.array([[[1.0, 0.5]]]), jnp.array([[[1.0, 0.0]]])
-    np.testing.assert_allclose(cap_forget(f, beta), [[[0.9975, 0.5]]], rtol=1e-6)
+    f, beta = jnp.array([[[1.0, 0.5, 0.8]]]), jnp.array([[[1.0, 0.0, 0.5]]])
+    np.testing.assert_allclose(cap_forget(f, beta), [[[0.9975, 0.5, 0.7995]]], rtol=1e-6)
+    np.testing.assert_allclose(cap_forget(f, beta, cap=0.5), [[[0.5, 0.5, 0.7]]], rtol=1e-6)

@@ -34,9 +34,16 @@ SIZE = st.integers(1, 3)
 
 @settings(max_examples=3)
 @given(
-    st.integers(0, 99), SIZE, st.integers(1, 9), st.integers(1, 9), SIZE, SIZE, SIZE,
-    st.booleans(), st.sampled_from([None, 0.3, 2.0]),
-)  # fmt: skip
+    st.integers(0, 99),
+    SIZE,
+    st.integers(1, 9),
+    st.integers(1, 9),
+    SIZE,
+    SIZE,
+    SIZE,
+    st.booleans(),
+    st.sampled_from([None, 0.3, 2.0]),
+)
 @example(seed=0, B=1, T=1, S=1, H=1, D=1, V=1, causal=True, scale=None)
 @example(seed=0, B=2, T=3, S=7, H=2, D=4, V=1, causal=False, scale=None)
 @example(seed=0, B=2, T=7, S=7, H=2, D=4, V=3, causal=True, scale=0.3)
