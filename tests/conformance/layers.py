@@ -109,6 +109,8 @@ def gated(layer):
     return layer._replace(arguments=(*layer.arguments, "forget"))
 
 
+PER_HEAD = {"lam", "reg"}  # arguments that have no axes of batch and positions
+
 # Add a new layer here.
 LAYERS = {
     "softmax_attention": Layer(layers.softmax_attention),
@@ -137,16 +139,16 @@ HELPERS = {
 }
 
 
-def draw(name, seed=0, batch=B, length=T):
+def draw(name, seed=0, length=T):
     """q, k, v and all other arguments of a layer, in float64 where that is enabled."""
     rng = np.random.default_rng(seed)
-    q, k = rng.normal(size=(2, batch, length, H, D))
+    q, k = rng.normal(size=(2, B, length, H, D))
     args = {
         "q": q,
         "k": k / np.linalg.norm(k, axis=-1, keepdims=True),
-        "v": rng.normal(size=(batch, length, H, V)),
-        "forget": rng.uniform(0.7, 1, size=(batch, length, H)),
-        "beta": rng.uniform(0.2, 1, size=(batch, length, H)),
+        "v": rng.normal(size=(B, length, H, V)),
+        "forget": rng.uniform(0.7, 1, size=(B, length, H)),
+        "beta": rng.uniform(0.2, 1, size=(B, length, H)),
         "lam": np.asarray(positive(rng, H)),
         "reg": rng.uniform(0.5, 2, size=(H, D)),
     }

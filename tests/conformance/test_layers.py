@@ -16,7 +16,7 @@ import pytest
 from absl.testing import parameterized
 
 from ico import layers
-from tests.conformance.layers import HELPERS, LAYERS, B, D, H, T, V, call, draw
+from tests.conformance.layers import HELPERS, LAYERS, PER_HEAD, B, D, H, T, V, call, draw
 
 S = 2
 # Three packed sequences; the first and the last have equal ids, for a sequence starts wherever the
@@ -106,7 +106,7 @@ class Values(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     @each_layer
     def test_float32_is_near_float64_and_compiles_once(self, name):
-        """One trace serves a second call, also with outputs for values; a seed axis is no more."""
+        """And vmap over seeds is each seed alone; outputs may come back as values."""
         layer = LAYERS[name]
         form = (layer.forms or (None,))[0]
 
@@ -132,9 +132,8 @@ class Values(chex.TestCase):
                 o = jax.eval_shape(functools.partial(call, name, form), args)
                 assert (o.shape, o.dtype) == ((B, length, H, V), dtype)
             if layer.state:
-                last = jax.eval_shape(functools.partial(call, name, form, return_state=True), args)[
-                    1
-                ]
+                with_state = functools.partial(call, name, form, return_state=True)
+                _, last = jax.eval_shape(with_state, args)
                 wanted = jax.eval_shape(lambda: layer.state(np.random.default_rng(0)))
                 chex.assert_trees_all_equal_shapes(last, wanted)
                 chex.assert_type(jax.tree.leaves(last), jnp.promote_types(dtype, jnp.float32))
@@ -149,7 +148,7 @@ class Values(chex.TestCase):
         gradient = jax.jit(jax.value_and_grad(loss))
         args = single(draw(name, length=1))
         chex.assert_tree_all_finite(gradient(args))
-        nothing = {a: jnp.zeros_like(args[a]) for a in ("q", "k", "v")}
+        nothing = {a: jnp.zeros_like(args[a]) for a in "qkv"}
         chex.assert_tree_all_finite(gradient(args | nothing))
 
     @each_form
@@ -165,10 +164,9 @@ class Values(chex.TestCase):
     @each_form
     def test_the_order_of_batch_and_heads_is_nothing(self, name, form):
         layer, args, o = over_seeds(name, form)
-        by_head = {a for a in ("lam", "reg") if a in args}
-        flipped = {n: a if n in by_head else a[:, ::-1] for n, a in args.items()}
+        flipped = {n: a if n in PER_HEAD else a[:, ::-1] for n, a in args.items()}
         chex.assert_trees_all_close(layer(flipped), o[:, ::-1], atol=1e-12)
-        flipped = {n: a[:, ::-1] if n in by_head else a[:, :, :, ::-1] for n, a in args.items()}
+        flipped = {n: a[:, ::-1] if n in PER_HEAD else a[:, :, :, ::-1] for n, a in args.items()}
         chex.assert_trees_all_close(layer(flipped), o[:, :, :, ::-1], atol=1e-12)
         assert np.abs(o - o[:, ::-1]).max() > 1e-2 and np.abs(o - o[:, :, :, ::-1]).max() > 1e-2
 
@@ -208,7 +206,7 @@ class Derivatives(chex.TestCase):
             runs = np.cumsum(np.diff(ids, prepend=ids[0]) != 0)
             own = (runs[:, None] == runs) & (s <= t) if layer.causal else np.ones((T, T), bool)
             same_BHBH = np.eye(B * H).reshape(B, H, B, H) == 1
-            for argument in set(args) - {"lam", "reg", "state"}:
+            for argument in set(args) - PER_HEAD - {"state"}:
                 reach = own & (s == t) if argument == "q" else own
                 slope = np.abs(jacobian[argument])
                 slope = slope.reshape(B, T, H, V, B, T, H, -1).sum((3, 7))
@@ -247,8 +245,7 @@ class States(chex.TestCase):
         for start, end in zip(STARTS[1:-1], STARTS[2:], strict=True):
             # Each later sequence moved to the front, where nothing comes before it.
             moved = {
-                n: a if n in ("lam", "reg") else jnp.roll(a, -start, axis=2)
-                for n, a in args.items()
+                n: a if n in PER_HEAD else jnp.roll(a, -start, axis=2) for n, a in args.items()
             }
             apart = layer(moved)[0]
             chex.assert_trees_all_close(o[:, start:end], apart[:, : end - start], atol=1e-11)
@@ -269,8 +266,8 @@ class States(chex.TestCase):
         given = dict(given)
         state = given.pop("state")
         for t in range(T):
-            now = {n: a if n in ("lam", "reg") else a[:, t] for n, a in given.items()}
-            o_t, state = decode(state, [now.pop(a) for a in ("q", "k", "v")], now)
+            now = {n: a if n in PER_HEAD else a[:, t] for n, a in given.items()}
+            o_t, state = decode(state, [now.pop(a) for a in "qkv"], now)
             chex.assert_trees_all_close(o_t, o[:, t], atol=1e-11)
         chex.assert_trees_all_close(state, last, atol=1e-11)
 
@@ -278,10 +275,9 @@ class States(chex.TestCase):
 def wrong(name):
     """Changes that do not fit, each with what the message names."""
     layer, args = LAYERS[name], draw(name)
-    four = ("q", "k", "v")
-    changes = [({a: args[a][0]}, a) for a in four]  # an axis is missing
-    changes += [({a: args[a][:1]}, a) for a in four]  # the batch
-    changes += [({a: args[a][:, :, :1]}, a) for a in four]  # the heads
+    changes = [({a: args[a][0]}, a) for a in "qkv"]  # an axis is missing
+    changes += [({a: args[a][:1]}, a) for a in "qkv"]  # the batch
+    changes += [({a: args[a][:, :, :1]}, a) for a in "qkv"]  # the heads
     changes += [({a: args[a][..., :-1]}, a) for a in ("q", "k")]  # the width
     changes += [({"v": args["v"][:, :-1]}, "v")]  # the length
     if layer.causal:
