@@ -73,7 +73,7 @@ def _losses(context, trained, rate, sample, episode, n: int):
     found = []
     for name, (apply, grid) in _grids().items():
         grid = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), grid)
-        params, losses_G = algorithms.line_search(
+        params, losses_G = algorithms.grid_search(
             apply, grid, sample, context.key(f"real_search/{n}")
         )
         loss[f"{name}, searched"] = ev.losses(apply, params, episode)

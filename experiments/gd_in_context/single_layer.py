@@ -33,7 +33,7 @@ def searched_rate(context, name: str, task, num_steps: int = 1):
     """Gradient descent's rate, line-searched on the authors' grid and other tasks: {"rate"}."""
     tuning = dataclasses.replace(task, batch_size=context.config.search_tasks)
     gd = functools.partial(algorithms.gd, num_steps=num_steps)
-    params, _ = algorithms.line_search(
+    params, _ = algorithms.grid_search(
         gd, {"rate": jnp.asarray(ev.RATES)}, sampler_of(tuning), context.key(f"search/{name}")
     )
     return params

@@ -1,4 +1,4 @@
-"""Softmax attention, the common reference, with a mask and two hooks for positions.
+"""Softmax attention with a mask and two hooks for positions.
 
 Dimension key: B batch, T queries, S keys, H heads, D key width, V value width.
 """
@@ -41,12 +41,12 @@ def softmax_attention(
       [B, T, H, V].
 
     Raises:
-      ValueError: a shape that does not fit, causal with S != T, or no key to attend to.
+      ValueError: mismatched shapes, causal with S != T, or no key to attend to.
     """
     check_shapes(q, k, v, causal=causal)
     check_scores(q, k, {"mask": mask, "bias": bias, "gate": gate})
     if k.shape[1] == 0:
-        raise ValueError("softmax attention needs at least one key")
+        raise ValueError("k is empty: softmax attention needs at least one key")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     scores_BHTS = jnp.einsum("bthd,bshd->bhts", q * scale, k)
     if bias is not None:
