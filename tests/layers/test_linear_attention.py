@@ -118,7 +118,8 @@ def test_a_gate_of_scores_multiplies_them(causal, axes):
     q, k, v, _ = arrays(9, 2, 6, 6, 3, 4, 2, np.float32)
     gate = jnp.asarray(rng.normal(size=axes), jnp.float32)
     attend = jax.jit(functools.partial(linear_attention, causal=causal, form="parallel"))
-    scores = np.einsum("bthd,bshd->bhts", q, k) * gate * (np.tri(6) if causal else 1)
+    seen = np.tri(6) if causal else np.ones((6, 6))
+    scores = np.einsum("bthd,bshd->bhts", q, k) * np.asarray(gate) * seen
     expected = np.einsum("bhts,bshv->bthv", scores, v)
     np.testing.assert_allclose(attend(q, k, v, gate=gate), expected, atol=1e-4)
     ones = attend(q, k, v, gate=jnp.ones(axes))
