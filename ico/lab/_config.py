@@ -6,6 +6,7 @@
         dropout: lab.Share = 0.1
         depths: lab.Distinct[lab.Count] = (2, 5, 10)
         rows: lab.within(int, 1, 400) = 40
+        text: Literal["python_docs", "pydoc_topics"] = "python_docs"
 
 The comment above a field is its line in `--help`.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
@@ -126,6 +127,8 @@ def _complaint(hint: Any, value: Any) -> str | None:
             return found
         found = [m.complaint(value) for m in marks if isinstance(m, Range | _Distinct)]
         return next((words for words in found if words is not None), None)
+    if origin is Literal and value not in typing.get_args(hint):
+        return f"must be one of {', '.join(map(repr, typing.get_args(hint)))}, not {value!r}"
     if origin is tuple and isinstance(value, tuple):
         kinds = typing.get_args(hint)
         kinds = kinds[:1] * len(value) if kinds[-1:] == (Ellipsis,) else kinds
