@@ -16,6 +16,7 @@ ALLOWED = {
     "tasks": set(),
     "algorithms": {"tasks"},  # the loss that rates are searched by stands once
     "optim": set(),
+    "probes": set(),
     "data": set(),
     "report": set(),
     "models": {"layers", "algorithms"},  # some hold an algorithm's numbers as parameters
@@ -34,6 +35,7 @@ THIRD_PARTY = {
     "layers": JAX_ALONE,
     "tasks": JAX_ALONE,
     "algorithms": JAX_ALONE,
+    "probes": JAX_ALONE,
     "optim": JAX_ALONE | {"optax"},
 }
 
