@@ -15,7 +15,6 @@ ALLOWED = {
     "files": set(),
     "layers": set(),
     "tasks": set(),
-    "losses": set(),
     "probes": set(),
     "algorithms": {"tasks"},  # the loss that rates are searched by stands once
     "optim": {"files"},

@@ -1,5 +1,7 @@
 """English text from packages: what is kept of a page, and byte pairs that give it back."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -61,3 +63,16 @@ def test_rows_of_tokens_go_on_where_the_last_one_ended(text, rows):
     found = data.token_rows(ids, 4)
     assert found.shape == (len(rows), 5) and found.dtype == np.int32
     assert ["".join(map(chr, row)) for row in found] == rows
+
+
+def test_rows_by_text_stay_inside_one_text():
+    class Letters:
+        def encode(self, text):
+            return dataclasses.make_dataclass("Ids", ["ids"])([ord(c) for c in text])
+
+    texts = ["abcdefghi", "x", "mnopq"]
+    rows, number = data.token_rows_by_text(texts, Letters(), 4, 99)
+    assert ["".join(map(chr, row)) for row in rows] == ["abcde", "efghi", "mnopq"]
+    np.testing.assert_array_equal(number, [0, 0, 2])
+    rows, number = data.token_rows_by_text(texts, Letters(), 4, 1)
+    assert rows.shape == (1, 5) and number.tolist() == [0]

@@ -25,7 +25,7 @@ from ico.algorithms._implicit_model import (
     implicit_weights,
 )
 from ico.algorithms._newton import newton
-from ico.algorithms._next_vector import next_vector_gd, next_vector_ridge
+from ico.algorithms._next_vector import next_vector_gd, next_vector_ridge, preconditioned_inputs
 from ico.algorithms._ridge import ridge
 from ico.algorithms._statistics import statistics
 
@@ -50,6 +50,7 @@ __all__ = [
     "newton",
     "next_vector_gd",
     "next_vector_ridge",
+    "preconditioned_inputs",
     "ridge",
     "ridge_weights",
     "statistics",

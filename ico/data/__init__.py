@@ -2,7 +2,14 @@
 
 from ico.data._images import Images, digit_images, fashion_mnist, glyphs, tfds_images
 from ico.data._tables import breast_cancer, diabetes, digits, wine
-from ico.data._text import pydoc_topics, python_docs, token_rows, tokens, train_bpe
+from ico.data._text import (
+    pydoc_topics,
+    python_docs,
+    token_rows,
+    token_rows_by_text,
+    tokens,
+    train_bpe,
+)
 
 __all__ = [
     "Images",
@@ -16,6 +23,7 @@ __all__ = [
     "python_docs",
     "tfds_images",
     "token_rows",
+    "token_rows_by_text",
     "tokens",
     "train_bpe",
     "wine",

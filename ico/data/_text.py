@@ -101,3 +101,16 @@ def token_rows(ids: Int[np.ndarray, "N"], length: int) -> Int[np.ndarray, "R T"]
     """
     starts_R1 = length * np.arange(max(len(ids) - 1, 0) // length)[:, None]
     return ids[starts_R1 + np.arange(length + 1)]
+
+
+def token_rows_by_text(
+    texts: Iterable[str], tokenizer: Any, length: int, most: int
+) -> tuple[Int[np.ndarray, "R T"], Int[np.ndarray, "R"]]:
+    """Rows that stay inside one text each, and the number of the text of each row.
+
+    As `token_rows`, at most `most` of them. What is left at the end of a text is dropped, and so
+    are texts too short for a row.
+    """
+    found = [token_rows(tokens([text], tokenizer), length) for text in texts]
+    number = np.repeat(np.arange(len(found)), [len(rows) for rows in found])
+    return np.concatenate(found)[:most], number[:most]

@@ -54,10 +54,12 @@ def lines(
                 mine = here if one is None else here.where(**{str(color): one})
                 style = (looks or {}).get(one) or report.panels.look(number)
                 if len(mine):
-                    _line(ax, mine, x, y, over, None if one is None else str(one), dict(style))
+                    _line(ax, mine, x, y, over, _label(color, one), dict(style))
             ax.set(xlabel=xlabel or x, ylabel=ylabel or y, title="" if place is None else place)
             if "x" in log:
                 ax.set_xscale("log")
+            elif all(isinstance(record.get(x), int) for record in found):
+                report.panels.whole_x(ax)
             if "y" in log:
                 report.panels.log_y(ax)
         for ax in axes.flat[len(panels) :]:
@@ -67,6 +69,11 @@ def lines(
         return fig
 
     return draw
+
+
+def _label(axis: str | None, value: Any) -> str | None:
+    """A value in a legend; a number with the name of its axis."""
+    return value if value is None or isinstance(value, str) else f"{axis} {value}"
 
 
 def _line(ax, records: Records, x: str, y: str, over: str, label: str | None, style: dict) -> None:
@@ -130,6 +137,45 @@ def bars(
             ax.set_yscale("log")
         if color:
             report.legend_below(fig, axes)
+        return fig
+
+    return draw
+
+
+def maps(
+    value: str,
+    *,
+    each: str = "map",
+    record: str = "",
+    low: float = 0,
+    high: float = 1,
+    **where: Any,
+) -> Callable[[Records], Any]:
+    """Matrices as pictures on one colour scale: a row a record, a column a matrix.
+
+    Args:
+      value: [M, X, Y], M matrices of each record: the attention patterns of heads, say.
+      each: what a matrix is of, for its title: "head".
+      record: the sort of record, by default that without a name.
+      low, high: the ends of the colour scale.
+      **where: which records.
+    """
+
+    def draw(records: Records):
+        found = list(_found(records, record, where, [value]))
+        columns = max(len(one[value]) for one in found)
+        fig, axes = report.canvas(columns, len(found), height=2.5)
+        for row, one in enumerate(found):
+            names = ", ".join(str(axis) for axis in one.axes.values())
+            for column, matrix in enumerate(one[value]):
+                ax = axes[row, column]
+                ax.imshow(matrix, cmap="viridis", vmin=low, vmax=high)
+                ax.grid(False)
+                ax.set(xticks=[], yticks=[])
+                title = f"{each} {column + 1}"
+                ax.set_title(title if column or not names else f"{names}\n{title}", fontsize=9)
+            for ax in axes[row, len(one[value]) :]:
+                ax.set_axis_off()
         return fig
 
     return draw

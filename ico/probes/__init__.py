@@ -4,12 +4,18 @@ The place, too, for induction scores, curvature, over-smoothing and selective pr
 """
 
 from ico.probes._attention import attention_pattern, attention_to_previous
-from ico.probes._linear import LinearProbe, fit_linear_probe, layerwise_probe_errors
+from ico.probes._linear import (
+    LinearProbe,
+    fit_linear_probe,
+    lagged_probe_errors,
+    layerwise_probe_errors,
+)
 
 __all__ = [
     "LinearProbe",
     "attention_pattern",
     "attention_to_previous",
     "fit_linear_probe",
+    "lagged_probe_errors",
     "layerwise_probe_errors",
 ]

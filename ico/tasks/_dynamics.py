@@ -146,3 +146,22 @@ def dynamics_network(config: Dynamics) -> Callable[[Array], Array]:
         return z / jnp.linalg.norm(z, axis=-1, keepdims=True)
 
     return f
+
+
+def dynamics_features(
+    x: Float[Array, "B T O"], config: Dynamics, window: int = 8
+) -> Float[Array, "B T F"]:
+    """Features of which the next vector is a linear function, as nearly as may be.
+
+    Args:
+      x: observations.
+      config: of the systems. Observed in part, the features are the last `window` observations,
+        F = window O, which stand for the hidden state (zero before the first); in nonlinear
+        systems f(x); else x.
+      window: observations, at most T.
+    """
+    if config.num_observed:
+        T = x.shape[1]
+        late = [jnp.pad(x[:, : T - w], ((0, 0), (w, 0), (0, 0))) for w in range(min(window, T))]
+        return jnp.concatenate(late, axis=-1)
+    return dynamics_network(config)(x) if config.nonlinear else x

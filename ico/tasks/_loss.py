@@ -1,7 +1,8 @@
-"""The loss of in-context regression."""
+"""The losses that in-context regression and tokens are measured by."""
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def half_squared_error(
@@ -14,3 +15,9 @@ def half_squared_error(
     """
     error = prediction - jnp.broadcast_to(y_query, prediction.shape)
     return 0.5 * jnp.mean(jnp.sum(error**2, axis=-1), axis=-1)
+
+
+def token_losses(logits: Float[Array, "B T V"], targets: Int[Array, "B T"]) -> Float[Array, "B T"]:
+    """Negative log-likelihood of each target token, `-log softmax(logits)[target]`, in nats."""
+    log_p = jax.nn.log_softmax(logits)
+    return -jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]

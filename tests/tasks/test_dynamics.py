@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ico.layers import mesa
-from ico.tasks import Dynamics, constructed_tokens, dynamics
+from ico.tasks import Dynamics, constructed_tokens, dynamics, dynamics_features
 
 draw = jax.jit(dynamics, static_argnums=1)
 
@@ -127,3 +127,19 @@ def test_wrong_settings_are_refused():
 def test_an_unknown_transition_is_refused(annotations_off):
     with pytest.raises(ValueError, match="transition"):
         Dynamics(transition="chaotic")
+
+
+def test_features_make_the_next_vector_linear():
+    """Of nonlinear systems without noise, W f(x) is what follows; else windows, or x itself."""
+    config = Dynamics(2, 12, 4, noise=0.0, nonlinear=True)
+    found = dynamics(jax.random.key(0), config)
+    features = dynamics_features(found.sequence.inputs, config)
+    following = jnp.einsum("bij,btj->bti", found.transition, features)
+    np.testing.assert_allclose(following, found.sequence.targets, atol=1e-5)
+    x = jax.random.normal(jax.random.key(1), (2, 12, 4))
+    partial = Dynamics(2, 12, 6, num_observed=4)
+    wide = dynamics_features(x, partial)
+    assert wide.shape == (2, 12, 8 * 4)
+    np.testing.assert_array_equal(wide[:, 5, 4:8], x[:, 4])
+    np.testing.assert_array_equal(wide[:, 1, 8:12], 0)
+    np.testing.assert_array_equal(dynamics_features(x, Dynamics(2, 12, 4)), x)
