@@ -43,7 +43,7 @@ class Coefficients(NamedTuple):
     interpolation: PyTree
 
 
-def uniform_weight(count: Int[Array, ""]) -> Float[Array, ""]:
+def uniform_weight(count: int | Int[Array, ""]) -> Float[Array, ""]:
     """`1 / (count + 1)`: with it as c_t the mean is that of all iterates after the start."""
     return 1.0 / (jnp.asarray(count, jnp.float32) + 1.0)
 

@@ -8,6 +8,7 @@ weights, update), R decay rates, E width of the embedding, O outputs of the netw
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,16 +19,17 @@ from jaxtyping import Array, Float, Int, Key, Num
 
 from ico.optim._averaging import Coefficients, averaging_by
 from ico.optim._base_optimizers import signed_direction
-from ico.optim._by_group import Group, Groups, check_floating, groups_of, in_float32
+from ico.optim._by_group import Group, check_floating, groups_of, in_float32
 from ico.optim._l3rs_network import (
     NUM_QUANTITIES,
     TINY,
     check_theta,
-    log_rms,
+    corrected,
+    means_before_update,
+    means_with_update,
     network_outputs,
     num_features,
     num_outputs,
-    signed_log,
 )
 from ico.optim._network import network_init
 
@@ -129,9 +131,9 @@ class L3RS:
       [-0.00303 -0.00303 -0.00303]
     """
 
-    base_optimizers: tuple[BaseOptimizer, ...] = ("sgd", "adam")
-    decays: tuple[float, ...] = (0.5, 0.9, 0.99)
-    hidden: tuple[int, ...] = (32, 32)
+    base_optimizers: Sequence[BaseOptimizer] = ("sgd", "adam")
+    decays: Sequence[float] = (0.5, 0.9, 0.99)
+    hidden: Sequence[int] = (32, 32)
     embed_dim: int = 8
     log_learning_rate: float = -5.8
     group: Group | None = None
@@ -146,7 +148,7 @@ class L3RS:
     fade: bool = False
 
     def __post_init__(self):
-        for name in ("base_optimizers", "decays", "hidden"):  # lists, as JSON has them
+        for name in ("base_optimizers", "decays", "hidden"):  # hashable, also if made from JSON
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.base_optimizers:
             raise ValueError("base_optimizers must hold at least one")
@@ -207,7 +209,7 @@ class L3RS:
           learning_rate: a factor on all learning rates; one is as trained.
 
         Returns:
-          A transform whose `update(grads, state, params, value=loss)` wants parameters, and the
+          A transform whose `update(grads, state, params, value=loss)` needs params, and the
           loss unless `use_loss` is off. Its state is float32, its updates have the type of the
           gradients.
 
@@ -281,8 +283,15 @@ def _transform(config: L3RS, theta, num_steps, learning_rate):
         ]
         directions, base_states = zip(*found, strict=True)
         gram_GPP = groups.grams(directions)
-        means_GQR, num_losses = _means_before(config, state, groups, value, updates, params)
-        corrected_GQR = _corrected(config, means_GQR, state.count, num_losses)
+        means_GQR, num_losses = means_before_update(
+            config.decays,
+            state.means,
+            state.num_losses,
+            value,
+            groups.mean_squares(updates),
+            groups.mean_squares(params),
+        )
+        corrected_GQR = corrected(config.decays, means_GQR, state.count, num_losses)
         out_GO = network_outputs(
             theta,
             corrected_GQR,
@@ -294,13 +303,15 @@ def _transform(config: L3RS, theta, num_steps, learning_rate):
         rate_G = _learning_rates(config, theta, out_GO, state.count, num_steps, learning_rate)
         mix_GP = _mix(config, out_GO)
         weight_GP, largest_GP = _weights(config, rate_G, mix_GP * sign_P[None], gram_GPP, state)
-        means_GQR = _means_after(config, means_GQR, weight_GP, gram_GPP)
+        # The mean square of the update from those of the directions: no further pass over them.
+        square_G = jnp.einsum("gp,gpr,gr->g", weight_GP, gram_GPP, weight_GP)
+        square_G = jnp.maximum(square_G, 0)  # directions that cancel, rounded
         mixed = groups.combine(weight_GP, directions)
         mixed = jax.tree.map(lambda u, kind: u.astype(kind), mixed, types)
         return mixed, L3RSState(
             count=state.count + 1,
             num_losses=num_losses,
-            means=means_GQR,
+            means=means_with_update(config.decays, means_GQR, square_G),
             bases=base_states,
             learning_rate=rate_G.astype(jnp.float32),
             mix=mix_GP.astype(jnp.float32),
@@ -318,32 +329,6 @@ def _check_update(config: L3RS, params, value) -> None:
         raise ValueError("l3rs needs the loss: update(grads, state, params, value=loss)")
     if jnp.shape(value):
         raise ValueError(f"the loss must be a scalar, not an array {list(jnp.shape(value))}")
-
-
-def _means_before(config: L3RS, state: L3RSState, groups: Groups, value, updates, params):
-    """Running means [G, Q, R] with this step's loss, gradient and weights, and losses in them.
-
-    The update's mean, the last of Q, is still that of the steps before.
-    """
-    is_finite = jnp.isfinite(value)
-    loss_G = jnp.broadcast_to(signed_log(jnp.where(is_finite, value, 0)), (len(groups.names),))
-    norms = log_rms(groups.mean_squares(updates)), log_rms(groups.mean_squares(params))
-    seen_GQ = jnp.stack([loss_G, *norms], axis=-1)
-    decays_R = jnp.asarray(config.decays, jnp.float32)
-    decay_QR = jnp.broadcast_to(decays_R[None], (3, len(decays_R)))
-    old_GQR = state.means[:, :3]
-    means_GQR = decay_QR[None] * old_GQR + (1 - decay_QR)[None] * seen_GQ[..., None]
-    is_counted_Q = jnp.stack([is_finite, jnp.array(True), jnp.array(True)])
-    means_GQR = jnp.where(is_counted_Q[None, :, None], means_GQR, old_GQR)
-    means_GQR = jnp.concatenate([means_GQR, state.means[:, 3:]], axis=1)
-    return means_GQR, state.num_losses + is_finite.astype(jnp.int32)
-
-
-def _corrected(config: L3RS, means_GQR, count, num_losses):
-    """The running means, corrected for their start at zero as Adam's are."""
-    decays_R = jnp.asarray(config.decays, jnp.float32)
-    terms_Q = jnp.stack([num_losses, count + 1, count + 1, count]).astype(jnp.float32)
-    return means_GQR / jnp.maximum(1 - decays_R[None] ** terms_Q[:, None], TINY)[None]
 
 
 def _learning_rates(config: L3RS, theta, out_GO, count, num_steps, factor):
@@ -376,17 +361,6 @@ def _weights(config: L3RS, rate_G, signed_mix_GP, gram_GPP, state: L3RSState):
     if config.fade:
         squares_GP = largest_GP = jnp.maximum(state.largest, squares_GP)
     return rate_G[:, None] * signed_mix_GP * jax.lax.rsqrt(squares_GP), largest_GP
-
-
-def _means_after(config: L3RS, means_GQR, weight_GP, gram_GPP):
-    """The running means with this step's update."""
-    # The mean square of the update from those of the directions: no further pass over them.
-    square_G = jnp.einsum("gp,gpr,gr->g", weight_GP, gram_GPP, weight_GP)
-    square_G = jnp.maximum(square_G, 0)  # directions that cancel, rounded
-    decays_R = jnp.asarray(config.decays, jnp.float32)
-    update_GR = means_GQR[:, 3] * decays_R[None]
-    update_GR = update_GR + (1 - decays_R)[None] * log_rms(square_G)[:, None]
-    return jnp.concatenate([means_GQR[:, :3], update_GR[:, None]], axis=1).astype(jnp.float32)
 
 
 def _coefficients(out_GO, count) -> Coefficients:

@@ -4,6 +4,7 @@ Dimension key: G groups, P base optimizers, Q quantities (loss, gradient, weight
 rates, F features of time, E width of the embedding, O outputs.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -63,14 +64,59 @@ def network_outputs(
     return apply_network(theta["network"], features)
 
 
-def log_rms(mean_square):
+def means_before_update(
+    decays: Sequence[float],
+    means_GQR: Float[Array, "G Q R"],
+    num_losses: Int[Array, ""],
+    loss: Float[Array, ""],
+    gradient_G: Float[Array, "G"],
+    weights_G: Float[Array, "G"],
+) -> tuple[Float[Array, "G Q R"], Int[Array, ""]]:
+    """Running means with this step's loss, gradient and weights, and how many losses are in them.
+
+    A loss that is not finite is left out. The last of Q, the update, is still that of the steps
+    before.
+
+    Args:
+      decays: R.
+      means_GQR, num_losses: before this step.
+      loss: of this step.
+      gradient_G, weights_G: mean squares of the groups.
+    """
+    is_finite = jnp.isfinite(loss)
+    loss_G = jnp.broadcast_to(_signed_log(jnp.where(is_finite, loss, 0)), (len(gradient_G),))
+    seen_GQ = jnp.stack([loss_G, _log_rms(gradient_G), _log_rms(weights_G)], axis=-1)
+    decay_QR = jnp.broadcast_to(jnp.asarray(decays, jnp.float32)[None], (3, len(decays)))
+    old_GQR = means_GQR[:, :3]
+    new_GQR = decay_QR[None] * old_GQR + (1 - decay_QR)[None] * seen_GQ[..., None]
+    is_counted_Q = jnp.stack([is_finite, jnp.array(True), jnp.array(True)])
+    new_GQR = jnp.where(is_counted_Q[None, :, None], new_GQR, old_GQR)
+    means_GQR = jnp.concatenate([new_GQR, means_GQR[:, 3:]], axis=1)
+    return means_GQR, num_losses + is_finite.astype(jnp.int32)
+
+
+def corrected(decays: Sequence[float], means_GQR, count, num_losses) -> Float[Array, "G Q R"]:
+    """The running means, corrected for their start at zero as Adam's are."""
+    decays_R = jnp.asarray(decays, jnp.float32)
+    terms_Q = jnp.stack([num_losses, count + 1, count + 1, count]).astype(jnp.float32)
+    return means_GQR / jnp.maximum(1 - decays_R[None] ** terms_Q[:, None], TINY)[None]
+
+
+def means_with_update(decays: Sequence[float], means_GQR, square_G) -> Float[Array, "G Q R"]:
+    """The running means with this step's update, given its mean squares."""
+    decays_R = jnp.asarray(decays, jnp.float32)
+    update_GR = means_GQR[:, 3] * decays_R[None]
+    update_GR = update_GR + (1 - decays_R)[None] * _log_rms(square_G)[:, None]
+    return jnp.concatenate([means_GQR[:, :3], update_GR[:, None]], axis=1).astype(jnp.float32)
+
+
+def _log_rms(mean_square):
     """The logarithm of a root mean square, given its square."""
     return 0.5 * jnp.log(mean_square + TINY**2)
 
 
-def signed_log(value):
+def _signed_log(value):
     """A logarithm for losses of any sign, linear below 1e-4."""
-    value = jnp.asarray(value, jnp.float32)
     return jnp.sign(value) * jnp.log1p(jnp.abs(value) / 1e-4)
 
 

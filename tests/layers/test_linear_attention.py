@@ -119,7 +119,35 @@ def test_gradient_of_the_gate_is_the_recurrences(form, x64):
     np.testing.assert_allclose(gradient(f, form), gradient(f, "recurrent"), atol=1e-12)
 
 
-def test_a_gate_has_no_meaning_without_an_order():
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("axes", [(2, 3, 6, 6), (1, 3, 6, 6), (2, 1, 6, 6)])
+def test_a_gate_of_scores_multiplies_them(causal, axes):
+    rng = np.random.default_rng(0)
+    q, k, v, _ = arrays(9, 2, 6, 6, 3, 4, 2, np.float32)
+    gate = jnp.asarray(rng.normal(size=axes), jnp.float32)
+    attend = jax.jit(functools.partial(linear_attention, causal=causal, form="parallel"))
+    scores = np.einsum("bthd,bshd->bhts", q, k) * gate * (np.tri(6) if causal else 1)
+    expected = np.einsum("bhts,bshv->bthv", scores, v)
+    np.testing.assert_allclose(attend(q, k, v, gate=gate), expected, atol=1e-4)
+    ones = attend(q, k, v, gate=jnp.ones(axes))
+    np.testing.assert_array_equal(ones, attend(q, k, v))
+
+
+def test_a_gate_of_scores_needs_the_parallel_form():
+    q, k, v, _ = arrays(9, 1, 4, 4, 1, 2, 2, np.float32)
+    gate = jnp.ones((1, 1, 4, 4))
+    for options in (
+        {},
+        {"form": "recurrent"},
+        {"causal": False},
+        {"form": "parallel", "return_state": True},
+        {"form": "parallel", "initial_state": jnp.zeros((1, 1, 2, 2))},
+    ):
+        with pytest.raises(ValueError, match="form='parallel'"):
+            linear_attention(q, k, v, gate=gate, **options)
+
+
+def test_forgetting_has_no_meaning_without_an_order():
     q, k, v, _ = arrays(0, 1, 4, 4, 1, 2, 2, np.float32)
     with pytest.raises(ValueError, match="causal attention alone"):
         linear_attention(q, k, v, causal=False, forget=jnp.ones((1, 4, 1)))
