@@ -4,6 +4,8 @@ The abstract: "robust generalization with respect to model initialization, evalu
 datasets, and training durations beyond its meta-training horizon".
 """
 
+from typing import Any
+
 from experiments.learned_optimizer.paper import paper
 from experiments.learned_optimizer.problems import SPECS, problem, problems
 from experiments.learned_optimizer.races import against_best, entrants_for, race, show_races
@@ -36,7 +38,7 @@ def longer_horizon(run):
     run.note(f"While it was meta-trained, horizons were {low} to {high}.")
 
 
-_SETTINGS = {"unit": "ratio", "kind": "core"}
+_SETTINGS: dict[str, Any] = {"unit": "ratio", "kind": "core"}
 _SOURCE = "abstract; the band is ours"
 new_initialisation.claim(
     "loss",

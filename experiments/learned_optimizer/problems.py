@@ -81,14 +81,16 @@ def _problem(run: lab.Run, name: str, new_data: bool) -> Problem:
     config, spec = run.config, SPECS[name]
     most = config.test_images
     parts = _images(run, spec.new_data if new_data else spec.data).split(1 / 2, 1 / 4)
-    train, valid, test = (
-        part.first(count) for part, count in zip(parts, (8 * most, most, most), strict=True)
-    )
-    num_classes = 1 + int(max(part.labels.max() for part in (train, valid, test)))
+    counts = 8 * most, most, most
+    parts = [part.first(count) for part, count in zip(parts, counts, strict=True)]
+    train, valid, test = jax.tree.map(jnp.asarray, parts)
+    num_classes = 1 + int(max(part.labels.max() for part in parts))
     return Problem(
         f"{name}, new data" if new_data else name,
         _model(config, spec.model, num_classes),
-        *jax.tree.map(jnp.asarray, (train, valid, test)),
+        train,
+        valid,
+        test,
         _pretrained(run, spec),
         config.known_networks,
         config.batch_size,
@@ -156,7 +158,8 @@ def task_of(of: Problem, network: int | Int[Array, ""]) -> metatrain.Task:
     """
 
     def init(key):
-        fresh = of.model.init(key, models.to_unit(of.train.pixels[:1]))["params"]
+        pixels = jnp.asarray(of.train.pixels[:1])
+        fresh = of.model.init(key, models.to_unit(pixels))["params"]
         return fresh | jax.tree.map(lambda leaf: leaf[network], of.bodies)
 
     return metatrain.Task(

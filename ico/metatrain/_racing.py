@@ -93,7 +93,8 @@ def racer(
 
     def race(peaks_R, kinds_R, horizon, keys_R, settings_R, given=None, theta=None):
         parts, R = [], len(peaks_R)
-        by_run = jax.tree.map(jnp.asarray, (peaks_R, kinds_R, keys_R, settings_R))
+        settings_R = jax.tree.map(jnp.asarray, settings_R)
+        by_run = jnp.asarray(peaks_R), jnp.asarray(kinds_R), keys_R, settings_R
         for start in range(0, R, side_by_side):
             rows = np.minimum(np.arange(start, start + side_by_side), R - 1)
             peaks, kinds, keys, settings = _rows(by_run, rows)

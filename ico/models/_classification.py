@@ -3,7 +3,7 @@
 Dimension key: N images, H height, W width, C channels, K classes.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Num
 _MAX_PIXELS = 2**23
 
 
+@runtime_checkable
 class LabelledImages(Protocol):
     """What has pixels [N, H, W, C] (8 bits, or numbers from 0 to 1) and labels [N], as Images."""
 
