@@ -85,9 +85,10 @@ def _(records):
     return rows
 
 
-_CURVES = {"record": "meta-training", "color": "optimizer", "panel": "trained_on", "log": "y"}
+_AXES = {"color": "optimizer", "panel": "trained_on", "xlabel": "outer step", "log": "y"}
+_AXES |= {"ylabel": "meta-loss, nats", "record": "meta-training"}
 meta_train.figure(
-    lab.lines("step", "loss", ylabel="meta-loss, nats", status="races", **_CURVES),
+    lab.lines("step", "loss", status="races", **_AXES),
     "Meta-losses along meta-training, on images that are not trained on.",
     name="meta_losses",
 )

@@ -141,12 +141,9 @@ def show_races(study: lab.Study, caption: str, *notes: str) -> None:
 def curves(x: str, log: str = "y") -> Callable[[lab.Records], Any]:
     """Draws mean test losses along runs against a value of the records; L3RS in thick lines."""
 
-    def draw(records: lab.Records):
-        looks = _looks()
-        draw_lines = lab.lines(x, "curve", color="optimizer", panel="race", log=log, looks=looks)
-        return draw_lines(records)
-
-    return draw
+    axes: dict[str, Any] = {"color": "optimizer", "panel": "race", "ylabel": "test loss, nats"}
+    # Looks need Matplotlib, which is loaded late.
+    return lambda records: lab.lines(x, "curve", log=log, looks=_looks(), **axes)(records)
 
 
 def _looks() -> dict[str, dict[str, Any]]:
@@ -154,10 +151,12 @@ def _looks() -> dict[str, dict[str, Any]]:
     learned = [f"{rival}, {how}" for rival in RIVALS.values() for how in ("specialised", "general")]
     vermilion = report.palette()[1]
     colors = [color for color in report.palette() if color != vermilion]
-    ours = {"color": vermilion, "linewidth": 2.4, "zorder": 3}
-    looks: dict[str, dict[str, Any]] = {OURS: ours, f"{OURS}, {NO_AVERAGE}": ours | {"ls": "--"}}
+    ours = {"color": vermilion, "linewidth": 2.4, "marker": ".", "zorder": 3}
+    without = ours | {"linestyle": "--"}
+    looks: dict[str, dict[str, Any]] = {OURS: ours, f"{OURS}, {NO_AVERAGE}": without}
     for i, name in enumerate([*BASELINES, *learned]):
-        looks[name] = {"color": colors[i % 6], "ls": ("-", "--", ":")[i // 6], "linewidth": 1.1}
+        look = {"color": colors[i % 6], "linestyle": ("-", "--", ":")[i // 6]}
+        looks[name] = look | {"linewidth": 1.1, "marker": "."}
     return looks
 
 
