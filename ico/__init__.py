@@ -28,6 +28,7 @@ _PACKAGES = (
     "models",
     "optim",
     "poison",
+    "probes",
     "report",
     "tasks",
     "train",

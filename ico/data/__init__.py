@@ -10,7 +10,7 @@ from ico.data._images import (
     tfds_images,
 )
 from ico.data._tables import breast_cancer, diabetes, digits, wine
-from ico.data._text import pydoc_topics, python_docs, tokens, train_bpe
+from ico.data._text import pydoc_topics, python_docs, token_rows, tokens, train_bpe
 
 __all__ = [
     "ALPHABETS",
@@ -25,6 +25,7 @@ __all__ = [
     "pydoc_topics",
     "python_docs",
     "tfds_images",
+    "token_rows",
     "tokens",
     "train_bpe",
     "wine",
