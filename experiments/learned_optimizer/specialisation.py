@@ -30,19 +30,6 @@ def specialisation(run):
             yield lab.record("layers", task=used_on, kind=kind, **found)
 
 
-_by_layer = lab.difference("loss", record="layers", kind=(_ONE_LAYER, _BY_LAYER))
-specialisation.claim(
-    "per_layer",
-    "Steps and mixes by layer are better than one for all layers, on every task (the smallest "
-    "difference)",
-    "abstract",
-    unit="nats",
-    band=(0.0, None),
-    kind="core",
-    of=over_runs(lab.every(_by_layer, task=...)),
-)
-
-
 @specialisation.claim(
     "diagonal",
     "An optimizer trained on a task is better there than those trained on other tasks (the "
@@ -62,6 +49,19 @@ def _(records):
     if not pairs:
         raise lab.Missing("this run has no two tasks with networks of the same number of layers")
     return OverRuns(pairs, report.difference, failure_rate=transfer.failure_rate())
+
+
+_by_layer = lab.difference("loss", record="layers", kind=(_ONE_LAYER, _BY_LAYER))
+specialisation.claim(
+    "per_layer",
+    "Steps and mixes by layer are better than one for all layers, on every task (the smallest "
+    "difference)",
+    "abstract",
+    unit="nats",
+    band=(0.0, None),
+    kind="core",
+    of=over_runs(lab.every(_by_layer, task=...)),
+)
 
 
 @specialisation.table("transfer")
