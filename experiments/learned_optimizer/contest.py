@@ -48,35 +48,14 @@ class Entrant:
     failure_rate: float | None = None
 
 
-def _by_name(name: str, settings: dict, rate, horizon, theta):
-    return optim.make(name, learning_rate=rate, **settings)
+def _by_hand(make, learning_rate: float) -> Entrant:
+    return Entrant(lambda schedule, *_: make(schedule), learning_rate)
 
 
-def _adam_on_head(rate, horizon, theta):
-    return optax.multi_transform(
-        {"head": optax.adam(rate), "body": optax.set_to_zero()},
-        lambda params: {name: "head" if name == "head" else "body" for name in params},
-    )
-
-
-# As `ico.optim.make` knows it, the middle of its learning rates, and its settings.
-_NAMED: dict[str, tuple[str, float, dict]] = {
-    "SGD": ("sgd", 0.1, {}),
-    "momentum": ("sgd", 0.03, {"momentum": 0.9}),
-    "Adam": ("adam", 3e-3, {}),
-    "AdamW": ("adamw", 3e-3, {"weight_decay": 1e-2}),
-    "Lion": ("lion", 1e-3, {}),
-    "LAMB": ("lamb", 3e-2, {}),
-    "Muon": ("muon", 1e-2, {}),
-    "schedule-free AdamW": ("schedule_free_adamw", 1e-2, {}),
-    # From optax's first estimate of the distance, 1e-6, half of fifty steps would be spent growing.
-    "Prodigy": ("prodigy", 1.0, {"estim_lr0": 1e-4, "safeguard_warmup": True}),
-    "DoWG": ("dowg", 1.0, {}),
-}
 BASELINES = {
-    label: Entrant(functools.partial(_by_name, name, settings), rate)
-    for label, (name, rate, settings) in _NAMED.items()
-} | {"Adam, head alone": Entrant(_adam_on_head, 1e-2)}
+    name: _by_hand(optimizer.make, optimizer.learning_rate)
+    for name, optimizer in optim.HAND_DESIGNED.items()
+} | {"Adam, head alone": _by_hand(lambda rate: optim.on_parts(optax.adam(rate), "head"), 1e-2)}
 
 
 class Outcome(NamedTuple):

@@ -178,8 +178,6 @@ def family(of: Problem) -> metatrain.TaskFamily:
     )
 
 
-def layer_names(of: Problem) -> list[str]:
+def layer_names(of: Problem) -> tuple[str, ...]:
     """The layers of its network, in the order of L3RS."""
-    shapes = jax.eval_shape(task_of(of, 0).init, jax.random.key(0))
-    paths = [optim.by_module(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
-    return list(dict.fromkeys(paths))
+    return optim.group_names(jax.eval_shape(task_of(of, 0).init, jax.random.key(0)))

@@ -4,8 +4,6 @@ The title, "Narrowing the Focus"; the abstract: it "learns a layer-specific line
 update directions".
 """
 
-import numpy as np
-
 from experiments.learned_optimizer.learners import specialised
 from experiments.learned_optimizer.paper import paper
 from experiments.learned_optimizer.problems import layer_names, problems
@@ -85,31 +83,11 @@ def _(records):
     return rows
 
 
-@specialisation.figure(
-    "Test loss of L3RS by the task it is used on and the one it was trained on, over that of the "
-    "optimizer of the task itself."
+specialisation.figure(
+    lab.bars("loss", x="used_on", color="trained_on", record="transfer", ylabel="test loss, nats"),
+    "Test loss of L3RS by the task it is used on (groups) and the one it was trained on (colours).",
+    name="specialisation_transfer",
 )
-def transfer(records):
-    """The ratios as a table in colours; empty where an optimizer does not fit a network."""
-    found = records["transfer"]
-    tasks = found.axis("used_on")
-    fig, axes = report.canvas(1, height=3.8)
-    ax = axes[0, 0]
-    over = np.full((len(tasks), len(tasks)), np.nan)
-    for one in found:
-        own = found.one(used_on=one["used_on"], trained_on=one["used_on"])["loss"].mean()
-        i, j = tasks.index(one["used_on"]), tasks.index(one["trained_on"])
-        over[i, j] = one["loss"].mean() / own
-        color = "white" if abs(np.log(over[i, j])) > 0.4 else "black"
-        ax.text(j, i, f"{over[i, j]:.2f}", ha="center", va="center", color=color)
-    ax.imshow(np.log(over), cmap="RdBu_r", vmin=-np.log(2), vmax=np.log(2))
-    ax.grid(False)
-    ax.set_xticks(range(len(tasks)), tasks)
-    ax.set_yticks(range(len(tasks)), tasks)
-    ax.set(xlabel="trained on", ylabel="used on")
-    return fig
-
-
 specialisation.note(
     "An optimizer fits networks with the same number of layers (all of the cpu preset have three). "
     "Test losses at the horizon, in a row from the same starts on the same batches. One "
