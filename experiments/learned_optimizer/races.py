@@ -93,13 +93,9 @@ def race(
 def losses_at_end(
     run: lab.Run, problem: Problem, trained: MetaTrained, horizon: int = 0
 ) -> dict[str, np.ndarray]:
-    """A record's values for an L3RS: loss [R, N] at the ends of runs, and failure_rate.
+    """A record's values for an L3RS on a problem: loss [R, N] at the ends of runs, failure_rate.
 
-    Args:
-      run: the run.
-      problem: what it is used on.
-      trained: the L3RS.
-      horizon: steps of the runs; 0 is the configuration's.
+    A horizon of 0 is the configuration's.
     """
     contestant = Contestant(run, problem, OURS, trained.entrant(OURS))
     outcome = contestant.result(horizon or run.config.horizon)[1]
