@@ -18,10 +18,10 @@
 #
 # You fine-tune the same network again and again: other data, another seed, fifty steps. Then you
 # can afford to *learn* the optimizer for just that. L3RS mixes, in every layer, the directions of
-# gradient descent and RMSprop, and sets the step; a small network does so, from the losses and
-# norms that it sees. Here it also learns how to average its iterates, as schedule-free optimizers
-# do, in place of momentum and a cosine. We train one in about a minute, watch what it does, and
-# race it against tuned ones.
+# gradient descent and RMSprop, and sets the learning rate; a small network does so, from the losses
+# and norms that it sees. Here it also learns how to average its iterates, as schedule-free
+# optimizers do, in place of momentum and a cosine. We train one in about a minute, watch what it
+# does, and race it against tuned ones.
 #
 # To open this page in Colab: *File, Upload notebook*. The whole runs in a few minutes.
 
@@ -171,8 +171,9 @@ with style():
 # %% [markdown]
 # ## The race
 #
-# A fair race lets the others choose: nine rates each, by runs and images of their own. Adam has a
-# cosine, schedule-free AdamW needs none. All then meet the same 20 new heads and orders of batches.
+# A fair race lets the others choose among nine learning rates, on runs and images that the race
+# does not use. Adam has a cosine, schedule-free AdamW needs none. All then meet the same 20 new
+# heads and orders of batches. (`ico.metatrain.racer` and `tune` do this at scale.)
 
 # %%
 tune, race = (jax.random.split(jax.random.key(seed), 20) for seed in (3, 4))
@@ -199,8 +200,9 @@ for name, make in peers.items():
     best = rates[int(jnp.argmin(jnp.stack(tuning)))]
     raced[name] = ends(lambda r=best, m=make: m(r), fine_tuning, race)
     gap = raced["L3RS"][:, -1] - raced[name][:, -1]
-    print(f"{name}, rate {best:.2g}: {raced[name][:, -1].mean():.3f}; L3RS less it: "
-          f"{gap.mean():.3f}, standard error {gap.std(ddof=1) / len(gap) ** 0.5:.3f}")  # fmt: skip
+    error = gap.std(ddof=1) / len(gap) ** 0.5
+    print(f"{name}, learning rate {best:.2g}: {raced[name][:, -1].mean():.3f}")
+    print(f"  L3RS minus it: {gap.mean():.3f}, standard error {error:.3f}")
 with style():
     fig, ax = plt.subplots(figsize=(6.4, 3))
     for name, losses in raced.items():

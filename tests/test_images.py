@@ -78,3 +78,40 @@ def test_images_of_any_tfds_set():
     assert raw.pixels.dtype == np.uint8 and raw.pixels.max() > 1
     assert raw.of_classes(range(10)).pixels.dtype == np.uint8
     assert whole.pixels.shape == (5, 28, 28, 1) and whole.pixels.max() <= 1
+
+
+def numbered(count):
+    pixels = np.arange(count, dtype=np.float32).reshape(-1, 1, 1, 1) / count
+    return data.Images(pixels, np.arange(count, dtype=np.int32))
+
+
+def test_parts_are_all_of_the_images():
+    images = numbered(11).shuffled(3)
+    assert sorted(images.labels) == list(range(11)) and (images.labels != range(11)).any()
+    np.testing.assert_allclose(images.pixels[:, 0, 0, 0], images.labels / 11, rtol=1e-6)
+    parts = images.split(1 / 2, 1 / 4)
+    assert [len(part.labels) for part in parts] == [5, 2, 4]
+    np.testing.assert_array_equal(np.concatenate([p.labels for p in parts]), images.labels)
+    np.testing.assert_array_equal(np.concatenate([p.pixels for p in parts]), images.pixels)
+    np.testing.assert_array_equal(images.first(3).labels, images.labels[:3])
+    assert len(images.first(100).labels) == 11
+    with pytest.raises(ValueError, match="at most one"):
+        images.split(0.8, 0.3)
+
+
+def test_bytes_keep_pixels_to_half_a_step():
+    images = data.digit_images()
+    small = images.in_bytes()
+    assert small.pixels.dtype == np.uint8 and small.in_bytes() is small
+    assert np.abs(small.pixels / 255 - images.pixels).max() <= 0.5 / 255 + 1e-6
+
+
+def test_images_by_name():
+    late = data.images("digits 5-9")
+    np.testing.assert_array_equal(late.pixels, data.digit_images().of_classes(range(5, 10)).pixels)
+    greek = data.images("Greek", size=8, copies=1)
+    assert greek.pixels.shape[1:] == (8, 8, 1) and set(greek.labels) == set(range(24))
+    letters = data.images("letters", size=14, copies=1)
+    assert letters.pixels.shape[1:] == (8, 8, 1) and set(letters.labels) == set(range(10))
+    with pytest.raises(KeyError, match="Klingon"):
+        data.images("Klingon")

@@ -1,7 +1,6 @@
-"""`python -m experiments.learned_optimizer`: see config.py for the paper, presets and claims."""
+"""`python -m experiments.learned_optimizer`: see paper.py for the paper, presets and studies."""
 
-from experiments.launch import launch
-from experiments.learned_optimizer.config import EXPERIMENT
+from experiments.learned_optimizer.paper import paper
 
 if __name__ == "__main__":
-    raise SystemExit(launch(EXPERIMENT))
+    raise SystemExit(paper.main())

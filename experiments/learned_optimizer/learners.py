@@ -1,32 +1,24 @@
-"""Meta-training the optimizers of the contest, each an artefact found again.
+"""The learned optimizers of the contest and their meta-training.
 
-All are trained by the same estimator for as many inner steps.
+All are meta-trained by the same estimator for the same number of inner steps.
 """
 
-import dataclasses
+import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from experiments.launch import Context
 from experiments.learned_optimizer import contest, problems
 from experiments.learned_optimizer.problems import Problem
-from ico import metatrain, optim, train
+from ico import lab, metatrain, optim
 
-GENERAL = "the mixture"
-_ATTEMPTS = 3  # meta-trainings of each optimizer, where the first ones fail
-_DIRECTION_RATE = 3e-3  # while it learns; when it is used the rate is tuned
-_VERSION = 3  # of the learned optimizers' own constants: a change must not find old thetas
-# L3RS of the contest takes a mean of its iterates, as schedule-free optimizers do, in place of
-# momentum and cosine.
-_L3RS: dict[str, Any] = {"average": True}
-_WITHOUT_AVERAGE: dict[str, Any] = {"average": False}
-WITHOUT_AVERAGE = "no average"
-# What is left out, or put in place of what, one at a time; see `ico.optim.L3RS`. Without momentum
-# Adam is RMSprop.
+OURS, NO_AVERAGE, MIXTURE = "L3RS", "no average", "the mixture"
+RIVALS = {"adafac_mlp": "AdafacMLP", "direction_mlp": "direction MLP"}
+# What is left out of L3RS or put in place of a part, one at a time: changes of the settings of
+# `ico.optim.L3RS`. Without momentum Adam is RMSprop.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "SGD alone": {"base_optimizers": ("sgd",)},
     "RMSprop alone": {"base_optimizers": ("rmsprop",)},
@@ -39,160 +31,162 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "a cosine": {"anneal": True},
     "one step for all horizons": {"use_horizon": False},
     "no fading": {"fade": False},
-    WITHOUT_AVERAGE: _WITHOUT_AVERAGE,
-    "no average, SGD alone": _WITHOUT_AVERAGE | {"base_optimizers": ("sgd",)},
-    "no average, Adam alone": _WITHOUT_AVERAGE | {"base_optimizers": ("adam",)},
+    NO_AVERAGE: {"average": False},
+    "no average, SGD alone": {"average": False, "base_optimizers": ("sgd",)},
+    "no average, Adam alone": {"average": False, "base_optimizers": ("adam",)},
 }
+_MAX_ATTEMPTS = 3  # meta-trainings of an optimizer whose first ones fail
+_DIRECTION_RATE = 3e-3  # while it is meta-trained; in the contest the learning rate is tuned
+# Middles of the grids of learning rates; that of AdafacMLP is a factor on its updates.
+_RATES = {"l3rs": 0.0, "adafac_mlp": 1.0, "direction_mlp": 1e-3}
+_VERSION = 3  # of the learned optimizers: to be raised with them, or old results would be found
 
 
-class Trained(NamedTuple):
-    """A learned optimizer, what it depends on, and what its training cost."""
+class MetaTrained(NamedTuple):
+    """A meta-trained optimizer, and what that took.
 
-    learner: optim.LearnedOptimizer
-    theta: Any
-    spec: dict
-    losses: np.ndarray  # the meta-loss, means over compiled calls
-    steps: np.ndarray  # outer steps done at the end of each
+    Fields:
+      learned: learner, theta and history.
+      ablation: of L3RS: one of ABLATIONS, or "".
+      draw: its place among meta-trainings that differ in their random keys alone.
+      seconds: wall time.
+      inner_steps: of all inner trainings together.
+      failure_rate: share of the attempts that failed, this one among them.
+    """
+
+    learned: metatrain.Learned
+    ablation: str
+    draw: int
     seconds: float
     inner_steps: float
+    failure_rate: float = 0.0
 
-    @property
-    def meta_loss(self) -> float:
-        """Over the last tenth of the meta-training."""
-        return float(self.losses[-max(len(self.losses) // 10, 1) :].mean())
-
-    @property
-    def failed(self) -> bool:
-        """Whether it ended with a larger meta-loss than it began with, or with none."""
-        return not self.meta_loss <= self.losses[: max(len(self.losses) // 10, 1)].mean()
-
-    def entrant(self) -> contest.Entrant:
-        """For the contest."""
-        if self.learner.name == "direction_mlp":
-            return contest.direction_entrant(self.theta, self.spec)
-        if self.learner.name == "adafac_mlp":
-            return contest.adafac_entrant(self.theta, self.spec)
-        program = self.learner.name, self.spec["ablation"]
-        return contest.learned_entrant(self.learner, self.theta, self.spec, program)
+    def entrant(self, role: str) -> contest.Entrant:
+        """As it enters the contest: of L3RS nothing is tuned, of its rivals the learning rate."""
+        learner = self.learned.learner
+        return contest.Entrant(
+            functools.partial(_build, learner),
+            _RATES[learner.name],
+            self.learned.theta,
+            (learner.name, self.ablation),
+            role,
+            self.failure_rate,
+        )
 
 
-def learner_of(name: str, ablation: str = "") -> optim.LearnedOptimizer:
-    """One that has not learned yet. The direction's rate while it learns falls by a cosine."""
-    if name == "direction_mlp":
-        return _Direction(*optim.learned(name))
-    if name != "l3rs":
-        return optim.learned(name)
-    return optim.learned(name, **_settings(ablation))
-
-
-def _settings(ablation: str) -> dict[str, Any]:
-    """Of L3RS, of its theta's start too."""
-    return _L3RS | (ABLATIONS[ablation] if ablation else {})
+def _build(learner: optim.LearnedOptimizer, rate, horizon, theta):
+    if learner.name == "l3rs":
+        return learner.build(theta, horizon)
+    return optim.make(learner.name, theta=theta, learning_rate=rate)
 
 
 class _Direction(optim.LearnedOptimizer):
-    """The learned direction with a rate to learn by: the user's, tuned, when it is used."""
+    """The learned direction, with a learning rate for its meta-training that falls by a cosine."""
 
     def build(self, theta, num_steps):
-        return optim.direction_mlp(theta, contest.schedule(1, _DIRECTION_RATE, num_steps))
+        return optim.direction_mlp(theta, metatrain.schedule(1, _DIRECTION_RATE, num_steps))
+
+
+def learner_of(name: str, ablation: str = "") -> optim.LearnedOptimizer:
+    """A learned optimizer before its meta-training.
+
+    Args:
+      name: "l3rs", which averages its iterates as schedule-free optimizers do, or one of RIVALS.
+      ablation: of L3RS: one of ABLATIONS, or "" for none.
+    """
+    changes = {"average": True} | ABLATIONS.get(ablation, {}) if name == "l3rs" else {}
+    plain = optim.learned(name, **changes)
+    return _Direction(*plain) if name == "direction_mlp" else plain
+
+
+def specialised(run: lab.Run, name: str, task: str, ablation: str = "") -> MetaTrained:
+    """A learned optimizer meta-trained on one task: the one that races."""
+    return attempts(run, name, {task: problems.problem(run, task)}, ablation)[-1]
+
+
+def general(run: lab.Run, name: str) -> MetaTrained:
+    """A learned optimizer meta-trained on all tasks together: the one that races."""
+    return attempts(run, name, problems.problems(run))[-1]
 
 
 def attempts(
-    context: Context, name: str, tasks: dict[str, Problem], ablation: str = ""
-) -> list[Trained]:
-    """Meta-trainings until one does not fail; the last races, as `ico.optim.load` finds it.
+    run: lab.Run, name: str, on: Mapping[str, Problem], ablation: str = ""
+) -> list[MetaTrained]:
+    """Meta-trains until one does not fail, at most three times; the last of the list races.
 
-    The same rule for all learned optimizers. Where all fail the one with the least meta-loss
-    stands last. Arguments as of `meta_trained`.
+    A meta-training fails that ends with a larger meta-loss than it began with. The rule is the same
+    for all learned optimizers. Where all fail, the one with the least meta-loss stands last. If
+    there is no ablation it is saved for `ico.optim.load`, in the run's folder "optimizers".
+    Arguments as of `meta_train`.
     """
-    found: list[Trained] = []
-    while not found or (found[-1].failed and len(found) < _ATTEMPTS):
-        found.append(meta_trained(context, name, tasks, ablation, len(found)))
-    if found[-1].failed:
-        found.sort(key=lambda trained: -np.nan_to_num(trained.meta_loss, nan=np.inf))
+    found: list[MetaTrained] = []
+    while not found or (found[-1].learned.failed and len(found) < _MAX_ATTEMPTS):
+        found.append(meta_train(run, name, on, ablation, len(found)))
+    rate = sum(each.learned.failed for each in found) / len(found)
+    if rate == 1:
+        found.sort(key=lambda each: -np.nan_to_num(each.learned.last_loss, nan=np.inf))
     if not ablation:
-        _save(context, found[-1], tasks)
-    return found
+        folder = run.directory / "optimizers" / problems.slug(name, trained_on(on))
+        about = {"problems": [problems.SPECS[task]._asdict() for task in on], "seed": run.seed}
+        about |= {"inner_steps": found[-1].inner_steps, "draw": found[-1].draw}
+        about |= {"horizons": run.config.meta_horizons, "estimator": run.config.estimator}
+        found[-1].learned.save(folder, run.config.horizon, about)
+    return [each._replace(failure_rate=rate) for each in found]
 
 
-def _save(context: Context, trained: Trained, tasks: dict[str, Problem]) -> None:
-    learner, config = trained.learner, context.config
-    horizon = {"num_steps": config.horizon} if learner.name == "l3rs" else {}
-    label = "-".join([learner.name, _on(tasks)]).replace(", ", "-").replace(" ", "-")
-    optim.save(context.directory / "optimizers" / label, learner.name, trained.theta,
-               learner.settings | horizon,
-               {"problems": [dataclasses.asdict(problems.SPECS[task]) for task in tasks],
-                "inner_steps": trained.inner_steps, "horizons": config.meta_horizons,
-                "estimator": config.estimator, "seed": context.seed,
-                "draw": trained.spec["draw"]})  # fmt: skip
+def trained_on(on: Mapping[str, Problem]) -> str:
+    """The name of the task, or of the mixture of several."""
+    return MIXTURE if len(on) > 1 else next(iter(on))
 
 
-def _on(tasks) -> str:
-    return GENERAL if len(tasks) > 1 else next(iter(tasks))
-
-
-def meta_trained(
-    context: Context, name: str, tasks: dict[str, Problem], ablation: str = "", draw: int = 0
-) -> Trained:
-    """Meta-trains an optimizer on problems, or finds it trained.
+def meta_train(
+    run: lab.Run, name: str, on: Mapping[str, Problem], ablation: str = "", draw: int = 0
+) -> MetaTrained:
+    """Meta-trains an optimizer, or finds it trained.
 
     Args:
-      context: of the run.
-      name: as `ico.optim.learned` knows it.
-      tasks: one problem, or several for a general optimizer.
-      ablation: of L3RS, a word of ABLATIONS, or none.
-      draw: one of several meta-trainings that differ by chance alone.
+      run: the run.
+      name: "l3rs" or one of RIVALS.
+      on: task -> its problem: one, or several for a general optimizer.
+      ablation: of L3RS: one of ABLATIONS, or "".
+      draw: one of several meta-trainings that differ in their random keys alone.
     """
-    config = context.config
-    learner = learner_of(name, ablation)
-    families = [problems.family(which) for which in tasks.values()]
-    # As many inner steps in all, on however many problems they are spent.
+    learner, meta = learner_of(name, ablation), _meta_config(run.config, name, len(on))
+    label = problems.slug(name, trained_on(on), ablation, str(draw or ""))
+
+    def make(folder: Path):
+        learned = metatrain.meta_train(
+            [problems.family(problem) for problem in on.values()],
+            learner,
+            meta,
+            run.key(f"meta/{name}/{trained_on(on)}/{draw}"),
+            directory=folder,
+            label=f"meta-training {label}",
+            progress=run.progress,
+        )
+        last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
+        seconds = np.asarray(json.loads(last)["seconds"])
+        return {"theta": learned.theta, "history": learned.history, "seconds": seconds}
+
+    spec = {"on": [problem.spec for problem in on.values()], "draw": draw, "version": _VERSION}
+    spec |= {"learner": name, "ablation": ablation, "meta": meta}
+    found = run.kept(f"meta-{label}", spec, make)
+    learned = metatrain.Learned(learner, found["theta"], found["history"])
+    inner_steps = meta.inner_steps * len(on)
+    return MetaTrained(learned, ablation, draw, float(found["seconds"]), inner_steps)
+
+
+def _meta_config(config, name: str, num_problems: int) -> metatrain.MetaConfig:
+    """The same number of inner steps in all, on one problem or on several."""
+    num_tasks = max(config.meta_tasks // num_problems, 1)
     estimator = metatrain.Estimator(
-        config.estimator, max(config.meta_tasks // len(families), 1), config.sigma,
-        config.truncation, config.meta_loss, "clipped",
-    )  # fmt: skip
-    rates = {"l3rs": config.meta_rate, "adafac_mlp": config.adafac_rate,
-             "direction_mlp": config.direction_rate}  # fmt: skip
-    meta = metatrain.MetaConfig(
-        config.meta_steps, config.meta_horizons, 0.0, estimator, rates[name],
-        steps_per_call=max(1, min(20, config.meta_steps)),
-    )  # fmt: skip
-    on = _on(tasks)
-    spec = {"learner": name, "ablation": ablation, "on": list(tasks), "meta": meta,
-            "problems": config.problem_settings(), "seed": context.seed,
-            "draw": draw, "version": _VERSION,
-            "settings": {key: value for key, value in _settings(ablation).items()
-                         if name == "l3rs" and not callable(value)}}  # fmt: skip
-    label = "-".join(word for word in (name, on, ablation, str(draw or "")) if word)
-    label = label.replace(", ", "-").replace(" ", "-")
-    directory = train.artifact_directory(context.directory / "checkpoints", f"meta-{label}", spec)
-    found: Any = train.load_artifact(directory)
-    if found is None:
-        result = metatrain.meta_train(
-            families, learner, meta, context.key(f"meta/{name}/{on}/{draw}"),
-            directory=directory,
-            label=f"meta-training {label}", progress=context.progress,
-        )  # fmt: skip
-        found = {
-            "theta": jax.tree.map(np.asarray, result.theta),
-            "losses": np.asarray(result.history["loss"]),
-            "steps": np.asarray(result.history["step"]),
-            "seconds": np.asarray(_seconds(directory)),
-        }
-        train.save_artifact(directory, found)
-        found = train.load_artifact(directory)  # rounded alike, whether found or made
-    seconds, steps = float(np.asarray(found["seconds"])), meta.inner_steps * len(families)
-    return Trained(
-        learner,
-        found["theta"],
-        spec,
-        np.asarray(found["losses"]),
-        np.asarray(found["steps"]),
-        seconds,
-        steps,
+        config.estimator, num_tasks, config.sigma, config.truncation, config.meta_loss, "clipped"
     )
-
-
-def _seconds(directory: Path) -> float:
-    """What the training took, all its parts."""
-    return json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
+    rates = {"adafac_mlp": config.adafac_rate, "direction_mlp": config.direction_rate}
+    return metatrain.MetaConfig(
+        config.meta_steps,
+        config.meta_horizons,
+        estimator=estimator,
+        learning_rate=rates.get(name, config.meta_rate),
+        steps_per_call=max(1, min(20, config.meta_steps)),
+    )

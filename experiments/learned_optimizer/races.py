@@ -1,243 +1,199 @@
-"""The races: at the horizon, from other networks, on other data, for longer.
+"""All optimizers of a study on its problems: the records they give, and how these are shown.
 
-Dimension key: R runs, E tests of a run, P unseen networks, N test images.
+A record is of one optimizer on one task at one horizon. Its `role` says what it is in comparisons:
+BEST (the hand-designed optimizer with the least loss in its tuning), BY_HAND (the others), OURS,
+"general", "specialised" or NO_AVERAGE.
+
+Dimension key: R runs, E evaluations along a run, P unseen networks, N test images.
 """
 
 import dataclasses
-import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from experiments.learned_optimizer import contest, learners, problems
-from experiments.learned_optimizer.claims import CLAIMS
-from experiments.learned_optimizer.many_passes import ManyPasses, many_passes
-from ico import report
-from ico.report import Measurement, StudyResult, difference, interval, ratio
+from experiments.learned_optimizer.contest import BASELINES, BY_HAND, Contestant, Entrant
+from experiments.learned_optimizer.learners import (
+    NO_AVERAGE,
+    OURS,
+    RIVALS,
+    MetaTrained,
+    general,
+    specialised,
+)
+from experiments.learned_optimizer.problems import SPECS, Problem
+from ico import lab, report
+from ico.metatrain import SCHEDULES
 
-OURS = "L3RS"
-WITHOUT = f"{OURS}, {learners.WITHOUT_AVERAGE}"
-_LABELS = {"adafac_mlp": "AdafacMLP", "direction_mlp": "direction MLP", "l3rs": OURS}
-
-
-@functools.lru_cache(maxsize=4)
-def problems_of(context) -> dict[str, problems.Problem]:
-    """The fine-tunings of the configuration, by name."""
-    return {name: problems.problem(context, name) for name in context.config.tasks}
-
-
-def hand_designed(context) -> dict[str, contest.Entrant]:
-    """Those of the configuration."""
-    chosen = context.config.baselines or tuple(contest.BASELINES)
-    return {name: contest.BASELINES[name] for name in chosen}
+BEST = "best by hand"
 
 
-def specialised(context, name: str, task: str, ablation: str = "") -> learners.Trained:
-    """A learned optimizer trained on one task."""
-    return learners.attempts(context, name, {task: problems_of(context)[task]}, ablation)[-1]
-
-
-def general(context, name: str) -> learners.Trained:
-    """A learned optimizer trained on all tasks together."""
-    return learners.attempts(context, name, problems_of(context))[-1]
-
-
-def own(context, task: str) -> dict[str, contest.Entrant]:
-    """L3RS, which the claims are about, and L3RS that averages no iterates."""
-    found = {OURS: specialised(context, "l3rs", task).entrant()}
-    if context.config.without_average:
-        found[WITHOUT] = specialised(context, "l3rs", task, learners.WITHOUT_AVERAGE).entrant()
+def entrants_for(run: lab.Run, task: str, rivals: bool = True) -> dict[str, Entrant]:
+    """All that race on a task: hand-designed optimizers, L3RS, and its learned rivals."""
+    config = run.config
+    found = {name: BASELINES[name] for name in config.baselines or BASELINES}
+    found[OURS] = specialised(run, "l3rs", task).entrant(OURS)
+    if config.without_average:
+        plain = specialised(run, "l3rs", task, NO_AVERAGE)
+        found[f"{OURS}, {NO_AVERAGE}"] = plain.entrant(NO_AVERAGE)
+    for name in config.rivals if rivals else ():
+        label = RIVALS[name]
+        found[f"{label}, specialised"] = specialised(run, name, task).entrant("specialised")
+        if len(config.tasks) > 1:
+            found[f"{label}, general"] = general(run, name).entrant("general")
     return found
 
 
-def learned(context, task: str) -> dict[str, contest.Entrant]:
-    """L3RS and its rivals, trained on the task and on the mixture."""
-    found = own(context, task)
-    for name in context.config.rivals:
-        found[f"{_LABELS[name]}, specialised"] = specialised(context, name, task).entrant()
-        found[f"{_LABELS[name]}, general"] = general(context, name).entrant()
-    return found
+def race(
+    run: lab.Run,
+    problem: Problem,
+    entrants: dict[str, Entrant],
+    horizon: int,
+    *,
+    unseen: bool = False,
+    title: str = "",
+    **axes: Any,
+) -> Iterator[lab.Record]:
+    """Tunes and races all entrants on a problem; a record each, with further axes if given.
+
+    Values are loss [R, N] (at the ends of runs; from unseen networks [P, N], means over the runs
+    of a network, which alone are no further evidence), step and curve [E] (mean test losses),
+    accuracy [R], rate, and of learned optimizers failure_rate.
+    """
+    results = {
+        name: Contestant(run, problem, name, entrant).result(horizon, unseen)
+        for name, entrant in entrants.items()
+    }
+    by_hand = [name for name, entrant in entrants.items() if entrant.role == BY_HAND]
+    best = min(by_hand, key=lambda name: float(results[name][0].loss))
+    for name, (tuned, outcome) in results.items():
+        entrant, loss, E = entrants[name], outcome.loss, len(outcome.curve)
+        if unseen:  # run i starts from network i, modulo their number
+            loss = loss.reshape(-1, problem.unseen, loss.shape[-1]).mean(0)
+        rate = entrant.failure_rate
+        yield lab.record(
+            task=problem.name.removesuffix(", new data"),
+            horizon=horizon,
+            race=title or f"{problem.name}, {horizon} steps",
+            **axes,
+            optimizer=name,
+            role=BEST if name == best else entrant.role,
+            schedule=SCHEDULES[int(tuned.schedule)] if entrant.rate else "its own",
+            edge=bool(tuned.edge),
+            rate=np.asarray(tuned.rate if entrant.rate else np.nan),
+            loss=loss,
+            step=horizon * np.arange(1, E + 1) // E,
+            curve=outcome.curve,
+            accuracy=outcome.accuracy,
+            **({} if rate is None else {"failure_rate": np.asarray(rate)}),
+        )
 
 
-class Field:
-    """All entrants on one problem at one horizon, tuned and raced."""
+def losses_at_end(
+    run: lab.Run, problem: Problem, trained: MetaTrained, horizon: int = 0
+) -> dict[str, np.ndarray]:
+    """A record's values for an L3RS on a problem: loss [R, N] at the ends of runs, failure_rate.
 
-    def __init__(self, context, which: problems.Problem, entrants, horizon: int, unseen=False):
-        """Runs what is not yet done; it may take minutes."""
-        self.horizon, self.problem = horizon, which.name
-        # Runs from one unseen network are no further evidence on unseen networks: means of them.
-        self.groups = which.unseen if unseen else 0
-        self.model = which.model
-        self.tuned: dict[str, dict] = {}
-        self.runs: dict[str, contest.Run] = {}
-        self.by_hand = [name for name in entrants if name in contest.BASELINES]
-        for name, entrant in entrants.items():
-            contestant = contestant_of(context, name, entrant, which)
-            self.tuned[name], self.runs[name] = contestant.result(horizon, unseen)
-
-    def ends(self, name: str) -> np.ndarray:
-        """Test losses at the end by image [R, N], or of unseen networks their means [P, N]."""
-        ends = contest.ends(self.runs[name].images, self.model)
-        return ends.reshape(-1, self.groups, ends.shape[-1]).mean(0) if self.groups else ends
-
-    @property
-    def best(self) -> str:
-        """The hand-designed optimizer whose tuned loss on the runs of its tuning is least."""
-        return min(self.by_hand, key=lambda name: float(self.tuned[name]["loss"]))
-
-    def rows(self, first: str = OURS) -> list[dict]:
-        """A row an entrant, the best first: losses, and the first entrant's over its own."""
-        rows = []
-        for name, run in self.runs.items():
-            value, (low, high) = interval(self.ends(name))
-            row: dict[str, Any] = {
-                "optimizer": name + (" (best by hand)" if name == self.best else ""),
-                "test loss": value, "95% low": low, "95% high": high,
-                "accuracy": float(run.accuracy.mean()),
-            }  # fmt: skip
-            over, (low, high) = interval(self.ends(first), self.ends(name), statistic=ratio)
-            row |= {f"{first} over it": None if name == first else over}
-            row |= {"low": None if name == first else low, "high": None if name == first else high}
-            tuned = self.tuned[name]
-            free = not np.isnan(tuned["loss"])
-            row["rate"] = float(tuned["rate"]) if free else None
-            row["schedule"] = contest.SCHEDULES[int(tuned["schedule"])] if free else "its own"
-            row["rate at the edge"] = "yes" if bool(tuned["edge"]) else ""
-            rows.append(row)
-        return sorted(rows, key=lambda row: row["test loss"])
-
-    def curves(self) -> dict[str, np.ndarray]:
-        """By entrant [2, E]: steps, and mean test losses."""
-        found = {}
-        for name, run in self.runs.items():
-            E = run.losses.shape[1]
-            steps = self.horizon * np.arange(1, E + 1) // E
-            found[name] = np.stack([steps, run.losses.mean(0)])
-        return found
+    A horizon of 0 is the configuration's.
+    """
+    contestant = Contestant(run, problem, OURS, trained.entrant(OURS))
+    outcome = contestant.result(horizon or run.config.horizon)[1]
+    return {"loss": outcome.loss, "failure_rate": np.asarray(trained.failure_rate)}
 
 
-_PROGRAMS: dict[Any, dict] = {}
+@dataclasses.dataclass(frozen=True)
+class OverRuns(lab.EveryPair):
+    """A claim that has to hold for every pair of [R, N] losses, counted as R tasks of one model.
+
+    Runs and test images are both resampled, though each optimizer is meta-trained once.
+    """
+
+    def within(self, band: report.Band) -> lab.Measurement:
+        """As `ico.report.EveryPair.within`."""
+        found = super().within(band)
+        return dataclasses.replace(found, n_seeds=1, n_tasks=len(self.pairs[0][0]))
 
 
-def contestant_of(context, name: str, entrant, which: problems.Problem) -> contest.Contestant:
-    """With the compiled programs of all like it: other horizons, other thetas."""
-    programs = _PROGRAMS.setdefault((context, which.name, entrant.program or name), {})
-    return contest.Contestant(context, which, name, entrant, programs)
+def over_runs(every: Callable[[lab.Records], Any]) -> Callable[[lab.Records], OverRuns]:
+    """The measure that `lab.every` makes, with runs counted as tasks."""
+    return lambda records: OverRuns(**vars(every(records)))
 
 
-def judged(claim: str, pairs: list, statistic) -> Measurement:
-    """A claim that has to hold for every pair of samples."""
-    if not pairs:
-        return report.unjudged(claim, "what it compares with was left out")
-    entry = next(entry for entry in CLAIMS if entry.id == claim)
-    found = report.all_measured(entry, *[a for pair in pairs for a in pair], statistic=statistic)
-    # One meta-training and many runs, though both are resampled with the test images.
-    return dataclasses.replace(found, n_seeds=1, n_tasks=len(pairs[0][0]))
+def against_best(**where: Any) -> Callable[[lab.Records], OverRuns]:
+    """The loss of L3RS over that of the best hand-designed optimizer, on every task."""
+    return over_runs(lab.every(lab.ratio("loss", role=(OURS, BEST), **where), task=...))
 
 
-def _gathered(fields: dict[str, Field]) -> tuple[dict, dict]:
-    tables = {label: field.rows() for label, field in fields.items()}
-    arrays: dict[str, np.ndarray] = {}
-    for field in fields.values():
-        arrays |= {f"{field.problem}/{field.horizon}/{name}": curve
-                   for name, curve in field.curves().items()}  # fmt: skip
-    return tables, arrays
+def show_races(study: lab.Study, caption: str, *notes: str) -> None:
+    """Declares what is shown of races: a table a task, the curves, the rules of the contest."""
+    for task in SPECS:
+        study.table(task, lambda records, task=task: rows(records[""].where(task=task)))
+    study.figure(curves("step"), caption, name=f"{study.name}_curves")
+    for note in (*notes, *_NOTES):
+        study.note(note)
 
 
-_NOTES = [
-    "Every hand-designed optimizer is tuned for this task and horizon: "
-    "rates a factor of two apart, further ones where the best is at an edge, with each of four "
-    "schedules on few runs, the best of them on more, by the loss on data that the test has not. "
-    "So are the rivals' rates; L3RS is taken as trained. Of each the first meta-training that did "
-    "not fail (end with a larger meta-loss than it began with), of at most three.",
-    "L3RS, no average, has momentum and a cosine in place of a mean of iterates; no claim is about "
-    "it.",
+def curves(x: str, log: str = "y") -> Callable[[lab.Records], Any]:
+    """Draws mean test losses along runs against a value of the records; L3RS in thick lines."""
+
+    axes: dict[str, Any] = {"color": "optimizer", "panel": "race", "ylabel": "test loss, nats"}
+    # Looks need Matplotlib, which is loaded late.
+    return lambda records: lab.lines(x, "curve", log=log, looks=_looks(), **axes)(records)
+
+
+def _looks() -> dict[str, dict[str, Any]]:
+    """The look of every optimizer, the same in all figures."""
+    learned = [f"{rival}, {how}" for rival in RIVALS.values() for how in ("specialised", "general")]
+    vermilion = report.palette()[1]
+    colors = [color for color in report.palette() if color != vermilion]
+    ours = {"color": vermilion, "linewidth": 2.4, "marker": ".", "zorder": 3}
+    without = ours | {"linestyle": "--"}
+    looks: dict[str, dict[str, Any]] = {OURS: ours, f"{OURS}, {NO_AVERAGE}": without}
+    for i, name in enumerate([*BASELINES, *learned]):
+        look = {"color": colors[i % 6], "linestyle": ("-", "--", ":")[i // 6]}
+        looks[name] = look | {"linewidth": 1.1, "marker": "."}
+    return looks
+
+
+def rows(records: lab.Records) -> list[dict]:
+    """A row a record, least loss first at each horizon, with the loss of L3RS over it."""
+    found = []
+    for one in records:
+        loss, (low, high) = report.interval(one["loss"])
+        ours = records.one(horizon=one["horizon"], role=OURS)
+        row = {
+            "horizon": one["horizon"],
+            "optimizer": one["optimizer"] + (f" ({BEST})" if one["role"] == BEST else ""),
+            "test loss": loss,
+            "95% low": low,
+            "95% high": high,
+            "accuracy": float(one["accuracy"].mean()),
+            **over(f"{OURS} over it", ours["loss"], one["loss"], is_shown=one is not ours),
+            "learning rate": None if np.isnan(one["rate"]) else float(one["rate"]),
+            "schedule": one["schedule"],
+            "rate at the edge": "yes" if one["edge"] else "",
+        }
+        found.append(row)
+    return sorted(found, key=lambda row: (row["horizon"], row["test loss"]))
+
+
+def over(name: str, loss: np.ndarray, other: np.ndarray, is_shown: bool = True) -> dict[str, Any]:
+    """Columns of a ratio of mean losses with its interval; empty if it is not to be shown."""
+    ratio, (low, high) = report.interval(loss, other, statistic=report.ratio)
+    values = (ratio, low, high) if is_shown else (None, None, None)
+    return dict(zip((name, f"{name}, low", f"{name}, high"), values, strict=True))
+
+
+_NOTES = (
+    "Every hand-designed optimizer is tuned for this task and horizon: learning rates a factor of "
+    "two apart, extended while the best is at an end of the grid, with each of four schedules on "
+    "few runs, the best of them on more, by the loss on images that the test does not use. So are "
+    "the learning rates of the rivals; L3RS is taken as meta-trained.",
+    "Of each learned optimizer the first meta-training races that did not fail (end with a larger "
+    "meta-loss than it began with), of at most three.",
+    f"{OURS}, {NO_AVERAGE}, has momentum and a cosine in place of a mean of iterates; no claim is "
+    "about it.",
     "Test runs are new starts of the head and new orders of batches, the same for all optimizers; "
     "intervals are over runs and over test images, both drawn anew.",
-]
-
-
-def in_distribution(context) -> StudyResult:
-    """All optimizers at the horizon, on the tasks that the learned ones were trained for."""
-    fields = {}
-    for task, which in problems_of(context).items():
-        entrants = hand_designed(context) | learned(context, task)
-        fields[task] = Field(context, which, entrants, context.config.horizon)
-    tables, arrays = _gathered(fields)
-    tables["many passes over the same images"] = [
-        _allowed(field, many_passes(context, problems_of(context)[task]))
-        for task, field in fields.items()
-    ]
-    by_hand = [(f.ends(OURS), f.ends(f.best)) for f in fields.values()]
-    claims = [judged("in_distribution.loss", by_hand, ratio)]
-    for claim in ("general", "specialised"):
-        if claim == "general" and len(fields) < 2:
-            claims.append(report.unjudged("in_distribution.general", "one task is no mixture"))
-            continue
-        pairs = [(field.ends(f"{_LABELS[name]}, {claim}"), field.ends(OURS))
-                 for field in fields.values() for name in context.config.rivals]  # fmt: skip
-        claims.append(judged(f"in_distribution.{claim}", pairs, difference))
-    notes = [*_NOTES, "Many passes over the images that each test run draws show what these allow. "
-             "Optimizer, rate, weight decay and last step are tuned; no entrant of the contest: "
-             "they take many more steps."]  # fmt: skip
-    return StudyResult(claims, tables, arrays, notes)
-
-
-def _allowed(field: Field, many: ManyPasses) -> dict:
-    """A row of what the images allow, over the best by hand and L3RS over that."""
-    ends = contest.ends(many.images, field.model)
-    row: dict[str, Any] = {"task": field.problem, "by": many.optimizer, "rate": many.rate,
-                           "weight decay": many.decay, "steps": many.steps,
-                           "test loss": float(ends.mean())}  # fmt: skip
-    for name, pair in (("over the best by hand", (ends, field.ends(field.best))),
-                       (f"{OURS} over it", (field.ends(OURS), ends))):  # fmt: skip
-        over, (low, high) = interval(*pair, statistic=ratio)
-        row |= {name: over, f"{name}, low": low, f"{name}, high": high}
-    return row
-
-
-def new_initialisation(context) -> StudyResult:
-    """The same from networks that nothing was trained or tuned on, without tuning anew."""
-    fields = {}
-    for task, which in problems_of(context).items():
-        entrants = hand_designed(context) | learned(context, task)
-        fields[task] = Field(context, which, entrants, context.config.horizon, unseen=True)
-    tables, arrays = _gathered(fields)
-    pairs = [(f.ends(OURS), f.ends(f.best)) for f in fields.values()]
-    notes = ["Rates and schedules are those tuned on the known networks.", *_NOTES]
-    claims = [judged("new_initialisation.loss", pairs, ratio)]
-    return StudyResult(claims, tables, arrays, notes)
-
-
-def new_dataset(context) -> StudyResult:
-    """L3RS on other data than it was trained on, where the hand-designed ones are tuned."""
-    fields, tables = {}, {}
-    for task in problems_of(context):
-        which = problems.problem(context, task, new_data=True)
-        entrants = hand_designed(context) | learned(context, task)
-        field = Field(context, which, entrants, context.config.horizon)
-        label = f"{task}: {problems.SPECS[task].data} to {problems.NEW_DATA[task].data}"
-        fields[label], tables[label] = field, field.rows()
-    arrays = _gathered(fields)[1]
-    pairs = [(f.ends(OURS), f.ends(f.best)) for f in fields.values()]
-    notes = ["Hand-designed optimizers and the rivals' rates are tuned on the new data; "
-             "what was learned was learned on the other.", *_NOTES]  # fmt: skip
-    return StudyResult([judged("new_dataset.loss", pairs, ratio)], tables, arrays, notes)
-
-
-def longer_horizon(context) -> StudyResult:
-    """More steps than L3RS was trained for; the hand-designed ones are tuned for them."""
-    config, fields = context.config, {}
-    for times in config.longer:
-        for task, which in problems_of(context).items():
-            entrants = hand_designed(context) | own(context, task)
-            fields[task, times] = Field(context, which, entrants, times * config.horizon)
-    tables, arrays = _gathered({f"{task}, {times} times": f for (task, times), f in fields.items()})
-    claims = []
-    for claim, times in (("twice", 2), ("four_times", 4)):
-        pairs = [(f.ends(OURS), f.ends(f.best)) for (_, t), f in fields.items() if t == times]
-        claims.append(judged(f"longer_horizon.{claim}", pairs, ratio))
-    low, high = config.meta_horizons
-    notes = [f"While it learned, horizons were {low} to {high}. Its learned rivals are not raced "
-             "here.", *_NOTES]  # fmt: skip
-    return StudyResult(claims, tables, arrays, notes)
+)

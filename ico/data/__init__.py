@@ -1,6 +1,14 @@
 """Arrays on disk, as numpy, images and text. Nothing here knows a task."""
 
-from ico.data._images import Images, digit_images, fashion_mnist, glyphs, tfds_images
+from ico.data._image_sets import images
+from ico.data._images import (
+    ALPHABETS,
+    Images,
+    digit_images,
+    fashion_mnist,
+    glyphs,
+    tfds_images,
+)
 from ico.data._tables import breast_cancer, diabetes, digits, wine
 from ico.data._text import (
     pydoc_topics,
@@ -12,6 +20,7 @@ from ico.data._text import (
 )
 
 __all__ = [
+    "ALPHABETS",
     "Images",
     "breast_cancer",
     "diabetes",
@@ -19,6 +28,7 @@ __all__ = [
     "digits",
     "fashion_mnist",
     "glyphs",
+    "images",
     "pydoc_topics",
     "python_docs",
     "tfds_images",

@@ -13,18 +13,51 @@ from jaxtyping import Float, Int, UInt8
 _FASHION = Path("/usr/share/datasets/fashion-mnist")
 _FACES = ("DejaVuSans", "DejaVuSansMono", "DejaVuSerif")
 _STYLES = ("", "-Bold", "-Oblique", "-BoldOblique")
+# What `glyphs` draws, by script.
+ALPHABETS = {
+    "Latin": "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    "Greek": "αβγδεζηθικλμνξοπρστυφχψω",
+    "Cyrillic": "абвгдежзийклмнопрстуфхцчшщъыьэюя",
+}
 
 
 class Images(NamedTuple):
-    """Pixels, from 0 to 1 or of eight bits (`tfds_images`), and what is shown, from 0 on."""
+    """Pixels, from 0 to 1 or of 8 bits (`tfds_images`), and the class of each image, from 0 on."""
 
     pixels: Float[np.ndarray, "N H W C"] | UInt8[np.ndarray, "N H W C"]
     labels: Int[np.ndarray, "N"]
 
     def of_classes(self, classes: range) -> "Images":
-        """Those of some classes alone, which are counted from 0 again."""
+        """The images of some classes, which are numbered from 0 again."""
         chosen = (self.labels >= classes.start) & (self.labels < classes.stop)
         return Images(self.pixels[chosen], self.labels[chosen] - classes.start)
+
+    def shuffled(self, seed: int) -> "Images":
+        """In an order drawn by the seed."""
+        order = np.random.default_rng(seed).permutation(len(self.labels))
+        return Images(self.pixels[order], self.labels[order])
+
+    def first(self, count: int) -> "Images":
+        """The first `count` images; all, if there are fewer."""
+        return Images(self.pixels[:count], self.labels[:count])
+
+    def split(self, *shares: float) -> "tuple[Images, ...]":
+        """Consecutive parts with these shares of the images, rounded down; the last has the rest.
+
+        Raises:
+          ValueError: shares that are negative, or more than one together.
+        """
+        if min(shares) < 0 or sum(shares) > 1:
+            raise ValueError(f"shares must be positive and at most one together, not {shares}")
+        ends = np.cumsum([int(share * len(self.labels)) for share in shares])
+        parts = zip(np.split(self.pixels, ends), np.split(self.labels, ends), strict=True)
+        return tuple(Images(*part) for part in parts)
+
+    def in_bytes(self) -> "Images":
+        """With pixels of 8 bits: a quarter of the memory that floats take."""
+        if self.pixels.dtype == np.uint8:
+            return self
+        return self._replace(pixels=np.round(255 * self.pixels).astype(np.uint8))
 
     def shrunk(self) -> "Images":
         """Half as high and wide, by means of two by two pixels.

@@ -99,6 +99,7 @@ def train(
     start: PyTree = None,
     num_seeds: int | None = None,
     stream: str = "",
+    key: jax.Array | None = None,
     spec: Any = None,
 ) -> Trained:
     """Trains a model for every seed, all at once, or finds it trained.
@@ -127,6 +128,7 @@ def train(
       num_seeds: S, if not that of the configuration.
       stream: what starts and batches are drawn by, `name` if empty. Models of one stream see the
         same batches seed by seed, which pairs differences between them.
+      key: of starts and batches, in place of the run's for that stream.
       spec: whatever else the parameters depend on. Functions that close over something cannot be
         described, so with such a `sampler` or `loss` it is required.
 
@@ -147,6 +149,7 @@ def train(
         "recipe": recipe,
         "seeds": num_seeds,
         "stream": stream,
+        "key": key,
         "given": leaves_of(given),
         "given_axes": leaves_of(given_axes),
         "settings": leaves_of(settings),
@@ -158,7 +161,8 @@ def train(
     elif init is None:
         init = functools.partial(_first_of, start)  # for its shapes: `start` takes its place
     loss = loss or regression_loss(models.learner(model))
-    keys_S = jax.random.split(run.key(f"train/{stream or name}"), num_seeds)
+    key = run.key(f"train/{stream or name}") if key is None else key
+    keys_S = jax.random.split(key, num_seeds)
     side_by_side = SideBySide.of(keys_S, init, start, given, settings, given_axes)
     training = Training(name, loss, sampler, recipe, evaluate, side_by_side, run.progress)
     found = run.kept(name, whole, training.fit)

@@ -99,6 +99,23 @@ class Learned(NamedTuple):
     theta: PyTree
     history: dict[str, np.ndarray]
 
+    @property
+    def first_loss(self) -> float:
+        """Mean meta-loss over the first tenth of the logged rows."""
+        losses = self.history["loss"]
+        return float(losses[: max(len(losses) // 10, 1)].mean())
+
+    @property
+    def last_loss(self) -> float:
+        """Mean meta-loss over the last tenth of the logged rows."""
+        losses = self.history["loss"]
+        return float(losses[-max(len(losses) // 10, 1) :].mean())
+
+    @property
+    def failed(self) -> bool:
+        """Whether the meta-loss is larger at the end than at the beginning, or not a number."""
+        return not self.last_loss <= self.first_loss
+
     def optimizer(self, num_steps: int) -> optax.GradientTransformationExtraArgs:
         """The optimizer for a training of `num_steps`."""
         return self.learner.build(self.theta, num_steps)

@@ -1,6 +1,7 @@
 """Thin Flax Linen modules over `ico.layers`: they name parameters and nothing else."""
 
 from ico.models._alternating import AlternatingTransformer, sinusoidal_positions
+from ico.models._classification import image_logits, image_loss, measure_images, to_unit
 from ico.models._classifiers import (
     ConvClassifier,
     MLPClassifier,
@@ -54,11 +55,15 @@ __all__ = [
     "from_block_scalars",
     "gradient_step_like",
     "gradient_step_rate",
+    "image_logits",
+    "image_loss",
     "interpolate",
     "learner",
+    "measure_images",
     "normalise",
     "products",
     "scale_updates",
     "sinusoidal_positions",
     "stacked_products",
+    "to_unit",
 ]

@@ -9,9 +9,10 @@ from ico.optim._averaging import (
     uniform_weight,
 )
 from ico.optim._base_optimizers import base_optimizers
-from ico.optim._by_group import by_module
+from ico.optim._by_group import by_module, group_names
 from ico.optim._direction_mlp import direction_mlp, direction_mlp_init
 from ico.optim._eval_params import eval_params
+from ico.optim._hand_designed import HAND_DESIGNED, HandDesigned, on_parts
 from ico.optim._l3rs import L3RS, L3RSState
 from ico.optim._per_parameter import PerParameterState
 from ico.optim._registry import LearnedOptimizer, learned, make, names
@@ -21,6 +22,8 @@ from ico.optim._store import load, load_theta, save
 __all__ = [
     "AveragingState",
     "Coefficients",
+    "HAND_DESIGNED",
+    "HandDesigned",
     "L3RS",
     "L3RSState",
     "LearnedOptimizer",
@@ -34,11 +37,13 @@ __all__ = [
     "direction_mlp",
     "direction_mlp_init",
     "eval_params",
+    "group_names",
     "learned",
     "load",
     "load_theta",
     "make",
     "names",
+    "on_parts",
     "save",
     "sparse_updates",
     "sparsify",

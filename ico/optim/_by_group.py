@@ -75,6 +75,16 @@ class Groups(NamedTuple):
         return jax.tree.unflatten(structure, mixed)
 
 
+def group_names(params: PyTree, group: Group | None = None) -> tuple:
+    """What parameters (or their shapes) are grouped by, in the order of their groups.
+
+    Args:
+      params: the parameters.
+      group: path of a parameter -> what it is grouped by; None is `by_module`, layers.
+    """
+    return groups_of(params, group).names
+
+
 def groups_of(params: PyTree, group: Group | None) -> Groups:
     """The groups of a tree of parameters or shapes; None groups `by_module`."""
     group = by_module if group is None else group

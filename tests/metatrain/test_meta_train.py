@@ -173,3 +173,19 @@ def test_what_cannot_be_meta_trained_is_named(tmp_path):
     other = dataclasses.replace(config, learning_rate=0.5)
     with pytest.raises(ValueError, match="another optimizer or config"):
         metatrain.meta_train(FAMILY, LEARNER, other, arguments[2], directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("losses", "first", "last", "failed"),
+    [
+        ([3, 2, 1], 3, 1, False),
+        ([1, 9, 1], 1, 1, False),
+        ([1, 0, 2], 1, 2, True),
+        ([1, 2, np.nan], 1, np.nan, True),
+        (list(range(20)), 0.5, 18.5, True),
+    ],
+)
+def test_a_meta_training_fails_that_ends_above_its_start(losses, first, last, failed):
+    learned = metatrain.Learned(LEARNER, THETA, {"loss": np.asarray(losses, float)})
+    np.testing.assert_allclose([learned.first_loss, learned.last_loss], [first, last])
+    assert learned.failed == failed

@@ -123,3 +123,43 @@ def test_optimizers_saved_before_configurations_are_read(tmp_path):
     np.savez(tmp_path / "theta.npz", **arrays)
     ours = run(optim.load(tmp_path), 2)[0]
     chex.assert_trees_all_equal(ours, run(config.optimizer(theta, 9), 2)[0])
+
+
+PARTS = {"body": {"kernel": jnp.ones((3, 4)), "bias": jnp.zeros(4)}, "head": {"w": jnp.ones(2)}}
+
+
+@pytest.mark.parametrize("name", optim.HAND_DESIGNED)
+def test_hand_designed_optimizers_descend(name):
+    """Each lowers a quadratic at the middle of its learning rates, given as a schedule."""
+
+    def loss(params):
+        return sum(jnp.sum((leaf - 0.5) ** 2) for leaf in jax.tree.leaves(params))
+
+    hand_designed = optim.HAND_DESIGNED[name]
+    optimizer = hand_designed.make(optax.constant_schedule(hand_designed.learning_rate))
+
+    def step(carry, _):
+        params, state = carry
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(grads, state, params, value=value)
+        return (optax.apply_updates(params, updates), state), value
+
+    (params, state), _ = jax.lax.scan(step, (PARTS, optimizer.init(PARTS)), None, length=100)
+    assert loss(optim.eval_params(state, params)) < 0.95 * loss(PARTS)
+
+
+def test_parts_that_are_not_named_stay():
+    optimizer = optim.on_parts(optax.adam(0.1), "head")
+    grads = jax.tree.map(jnp.ones_like, PARTS)
+    updates, _ = optimizer.update(grads, optimizer.init(PARTS), PARTS)
+    adam = optax.adam(0.1)
+    alone, _ = adam.update(grads["head"], adam.init(PARTS["head"]), PARTS["head"])
+    chex.assert_trees_all_close(updates["head"], alone)
+    chex.assert_trees_all_equal(updates["body"], jax.tree.map(jnp.zeros_like, PARTS["body"]))
+
+
+def test_groups_are_layers_in_the_order_of_their_parameters():
+    assert optim.group_names(PARTS) == ("body", "head")
+    assert optim.group_names(PARTS, lambda path: path[-1].key) == ("bias", "kernel", "w")
+    shapes = jax.eval_shape(lambda: PARTS)
+    assert optim.group_names(shapes) == ("body", "head")
