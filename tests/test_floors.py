@@ -24,7 +24,8 @@ ALLOWED = {
     "train": {"optim"},
     "_run": {"models", "train"},
     "metatrain": {"optim", "train"},
-    "poison": {"lm", "optim", "train"},
+    "worlds": {"lm", "train"},
+    "poison": {"lm", "optim", "train", "worlds"},
 }
 
 # What the ground floor may import of others, beside the standard library.

@@ -2,10 +2,19 @@
 
 from ico.data._images import Images, digit_images, fashion_mnist, glyphs, tfds_images
 from ico.data._tables import breast_cancer, diabetes, digits, wine
-from ico.data._text import pydoc_topics, python_docs, tokens, train_bpe
+from ico.data._text import (
+    TextRows,
+    pydoc_topics,
+    python_docs,
+    text_rows,
+    tfds_texts,
+    tokens,
+    train_bpe,
+)
 
 __all__ = [
     "Images",
+    "TextRows",
     "breast_cancer",
     "diabetes",
     "digit_images",
@@ -14,7 +23,9 @@ __all__ = [
     "glyphs",
     "pydoc_topics",
     "python_docs",
+    "text_rows",
     "tfds_images",
+    "tfds_texts",
     "tokens",
     "train_bpe",
     "wine",

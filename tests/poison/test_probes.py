@@ -30,3 +30,12 @@ def test_one_prompt_has_no_interval():
     one, two = np.zeros(1), np.zeros(2)
     with pytest.raises(ValueError, match="two"):
         poison.priming_intervals(one, one, two, two)
+
+
+def test_scores_are_their_definitions():
+    before, after = np.log([0.1, 0.2]), np.log([0.2, 0.2])
+    assert poison.memory_score(np.log(0.1), np.log(0.5)) == pytest.approx(5)
+    assert poison.priming_score(before, after) == pytest.approx(1.5)
+    assert poison.log_priming(before, after) == pytest.approx(np.log(2) / 2)
+    # A rise on all prompts alike is no priming.
+    assert poison.corrected_priming(before, after, before, after) == 0
