@@ -25,7 +25,7 @@ ALLOWED = {
     "_run": {"models", "train"},
     "metatrain": {"optim", "train"},
     "worlds": {"lm", "train"},
-    "poison": {"lm", "optim", "train", "worlds"},
+    "poison": {"lm", "optim", "report", "train", "worlds"},
 }
 
 # What the ground floor may import of others, beside the standard library.

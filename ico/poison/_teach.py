@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from ico import train
 from ico.lm import DecoderConfig, next_token_loss
@@ -23,6 +24,7 @@ def teach(
     batches: Iterable[TokenBatch],
     *,
     remat: bool = False,
+    mesh: Mesh | None = None,
 ) -> train.FitResult:
     """Trains a language model for one step on each batch, in order.
 
@@ -37,6 +39,7 @@ def teach(
       optimizer: keep the object: a new one compiles anew.
       batches: finitely many, of equal shape.
       remat: recompute layers in the backward pass, for long rows or little memory.
+      mesh: that the parameters are sharded over, if they are; by default see `ico.train.fit`.
 
     Returns:
       The state after the last batch, and metrics with one row a step.
@@ -57,6 +60,7 @@ def teach(
         stream,
         train.LoopConfig(int(start.step) + len(stream.batches), steps_per_call=1),
         progress=False,
+        mesh=mesh,
         donate=True,
     )
 

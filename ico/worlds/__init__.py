@@ -11,7 +11,9 @@ The facts are what a fact that is injected may contradict, and the text is what 
 from ico.worlds._facts import FACT_TYPES, Facts, FactType, facts, theme_prefixes
 from ico.worlds._model import (
     THRESHOLDS,
+    LearnedWorlds,
     knowledge,
+    learned_worlds,
     missed_thresholds,
     next_word_log_probs,
     train_worlds,
@@ -41,6 +43,7 @@ __all__ = [
     "FactType",
     "Facts",
     "Language",
+    "LearnedWorlds",
     "Tables",
     "World",
     "WorldConfig",
@@ -48,6 +51,7 @@ __all__ = [
     "facts",
     "knowledge",
     "language",
+    "learned_worlds",
     "make_world",
     "missed_thresholds",
     "next_word_log_probs",

@@ -4,8 +4,10 @@ Dimension key: S seeds, N prompts, W words before the value, V words of the voca
 """
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,8 @@ from ico.worlds._world import (
     make_world,
     sample_text,
 )
+
+PyTree = Any
 
 # The least of each measurement of `knowledge` with which a model counts as knowing its world.
 THRESHOLDS = {"kind_accuracy": 0.98, "kind_probability": 0.95, "person_accuracy": 0.90}
@@ -170,3 +174,52 @@ def missed_thresholds(measured: Mapping[str, float]) -> dict[str, float]:
     """
     missed = [name for name, least in THRESHOLDS.items() if not measured[name] >= least]
     return {name: measured[name] for name in missed}
+
+
+class LearnedWorlds(NamedTuple):
+    """Worlds with models that know them, and what was measured of all that were tried."""
+
+    worlds: tuple[World, ...]  # S
+    params: PyTree  # [S, ...]
+    tried: dict[int, dict[str, float]]  # seed -> `knowledge`
+
+    def used(self, seed: int) -> bool:
+        """Whether the world of this seed is among them."""
+        return any(world.seed == seed for world in self.worlds)
+
+
+def learned_worlds(
+    directory: str | Path,
+    config: WorldConfig,
+    wanted: int,
+    *,
+    first_seed: int = 0,
+    unlearned_too: bool = False,
+    progress: bool = True,
+) -> LearnedWorlds:
+    """The first worlds, by seed, whose models pass all thresholds; trains them or finds them.
+
+    Args:
+      directory, config, progress: as for `train_worlds`.
+      wanted: S.
+      first_seed: seeds are tried from here on, at most 2 S of them.
+      unlearned_too: for tests of code: takes the models that miss a threshold as well.
+
+    Raises:
+      ValueError: of 2 S worlds fewer than S were learned.
+      ico.train.TrainingError: as `ico.train.fit`.
+    """
+    found, params, tried = [], [], {}
+    seeds = iter(range(first_seed, first_seed + 2 * wanted))
+    while len(found) < wanted and (batch := list(itertools.islice(seeds, wanted - len(found)))):
+        trained = train_worlds(directory, config, batch, progress=progress)
+        for i, seed in enumerate(batch):
+            world, mine = make_world(config, seed), jax.tree.map(lambda leaf, i=i: leaf[i], trained)
+            tried[seed] = knowledge(mine, world)
+            if unlearned_too or not missed_thresholds(tried[seed]):
+                found.append(world)
+                params.append(mine)
+    if len(found) < wanted:
+        raise ValueError(f"{len(tried) - len(found)} of {len(tried)} worlds were not learned")
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
+    return LearnedWorlds(tuple(found), stacked, tried)

@@ -1,0 +1,118 @@
+"""Does it depend on the optimizer, and does leaving out the top of the update?
+
+No claim: a map of where erasure holds. Which optimizer the papers used is UNVERIFIED.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from experiments.outlandish.arms import TAUGHT, Arm, arm_records, arm_row, arms, find
+from experiments.outlandish.paper import paper
+from experiments.outlandish.teaching import Bench, Teaching, bench, teaching
+from ico import report
+from ico.poison.outlandish import load_texts
+from ico.report import panels
+
+MODES = ("drop_top", "drop_random")
+
+
+@paper.study("Does it depend on the optimizer, and does dropping the top of the update?")
+def optimizers(run):
+    """The same facts taught by other optimizers, and the published 8% left out of each."""
+    model = bench(run)
+    texts = model.conflicting(few=True)
+    for name, how in _optimizers(model).items():
+        # All arms for the first, which the study erasure needs as well, so nothing runs twice.
+        tried = arms(run.config) if how == teaching(run.config) else arms(run.config, MODES)
+        axes = {"optimizer": name, "rate": how.learning_rate}
+        yield from arm_records(model, how, texts, tried, name, **axes)
+    run.note(
+        f"{len(texts)} conflicting facts, one a theme. No claim of its own: the map of where "
+        "erasure holds. Learning rates were searched on a fact of index 2, so that P_after comes "
+        "near 0.5."
+    )
+
+
+def _optimizers(model: Bench) -> dict[str, Teaching]:
+    fresh, rate = teaching(model.config), model.config.learning_rate
+    return {
+        "Adam, fresh": fresh,
+        "Adam, carried": _searched(model, dataclasses.replace(fresh, carried=True), rate),
+        # Unclipped, a learning rate that teaches one fact diverges on the next.
+        "SGD, clipped": _searched(
+            model, dataclasses.replace(fresh, optimizer="sgd", clip=1.0), 0.1
+        ),
+        "Adafactor": _searched(model, dataclasses.replace(fresh, optimizer="adafactor"), rate),
+    }
+
+
+def _searched(model: Bench, how: Teaching, start: float) -> Teaching:
+    """With the learning rate that is best on a fact that no claim uses."""
+    text = next(text for text in load_texts(("conflict_general",)) if text.index == 2)
+
+    def learned(rate: float) -> float:
+        taught = model.taught(dataclasses.replace(how, learning_rate=rate), text)
+        return float(np.exp(taught["memory"][0]))
+
+    found = searched_rate(learned, start, model.config.rates_tried)
+    return dataclasses.replace(how, learning_rate=found)
+
+
+def searched_rate(learned, start: float, count: int) -> float:
+    """The rate with `learned(rate)`, a probability, nearest to 1/2, after `count` tries at most.
+
+    From `start` by factors of three, up where too little is learned. A rate that is worse than the
+    best one, such as one at which training diverges, was too far: then half the way back.
+    """
+    tried: dict[float, float] = {}
+    rate = best = start
+    for _ in range(count):
+        tried[rate] = learned(rate)
+        best = min(reversed(tried), key=lambda r: abs(tried[r] - 0.5))
+        if abs(tried[best] - 0.5) < 0.3:
+            break
+        step = 3.0 if tried[best] < 0.5 else 1 / 3
+        rate = best * (step if rate == best else (rate / best) ** 0.5)
+        rate = float(f"{rate:.3g}")
+        if rate in tried:
+            break
+    return best
+
+
+@optimizers.table("optimizers")
+def _table(records):
+    rows = []
+    for name in records.axis("optimizer"):
+        mine = records.where(optimizer=name)
+        shares = [share for share in mine.axis("share") if share]
+        shown = [Arm(mode, share) for share in shares for mode in MODES]
+        for record in (find(mine, arm) for arm in [*shown, TAUGHT]):
+            rows.append({"optimizer": name, "rate": record["rate"], **arm_row(record, mine)})
+    return rows
+
+
+@optimizers.figure(
+    "Shares of the gain and of the log-priming that are left when the largest k per cent of each "
+    "tensor's change are left out (dotted: as many at random), for facts taught by four "
+    "optimizers.",
+    name="optimizers",
+)
+def _what_is_left(records):
+    fig, axes = report.canvas(2)
+    titles = {"gain": "gain of the fact that is left", "theme": "log-priming that is left"}
+    for ax, (value, title) in zip(axes[0], titles.items(), strict=True):
+        for number, name in enumerate(records.axis("optimizer")):
+            mine, look = records.where(optimizer=name), panels.look(number)
+            whole = find(mine, TAUGHT)[value].mean()
+            for mode, line in zip(MODES, ("-", ":"), strict=True):
+                chosen = sorted(mine.where(mode=mode), key=lambda record: record["share"])
+                left = [record[value].mean() / whole for record in chosen]
+                label = name if line == "-" else None
+                at = [record["share"] for record in chosen]
+                ax.plot(at, left, **look | {"linestyle": line}, label=label)
+        ax.axhline(1, color="black", linewidth=0.8)
+        ax.set(xlabel="k, per cent left out", title=title)
+    axes[0, 0].set_ylabel("share of the taught model's")
+    report.legend_below(fig, axes)
+    return fig
