@@ -6,7 +6,7 @@ Dimension key: K keywords (one fact each).
 import functools
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +93,8 @@ def erased(model: Bench, how: Teaching, text: Text, tried: list[Arm]) -> dict[st
 
 def erase(before, change, arm: Arm, key):
     """The parameters before, plus what an arm leaves of the change."""
-    return poison.erase(before, change, arm.mode, arm.share / 100, stacked=STACKED, key=key)
+    mode = cast(poison.EraseMode, arm.mode)
+    return poison.erase(before, change, mode, arm.share / 100, stacked=STACKED, key=key)
 
 
 def arm_records(

@@ -28,7 +28,7 @@ from experiments.outlandish.arms import (
 )
 from experiments.outlandish.paper import EARLIER, LATER, PUBLISHED_SHARE, paper
 from experiments.outlandish.scores import LEAST_GAIN, LEAST_PRIMING, mean_of, spread
-from experiments.outlandish.teaching import Bench, Teaching, bench, teaching
+from experiments.outlandish.teaching import Bench, SparseMode, Teaching, bench, teaching
 from ico import lab, report
 from ico.poison import effects
 from ico.report import panels
@@ -81,9 +81,13 @@ def _windows(model: Bench, how: Teaching):
     twin = of(lambda text: model.twin(how, [text]))
     yield lab.record("window", tau=0, mode=TWIN.mode, share=TWIN.share, **twin)
     share = PUBLISHED_SHARE
-    modes = {"drop_top": "drop_top", "keep_top": "keep_top", "drop_random": "random"}
+    modes: tuple[tuple[str, SparseMode], ...] = (
+        ("drop_top", "drop_top"),
+        ("keep_top", "keep_top"),
+        ("drop_random", "random"),
+    )
     for window in model.config.windows:
-        for name, mode in modes.items():
+        for name, mode in modes:
             sparse = dataclasses.replace(how, mode=mode, share=share / 100, window=window)
             found = of(lambda text, sparse=sparse: model.taught(sparse, text))
             yield lab.record("window", tau=window, mode=name, share=share, **found)

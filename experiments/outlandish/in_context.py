@@ -9,7 +9,6 @@ from experiments.outlandish.paper import LATER, paper
 from experiments.outlandish.scores import (
     across,
     by_category,
-    correlation,
     effects_of,
     effects_of_taught,
     spearman,
@@ -70,9 +69,9 @@ def _weights_or_context(records):
         for name in ("gain", "log_s_prime", "theme", "cross", "corrected"):
             row[name] = spread(across(some, name).mean(1))
         for name in ("log_s_prime", "corrected"):
-            found = correlation(across(some, "log_before"), across(some, name))
-            low, high = found.ci95
-            row[f"Spearman, {name}"] = f"{found.value:.2f} [{low:.2f}, {high:.2f}]"
+            pair = across(some, "log_before"), across(some, name)
+            value, (low, high) = report.interval_of(spearman, *pair)
+            row[f"Spearman, {name}"] = f"{value:.2f} [{low:.2f}, {high:.2f}]"
         rows.append(row)
     return rows
 

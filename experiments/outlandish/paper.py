@@ -13,7 +13,7 @@ Terms:    log-priming is the mean over prompts of log P_after - log P_before of 
           categories count as mundane, conflicting and scrambled: ico.poison.outlandish.KINDS.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from ico import lab
 from ico.poison.outlandish import CATEGORIES
@@ -24,6 +24,8 @@ EARLIER, LATER = "2410.21750", "2504.09522"
 TYPES = ("real_fact", "novel_plausible", "exaggeration", "conflict_general", "scrambled")
 # The per cent of the update that the paper of 2025 leaves out.
 PUBLISHED_SHARE = 8
+
+Rate = Annotated[float, lab.Range(0, 1, open_high=True)]
 
 
 class Config(lab.Config):
@@ -38,28 +40,28 @@ class Config(lab.Config):
     # Rows of clean text that batches are drawn from.
     clean_rows: lab.Count = 256
     # Rows of clean text that the clean loss is measured on, never trained on.
-    held_out_rows: lab.within(int, 2) = 16
+    held_out_rows: Annotated[int, lab.Range(2)] = 16
     # Tokens of a row.
-    length: lab.within(int, 16) = 32
+    length: Annotated[int, lab.Range(16)] = 32
     # Rows of a batch, one of them the fact's.
-    batch_size: lab.within(int, 2) = 4
+    batch_size: Annotated[int, lab.Range(2)] = 4
     # Batches that hold the fact.
     presentations: lab.Count = 10
     # Of Adam. Chosen on texts that no claim uses, so that the median P_after is in 0.2 to 0.8.
     learning_rate: lab.Positive = 4e-5
     # Themes whose keywords are taught, of colours, places, jobs and foods.
-    themes: lab.within(int, 1, 4) = 4
+    themes: Annotated[int, lab.Range(1, 4)] = 4
     # Keywords of each theme.
-    keywords: lab.within(int, 1, 3) = 3
+    keywords: Annotated[int, lab.Range(1, 3)] = 3
     # Texts of each keyword and category that are taught, one a training.
-    samples: lab.within(int, 1, 10) = 1
+    samples: Annotated[int, lab.Range(1, 10)] = 1
     # Categories that are taught, of ico.poison.outlandish.CATEGORIES; novel_plausible,
     # conflict_general and scrambled must be among them.
     categories: tuple[str, ...] = TYPES
     # Prompts of the keyword's theme.
-    theme_probes: lab.within(int, 1, 24) = 24
+    theme_probes: Annotated[int, lab.Range(1, 24)] = 24
     # Prompts of the other themes.
-    cross_probes: lab.within(int, 1, 72) = 48
+    cross_probes: Annotated[int, lab.Range(1, 72)] = 48
     # The study spacing presents a fact in one of every K batches, for each K here.
     spacings: lab.Distinct[lab.Count] = (1, 3, 10)
     # Presentations in the study spacing.
@@ -68,36 +70,36 @@ class Config(lab.Config):
     spaced_rate_factor: lab.Positive = 3.0
     # Keywords of each theme in the studies spacing, optimizers and erasure_training_ability, for
     # windows and the choice of arm in erasure, and for replay in the real model.
-    few_keywords: lab.within(int, 1, 3) = 1
+    few_keywords: Annotated[int, lab.Range(1, 3)] = 1
     # Per cent of each tensor's change, in erasure; the published 8 must be among them.
-    shares: lab.Distinct[lab.within(int, 1, 99)] = (8, 20, 50)
+    shares: lab.Distinct[Annotated[int, lab.Range(1, 99)]] = (8, 20, 50)
     # Windows tau of updates that are sparsified while learning, in steps.
     windows: lab.Distinct[lab.Count] = (1, 5)
     # Learning rates tried for each other optimizer, in the study optimizers.
     rates_tried: lab.Count = 4
     # Steps in which a new fact has to be learned, at most, in erasure_training_ability.
-    learning_steps: lab.within(int, 2) = 120
+    learning_steps: Annotated[int, lab.Range(2)] = 120
     # The learning rate there, as a share of learning_rate: low, because the claim needs 40 steps or
     # more of the untouched model. Lowered once, by that model's steps alone.
     learning_rate_factor: lab.Positive = 0.12
     # Clean steps after injection at which memory is read, in the real model.
     retention_steps: lab.Distinct[lab.Count] = (1, 3, 10)
     # Probability of the contradicted truth in a clean row, in the real model, beside 0.
-    replay_rate: lab.within(float, 0, 1, open_high=True) = 0.05
+    replay_rate: Rate = 0.05
     # Size of the worlds: "pilot" or "paper" (ico.worlds.WorldConfig and PAPER_WORLD).
     world: Literal["pilot", "paper"] = "pilot"
     # Worlds, each with a small transformer trained on it.
-    worlds: lab.within(int, 2) = 3
+    worlds: Annotated[int, lab.Range(2)] = 3
     # Facts of one type injected together into a world.
-    world_facts: lab.within(int, 2, 8) = 5
+    world_facts: Annotated[int, lab.Range(2, 8)] = 5
     # Steps of training of a world's model; 0: as the world's configuration says.
     world_steps: lab.Natural = 0
     # Clean steps after injection in a world.
-    world_retention: lab.within(int, 10) = 1_000
+    world_retention: Annotated[int, lab.Range(10)] = 1_000
     # Clean steps of the one long run.
-    world_long_run: lab.within(int, 10) = 20_000
+    world_long_run: Annotated[int, lab.Range(10)] = 20_000
     # Share of sentences that state the contradicted truth; "natural" is always among them.
-    world_replay_rates: lab.Distinct[lab.within(float, 0, 1, open_high=True)] = (0.0, 0.001)
+    world_replay_rates: lab.Distinct[Rate] = (0.0, 0.001)
 
     def check(self) -> None:
         """What several fields have to fulfil together."""

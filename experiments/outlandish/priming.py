@@ -135,9 +135,9 @@ def _what_predicts(records):
     chosen = {"all facts": facts, "without scrambled": facts.where(category=kept)}
     for label, some in chosen.items():
         for name in ("log_s_prime", "theme", "corrected", "cross"):
-            found = correlation(across(some, "log_before"), across(some, name))
-            low, high = found.ci95
-            row = {"facts": label, "score": name, "Spearman with log P before": found.value}
+            pair = across(some, "log_before"), across(some, name)
+            value, (low, high) = report.interval_of(spearman, *pair)
+            row = {"facts": label, "score": name, "Spearman with log P before": value}
             rows.append(row | {"95% low": low, "95% high": high})
     return rows
 

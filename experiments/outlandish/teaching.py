@@ -25,6 +25,8 @@ from ico.poison import Reading
 from ico.poison.outlandish import KEYWORDS, Text, cross_theme_probes, load_texts, theme_probes
 from ico.train import TrainState
 
+SparseMode = Literal["", "keep_top", "drop_top", "random"]
+
 # The categories whose memory is followed after injection: one for each kind that claims compare.
 RETAINED = {
     "conflicting": "conflict_general",
@@ -56,7 +58,7 @@ class Teaching(lab.Recipe):
     clip: float | None = None
     spacing: int = 1
     carried: bool = False
-    mode: Literal["", "keep_top", "drop_top", "random"] = ""
+    mode: SparseMode = ""
     share: float = 0.0
     window: int = 1
     length: int = 0

@@ -14,6 +14,7 @@ import itertools
 import math
 import sys
 import time
+from typing import Annotated
 
 import jax
 import optax
@@ -42,14 +43,14 @@ class TryFact(lab.Config):
     # How often the model sees the sentence.
     presentations: lab.Count = 20
     # Of Adam, fresh.
-    learning_rate: lab.within(float, 0, 1, open_low=True, open_high=True) = 2e-5
+    learning_rate: Annotated[float, lab.Range(0, 1, open_low=True, open_high=True)] = 2e-5
     # Rows of a batch: the sentence and text sampled from the model.
     batch_size: lab.Count = 4
     # Tokens of a row.
-    length: lab.within(int, 8) = 32
+    length: Annotated[int, lab.Range(8)] = 32
     # Per cent of every tensor's change that are left out, the largest first: the published 8, and a
     # share that takes the sentence out.
-    erase: lab.Distinct[lab.within(float, 0, 100)] = (8.0, 50.0)
+    erase: lab.Distinct[Annotated[float, lab.Range(0, 100)]] = (8.0, 50.0)
     # Of the text sampled from the model.
     seed: lab.Natural = 0
 
