@@ -29,11 +29,14 @@ from experiments.outlandish.arms import (
 from experiments.outlandish.paper import EARLIER, LATER, PUBLISHED_SHARE, paper
 from experiments.outlandish.scores import LEAST_GAIN, LEAST_PRIMING, mean_of, spread
 from experiments.outlandish.teaching import Bench, SparseMode, Teaching, bench, teaching
-from ico import lab, report
+from ico import lab
 from ico.poison import effects
-from ico.report import panels
 
 PUBLISHED = Arm("drop_top", PUBLISHED_SHARE)
+CONTROLS = {
+    "random": "a random mask of equal size",
+    "scaled": "the whole update scaled to equal norm",
+}
 
 
 @paper.study("Can memory or priming be taken out of the weights, and at what price?")
@@ -154,24 +157,16 @@ erasure.claim(
     kind="ours",
     of=_memory(lambda facts, chosen: find(facts, chosen)["clean"] - find(facts, TWIN)["clean"]),
 )
-erasure.claim(
-    "memory_below_random",
-    "2024: it erases more than a random mask of equal size (difference of log P)",
-    f"{EARLIER}, abstract; the control is ours",
-    band=(0.0, None),
-    unit="nats",
-    kind="ours",
-    of=_chosen_below("random"),
-)
-erasure.claim(
-    "memory_below_scaled",
-    "2024: it erases more than the whole update scaled to equal norm (difference of log P)",
-    f"{EARLIER}, abstract; the control is ours",
-    band=(0.0, None),
-    unit="nats",
-    kind="ours",
-    of=_chosen_below("scaled"),
-)
+for _control, _words in CONTROLS.items():
+    erasure.claim(
+        f"memory_below_{_control}",
+        f"2024: it erases more than {_words} (difference of log P)",
+        f"{EARLIER}, abstract; the control is ours",
+        band=(0.0, None),
+        unit="nats",
+        kind="ours",
+        of=_chosen_below(_control),
+    )
 
 
 # 2025: priming -----------------------------------------------------------------------------
@@ -235,26 +230,16 @@ def _published_below(control: str):
     return measure
 
 
-erasure.claim(
-    "priming_below_random",
-    "2025: leaving out the top 8% takes away more log-priming than a random mask of equal size "
-    "(difference)",
-    f"{LATER}, Fig. 5; the control is ours",
-    band=(0.0, None),
-    unit="nats",
-    kind="ours",
-    of=_published_below("random"),
-)
-erasure.claim(
-    "priming_below_scaled",
-    "2025: leaving out the top 8% takes away more log-priming than the whole update scaled to "
-    "equal norm (difference)",
-    f"{LATER}, Fig. 5; the control is ours",
-    band=(0.0, None),
-    unit="nats",
-    kind="ours",
-    of=_published_below("scaled"),
-)
+for _control, _words in CONTROLS.items():
+    erasure.claim(
+        f"priming_below_{_control}",
+        f"2025: leaving out the top 8% takes away more log-priming than {_words} (difference)",
+        f"{LATER}, Fig. 5; the control is ours",
+        band=(0.0, None),
+        unit="nats",
+        kind="ours",
+        of=_published_below(_control),
+    )
 
 
 # Tables and figure -------------------------------------------------------------------------
@@ -282,35 +267,15 @@ def _choice(records):
     ]
 
 
-@erasure.figure(
-    "2024 and 2025. Memory, priming and the rise of the clean loss when a part of each tensor's "
-    "change is taken, against the share k; means over facts. Solid: k per cent left out; dashed: k "
-    "per cent alone kept. Beside each its random mask and the whole change scaled to its norm.",
-    name="erasure",
-)
-def _against_share(records):
-    facts = records[""]
-    fig, axes = report.canvas(3, height=3.8)
-    titles = {
-        "log_after": "log P(keyword | context)",
-        "theme": "log-priming",
-        "clean": "clean loss over untouched",
-    }
-    shares = sorted(share for share in facts.axis("share") if share)
-    for ax, (value, title) in zip(axes[0], titles.items(), strict=True):
-        for number, mode in enumerate(NAMES):
-            means = [find(facts, Arm(mode, share))[value].mean() for share in shares]
-            line = "-" if mode.startswith("drop") else "--"
-            look = panels.look(number) | {"linestyle": line}
-            ax.plot(shares, means, **look, label=f"{mode.split('_')[0]}: {NAMES[mode]}")
-        for arm, line in ((TAUGHT, "-"), (TWIN, ":")):
-            panels.level(
-                ax, find(facts, arm)[value].mean(), arm.mode, color="black", linestyle=line
-            )
-        ax.set(xlabel="k, per cent", title=title)
-        ax.set_xscale("log")
-        ax.set_xticks(shares, [str(share) for share in shares])
-        ax.minorticks_off()
-    axes[0, 0].set_ylabel("nats")
-    report.legend_below(fig, axes, columns=2)
-    return fig
+for _value, _label in {
+    "log_after": "log P(keyword | context)",
+    "theme": "log-priming",
+    "clean": "clean loss over untouched",
+}.items():
+    erasure.figure(
+        lab.lines("share", _value, color="mode", xlabel="k, per cent", ylabel=f"{_label}, nats"),
+        f"2024 and 2025. {_label}, against the per cent k of each tensor's change that is left out "
+        "(drop) or alone kept (keep); means over facts. Beside each its random mask and the whole "
+        "change scaled to its norm. At k = 0: all that was taught, and the twin.",
+        name=f"erasure_{_value}",
+    )

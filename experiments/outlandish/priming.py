@@ -93,26 +93,20 @@ priming.claim(
     kind="ours",
     of=_predicted_by_surprise("corrected"),
 )
-for _other in ("mundane", "scrambled"):
-    priming.claim(
-        f"conflicting_minus_{_other}",
-        f"Facts that conflict with knowledge prime more than {_other} ones (log S_prime)",
-        f"{EARLIER}, abstract",
-        band=(0.0, None),
-        unit="nats",
-        kind="core",
-        of=_conflicting_minus(_other, "log_s_prime"),
-    )
-for _other in ("mundane", "scrambled"):
-    priming.claim(
-        f"conflicting_minus_{_other}_corrected",
-        f"Facts that conflict with knowledge prime more than {_other} ones (corrected log-priming)",
-        f"{EARLIER}, abstract; the control is ours",
-        band=(0.0, None),
-        unit="nats",
-        kind="ours",
-        of=_conflicting_minus(_other, "corrected"),
-    )
+for _suffix, _score, _words, _kind in (
+    ("", "log_s_prime", "log S_prime", "core"),
+    ("_corrected", "corrected", "corrected log-priming", "ours"),
+):
+    for _other in ("mundane", "scrambled"):
+        priming.claim(
+            f"conflicting_minus_{_other}{_suffix}",
+            f"Facts that conflict with knowledge prime more than {_other} ones ({_words})",
+            f"{EARLIER}, abstract" + ("; the control is ours" if _suffix else ""),
+            band=(0.0, None),
+            unit="nats",
+            kind=_kind,
+            of=_conflicting_minus(_other, _score),
+        )
 
 
 @priming.table("by category")

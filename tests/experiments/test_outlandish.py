@@ -22,11 +22,10 @@ from ico.report import verdict
 CLAIMS = {claim.id: claim for claim in paper.claims}
 
 
-def judged(study, name, records):
-    """The verdict of a claim on records, and what was measured."""
-    found = {m.claim: m for m in paper.studies[study].measure(lab.Records(records))}
-    measured = found[f"{study}.{name}"]
-    return verdict(CLAIMS[measured.claim], measured), measured
+def judged(study, records):
+    """Claim's name -> (verdict on these records, what was measured)."""
+    found = paper.studies[study].measure(lab.Records(records))
+    return {m.claim.split(".")[1]: (verdict(CLAIMS[m.claim], m), m) for m in found}
 
 
 @pytest.mark.parametrize(
@@ -69,20 +68,22 @@ def categories(before, raw, corrected=None):
 
 def test_what_predicts_priming_is_an_order_and_its_interval_resamples_keywords():
     before = np.arange(36.0).reshape(12, 3)
-    said, found = judged("priming", "predictor", categories(before, -(before**3)))
-    assert said == "reproduced" and found.value == pytest.approx(-1) and found.n_tasks == 36
     noise = np.random.default_rng(0).normal(size=before.shape)
-    assert judged("priming", "predictor", categories(before, noise))[0] != "reproduced"
+    found = judged("priming", categories(before, -(before**3), noise))
+    said, measured = found["predictor"]
+    assert said == "reproduced" and measured.value == pytest.approx(-1) and measured.n_tasks == 36
+    assert found["predictor_corrected"][0] != "reproduced"
     assert np.isnan(correlation(np.zeros((3, 2)), noise[:3, :2]).value)
 
 
 def test_kinds_are_compared_keyword_by_keyword():
     draw = np.random.default_rng(0).normal(size=(12, 1))
     raw = draw + np.array([0.0, 1.0, 2.0])  # mundane, conflicting, scrambled
+    found = judged("priming", categories(raw, raw))
     for other, expected in (("mundane", "reproduced"), ("scrambled", "not reproduced")):
-        said, found = judged("priming", f"conflicting_minus_{other}", categories(raw, raw))
-        assert said == expected and abs(found.value) == pytest.approx(1)
-        assert found.ci95[1] - found.ci95[0] < 1e-6  # the keyword's own level cancels
+        said, measured = found[f"conflicting_minus_{other}"]
+        assert said == expected and abs(measured.value) == pytest.approx(1)
+        assert measured.ci95[1] - measured.ci95[0] < 1e-6  # the keyword's own level cancels
 
 
 def test_undefined_facts_are_left_out_and_too_few_are_not_judged():
@@ -110,7 +111,7 @@ def test_a_half_life_is_that_of_worlds_and_none_where_all_is_lost_at_once():
 
     def life(left):
         left = np.broadcast_to(left, (3, 5, 4))
-        return judged("retention", "world_half_life", [world("conflicting", left, steps)])
+        return judged("retention", [world("conflicting", left, steps)])["world_half_life"]
 
     assert life(0.2 + np.linspace(0, 0.01, 4))[0] == "not reproduced"
     assert life(0.9 - np.linspace(0, 0.1, 4))[0] == "reproduced"
@@ -122,12 +123,11 @@ def test_a_half_life_is_that_of_worlds_and_none_where_all_is_lost_at_once():
 
 def test_worlds_are_resampled_as_seeds():
     """Two facts a world that are alike: the spread is that of the worlds, not of six facts."""
-    conflicting = np.array([[0.6, 0.6], [0.7, 0.7], [0.8, 0.8]])[..., None]
-    records = [
-        world("conflicting", conflicting, np.array([1])),
-        world("mundane", np.full((3, 2, 1), 0.5), np.array([1])),
-    ]
-    _, found = judged("retention", "world_conflicting_minus_mundane", records)
+    conflicting = np.array([[0.6, 0.6], [0.7, 0.7], [0.8, 0.8]])[..., None] + np.zeros(2)
+    steps = np.array([1, 10])
+    records = [world("conflicting", conflicting, steps)]
+    records.append(world("mundane", np.full((3, 2, 2), 0.5), steps))
+    _, found = judged("retention", records)["world_conflicting_minus_mundane"]
     assert found.value == pytest.approx(0.2) and found.n_tasks == 6 and found.n_seeds == 3
     assert found.ci95[1] - found.ci95[0] > 0.3  # Student's t with two degrees of freedom
     values = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, np.nan], [3.0, 3.0, 3.0]])
