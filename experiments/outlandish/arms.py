@@ -14,9 +14,10 @@ import numpy as np
 
 from experiments.outlandish.paper import PUBLISHED_SHARE
 from experiments.outlandish.scores import LEAST_GAIN, LEAST_PRIMING, median_probability, spread
-from experiments.outlandish.teaching import Bench, Teaching, teaching
+from experiments.outlandish.teaching import Bench, teaching
 from ico import lab, poison
 from ico.lm import STACKED
+from ico.poison import Teaching
 from ico.poison.outlandish import Text, load_texts
 
 # How each arm reads in tables; `ico.poison.erase` says what it does.
@@ -86,8 +87,8 @@ def erased(model: Bench, how: Teaching, text: Text, tried: list[Arm]) -> dict[st
             found[arm.id] = model.read(params, text, contexts, cross=NUM_CROSS_PROMPTS)
         return found
 
-    spec = {"text": text.id, "context": text.context, "recipe": how}
-    spec |= {"arms": [arm.id for arm in tried], **model.reading_spec(text)}
+    spec = {"text": text.id, "context": text.context, "teaching": how}
+    spec |= {"arms": [arm.id for arm in tried], **model.spec(text)}
     return model.kept(f"erased-{text.id}", spec, make)
 
 

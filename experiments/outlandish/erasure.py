@@ -8,8 +8,10 @@ Dimension key: K keywords (one fact each).
 """
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
+import optax
 
 from experiments.outlandish.arms import (
     NAMES,
@@ -28,9 +30,11 @@ from experiments.outlandish.arms import (
 )
 from experiments.outlandish.paper import EARLIER, LATER, PUBLISHED_SHARE, paper
 from experiments.outlandish.scores import LEAST_GAIN, LEAST_PRIMING, mean_of, spread
-from experiments.outlandish.teaching import Bench, SparseMode, Teaching, bench, teaching
+from experiments.outlandish.teaching import Bench, bench, teaching
 from ico import lab
-from ico.poison import effects
+from ico.lm import STACKED
+from ico.optim import sparse_updates
+from ico.poison import Teaching, effects
 
 PUBLISHED = Arm("drop_top", PUBLISHED_SHARE)
 CONTROLS = {
@@ -83,17 +87,28 @@ def _windows(model: Bench, how: Teaching):
     yield lab.record("window", tau=0, mode=TAUGHT.mode, share=TAUGHT.share, **taught)
     twin = of(lambda text: model.twin(how, [text]))
     yield lab.record("window", tau=0, mode=TWIN.mode, share=TWIN.share, **twin)
-    share = PUBLISHED_SHARE
-    modes: tuple[tuple[str, SparseMode], ...] = (
-        ("drop_top", "drop_top"),
-        ("keep_top", "keep_top"),
-        ("drop_random", "random"),
-    )
     for window in model.config.windows:
-        for name, mode in modes:
-            sparse = dataclasses.replace(how, mode=mode, share=share / 100, window=window)
+        for mode in ("drop_top", "keep_top", "drop_random"):
+            recipe = Sparse(how.presentations, model.config.learning_rate, mode=mode, window=window)
+            sparse = dataclasses.replace(how, recipe=recipe)
             found = of(lambda text, sparse=sparse: model.taught(sparse, text))
-            yield lab.record("window", tau=window, mode=name, share=share, **found)
+            yield lab.record("window", tau=window, mode=mode, share=PUBLISHED_SHARE, **found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sparse(lab.Recipe):
+    """Adam whose updates are sparsified over windows of steps, at the published share."""
+
+    clip: float | None = None
+    mode: Literal["drop_top", "keep_top", "drop_random"] = "drop_top"
+    window: int = 1
+
+    def make(self):
+        """The optimizer."""
+        mode = "random" if self.mode == "drop_random" else self.mode
+        share = PUBLISHED_SHARE / 100
+        sparse = sparse_updates(share, window=self.window, mode=mode, stacked=STACKED)
+        return optax.chain(super().make(), sparse)
 
 
 def at_equal_memory(records: lab.Records) -> str:

@@ -6,16 +6,15 @@ preserved". Here: a new fact takes as many steps as before, and clean text is le
 Dimension key: K keywords (one fact each), T steps.
 """
 
-import dataclasses
-
 import jax
 import numpy as np
 
 from experiments.outlandish.arms import Arm, choose, difference, erase
 from experiments.outlandish.paper import EARLIER, paper
 from experiments.outlandish.scores import mean_of
-from experiments.outlandish.teaching import Bench, Teaching, bench, teaching
+from experiments.outlandish.teaching import Bench, bench, teaching
 from ico import lab, poison, report
+from ico.poison import Teaching
 from ico.poison.outlandish import Text, load_texts
 
 LEAST_STEPS = 40  # of the untouched model; a ratio of fewer is too coarse
@@ -29,10 +28,8 @@ def erasure_training_ability(run):
     """A second fact of the keyword's theme is taught to the untouched and to the erased model."""
     model, config = bench(run), run.config
     arm, _ = choose(model)
-    slow = dataclasses.replace(
-        teaching(config, config.learning_steps),
-        learning_rate=config.learning_rate * config.learning_rate_factor,
-    )
+    rate = config.learning_rate * config.learning_rate_factor
+    slow = teaching(config, config.learning_steps, rate=rate)
     for text in model.progress(model.conflicting(few=True), "training ability"):
         others = load_texts(("conflict_entity",), per_cell=1)
         new = next(o for o in others if o.theme == text.theme and o.keyword != text.keyword)
@@ -81,13 +78,13 @@ def _learn(model: Bench, slow: Teaching, text: Text, new: Text, arm: Arm | None)
         ids = model.tokens(new.context, new.keyword)
         batches = poison.inject(model.clean(new.keyword), [ids], presentations=slow.presentations)
         while len(log_p) < slow.presentations and (not log_p or log_p[-1] <= LEARNED):
-            state = model.train(slow, state, batches, 1).state
+            state = model.train(slow.recipe, state, batches, 1).state
             log_p.append(model.memory(state.params, new))
         return {"log_p": np.asarray(log_p), "log_left": np.asarray(left)}
 
-    spec = {"text": text.id, "new": new.id, "recipe": slow, "arm": arm and arm.id}
+    spec = {"text": text.id, "new": new.id, "teaching": slow, "arm": arm and arm.id}
     name = f"ability-{'erased' if arm else 'untouched'}-{text.id}"
-    return model.kept(name, spec | model.reading_spec(text), make)
+    return model.kept(name, spec | model.spec(text), make)
 
 
 def _fall(model: Bench, text: Text | None, arm: Arm | None) -> float:
@@ -98,12 +95,16 @@ def _fall(model: Bench, text: Text | None, arm: Arm | None) -> float:
         params, rows = _start(model, text, arm), model.held_out
         batches = poison.CleanBatches(rows, min(config.batch_size, len(rows)))
         num_steps = CLEAN_EPOCHS * max(1, len(rows) // config.batch_size)
-        trained = model.train(how, params, batches, num_steps)
+        trained = model.train(how.recipe, params, batches, num_steps)
         return {"fall": np.asarray(model.clean_loss(params) - model.clean_loss(trained.params))}
 
-    spec = {"text": text and text.id, "recipe": how, "arm": arm and arm.id, "epochs": CLEAN_EPOCHS}
-    spec |= {"batch": [config.batch_size, config.length]}
-    spec |= {"clean": [config.clean, config.clean_rows, config.held_out_rows]}
+    spec = {
+        "text": text and text.id,
+        "teaching": how,
+        "arm": arm and arm.id,
+        "epochs": CLEAN_EPOCHS,
+    }
+    spec |= {"batch": [config.batch_size, model.rows, model.held_out]}
     return float(model.kept(f"fall-{text.id if text else 'untouched'}", spec, make)["fall"])
 
 

@@ -24,13 +24,12 @@ def in_context(run):
     model = bench(run)
     groups = model.texts(run.config.categories)
     # As in the study priming, so nothing is taught anew.
-    how = teaching(run.config, later=True)
-    weights = effects_of_taught(model, how, groups, "weights")
+    weights = effects_of_taught(model, teaching(run.config), groups, "weights")
     yield from by_category(groups, weights, where="weights")
 
     def told(text):
         fact = f"{text.context}{text.continuation}. "
-        spec = {"text": text.id, "told": fact, **model.reading_spec(text)}
+        spec = {"text": text.id, "told": fact, **model.spec(text)}
 
         def make():
             return model.read(model.lm.params, text, [fact + text.context], prefix=fact)

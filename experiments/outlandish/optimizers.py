@@ -6,11 +6,13 @@ No claim: a map of where erasure holds. Which optimizer the papers used is UNVER
 import dataclasses
 
 import numpy as np
+import optax
 
 from experiments.outlandish.arms import TAUGHT, Arm, arm_records, arm_row, arms, find
 from experiments.outlandish.paper import paper
-from experiments.outlandish.teaching import Bench, Teaching, bench, teaching
-from ico import report
+from experiments.outlandish.teaching import Bench, bench, teaching
+from ico import lab, report
+from ico.poison import Teaching
 from ico.poison.outlandish import load_texts
 from ico.report import panels
 
@@ -25,7 +27,7 @@ def optimizers(run):
     for name, how in _optimizers(model).items():
         # All arms for the first, which the study erasure needs as well, so nothing runs twice.
         tried = arms(run.config) if how == teaching(run.config) else arms(run.config, MODES)
-        axes = {"optimizer": name, "rate": how.learning_rate}
+        axes = {"optimizer": name, "rate": how.recipe.learning_rate}
         yield from arm_records(model, how, texts, tried, name, **axes)
     run.note(
         f"{len(texts)} conflicting facts, one a theme. No claim of its own: the map of where "
@@ -35,28 +37,37 @@ def optimizers(run):
 
 
 def _optimizers(model: Bench) -> dict[str, Teaching]:
-    fresh, rate = teaching(model.config), model.config.learning_rate
-    return {
-        "Adam, fresh": fresh,
-        "Adam, carried": _searched(model, dataclasses.replace(fresh, carried=True), rate),
-        # Unclipped, a learning rate that teaches one fact diverges on the next.
-        "SGD, clipped": _searched(
-            model, dataclasses.replace(fresh, optimizer="sgd", clip=1.0), 0.1
-        ),
-        "Adafactor": _searched(model, dataclasses.replace(fresh, optimizer="adafactor"), rate),
-    }
+    fresh = teaching(model.config)
+    rate, steps = model.config.learning_rate, model.config.presentations
+    # Unclipped, a learning rate that teaches one fact diverges on the next.
+    others = {"SGD, clipped": lab.Recipe(steps, 0.1, "sgd"), "Adafactor": Adafactor(steps, rate)}
+    carried = dataclasses.replace(fresh, carried=True)
+    tried = {"Adam, carried": carried}
+    tried |= {name: dataclasses.replace(fresh, recipe=recipe) for name, recipe in others.items()}
+    found = {name: _searched(model, how) for name, how in tried.items()}
+    return {"Adam, fresh": fresh, **found}
 
 
-def _searched(model: Bench, how: Teaching, start: float) -> Teaching:
+class Adafactor(lab.Recipe):
+    """Adafactor whose update is not relative to a tensor's own scale, as it is by default."""
+
+    def make(self):
+        """The optimizer."""
+        return optax.adafactor(self.learning_rate, multiply_by_parameter_scale=False)
+
+
+def _searched(model: Bench, how: Teaching) -> Teaching:
     """With the learning rate that is best on a fact that no claim uses."""
     text = next(text for text in load_texts(("conflict_general",)) if text.index == 2)
 
-    def learned(rate: float) -> float:
-        taught = model.taught(dataclasses.replace(how, learning_rate=rate), text)
-        return float(np.exp(taught["memory"][0]))
+    def at(rate: float) -> Teaching:
+        recipe = dataclasses.replace(how.recipe, learning_rate=rate)
+        return dataclasses.replace(how, recipe=recipe)
 
-    found = searched_rate(learned, start, model.config.rates_tried)
-    return dataclasses.replace(how, learning_rate=found)
+    def learned(rate: float) -> float:
+        return float(np.exp(model.taught(at(rate), text)["memory"][0]))
+
+    return at(searched_rate(learned, how.recipe.learning_rate, model.config.rates_tried))
 
 
 def searched_rate(learned, start: float, count: int) -> float:

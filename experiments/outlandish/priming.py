@@ -5,6 +5,8 @@ before learning. 2024, abstract: facts that conflict with common knowledge prime
 or scrambled ones. Both as published and against prompts of other themes.
 """
 
+import dataclasses
+
 import numpy as np
 
 from experiments.outlandish.paper import EARLIER, LATER, paper
@@ -31,12 +33,14 @@ RAW_AND_CORRECTED = ("log_s_prime", "corrected")
 @paper.study("What does learning one fact do to unrelated prompts, and what predicts it?")
 def priming(run):
     """One fact in each training; beside it the twin that saw the same batches without a fact."""
-    model, how = bench(run), teaching(run.config, later=True)
+    model, how = bench(run), teaching(run.config)
     groups = model.texts(run.config.categories)
     found = effects_of_taught(model, how, groups, "priming")
     yield from by_category(groups, found)
+    # Its memory is followed, too, which the study retention needs.
+    later = dataclasses.replace(how, later=run.config.retention_steps)
     twins = [
-        effects(model.untouched(texts), model.twin(how, texts))
+        effects(model.untouched(texts), model.twin(later, texts))
         for texts in model.progress(groups, "twins")
     ]
     yield lab.record("twin", **{name: np.array([row[name] for row in twins]) for name in TABLED})

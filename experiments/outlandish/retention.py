@@ -58,7 +58,8 @@ retention.note(
 
 def _real(model: Bench):
     """Records of log P [F, R], and the same of the twins."""
-    how, steps = teaching(model.config, later=True), np.array(model.config.retention_steps)
+    later = model.config.retention_steps
+    how, steps = teaching(model.config, later=later), np.array(later)
     groups = model.texts(model.config.categories)
     for kind, category in RETAINED.items():
         facts, twins = [], []

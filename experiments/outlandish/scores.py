@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
-from experiments.outlandish.teaching import Bench, Reading, Teaching
+from experiments.outlandish.teaching import Bench
 from ico import lab
-from ico.poison import effects
+from ico.poison import Reading, Teaching, effects
 from ico.poison.outlandish import KINDS, Text
 from ico.report import interval, interval_of
 
@@ -39,7 +39,7 @@ def effects_of(
 
 def effects_of_taught(bench: Bench, how: Teaching, groups: Groups, label: str):
     """Effects [K, F] of facts taught one in each training."""
-    return effects_of(bench, groups, lambda text: bench.taught(how, text), label)
+    return effects_of(bench, groups, lambda text: bench.followed(how, text), label)
 
 
 def by_category(groups: Groups, found: dict[str, np.ndarray], **axes) -> Iterator[lab.Record]:

@@ -24,7 +24,7 @@ def spacing(run):
             config,
             config.spaced_presentations,
             spacing=gap,
-            learning_rate=config.learning_rate * config.spaced_rate_factor,
+            rate=config.learning_rate * config.spaced_rate_factor,
         )
         yield lab.record(spacing=gap, **effects_of_taught(model, how, groups, f"spacing {gap}"))
     run.note(

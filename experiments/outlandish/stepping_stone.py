@@ -33,11 +33,12 @@ def stepping_stone(run):
     texts = model.conflicting()
     for way, context_of in WAYS.items():
         # As it is, it is taught as in the study priming; the rewritten texts need longer rows.
-        changes = {"later": True} if way == "as it is" else {"length": max(run.config.length, 48)}
-        how = teaching(run.config, **changes)
+        length = 0 if way == "as it is" else max(run.config.length, 48)
+        how = teaching(run.config, length=length)
+        taught_by = model.followed if way == "as it is" else model.taught
 
-        def taught(text, how=how, context_of=context_of):
-            return model.taught(how, text, context_of(text))
+        def taught(text, taught_by=taught_by, how=how, context_of=context_of):
+            return taught_by(how, text, context_of(text))
 
         found = effects_of(model, [[text] for text in texts], taught, way)
         contexts = [context_of(text) for text in texts]

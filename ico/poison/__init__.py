@@ -24,6 +24,7 @@ from ico.poison._retention import (
     without_outliers,
 )
 from ico.poison._teach import teach
+from ico.poison._teacher import FactTeacher, Teaching
 from ico.poison._worlds import Cells, InjectionConfig, follow_in_worlds, make_cells
 from ico.types import TokenBatch
 
@@ -31,8 +32,10 @@ __all__ = [
     "Cells",
     "CleanBatches",
     "EraseMode",
+    "FactTeacher",
     "InjectionConfig",
     "Reading",
+    "Teaching",
     "TokenBatch",
     "as_batch",
     "bootstrap_retention",

@@ -14,7 +14,6 @@ from experiments.outlandish.optimizers import searched_rate
 from experiments.outlandish.paper import Config, paper
 from experiments.outlandish.retention import reading_steps
 from experiments.outlandish.scores import correlation, mean_of, median_of
-from experiments.outlandish.teaching import teaching
 from ico import lab
 from ico.poison.outlandish import KINDS
 from ico.report import verdict
@@ -50,12 +49,6 @@ def test_settings_that_make_no_sense_are_refused_by_name(field, value):
 def test_the_reduced_types_hold_one_of_each_kind_that_claims_compare():
     for kind in ("mundane", "conflicting", "scrambled"):
         assert len(set(KINDS[kind]) & set(Config().categories)) == 1
-
-
-def test_steps_of_teaching_reach_from_the_first_presentation_to_the_last():
-    how = teaching(Config(), 3, spacing=10)
-    assert how.num_steps == 21 and how.presentations == 3
-    assert teaching(Config()).num_steps == Config().presentations
 
 
 def categories(before, raw, corrected=None):
