@@ -13,7 +13,7 @@ from experiments.outlandish.arms import Arm, choose, difference, erase
 from experiments.outlandish.paper import EARLIER, paper
 from experiments.outlandish.scores import mean_of
 from experiments.outlandish.teaching import Bench, bench, teaching
-from ico import lab, poison, report
+from ico import lab, poison
 from ico.poison import Teaching
 from ico.poison.outlandish import Text, load_texts
 
@@ -42,6 +42,7 @@ def erasure_training_ability(run):
                 text=text.id,
                 new=new.id,
                 model=name,
+                presentation=1 + np.arange(config.learning_steps),
                 log_p=padded_T,
                 steps=np.asarray(first_step(found["log_p"])),
                 above_twin=np.exp(found["log_left"]) - np.exp(twin),
@@ -184,20 +185,17 @@ def _steps_to_learn(records):
     return rows
 
 
-@erasure_training_ability.figure(
-    "A new fact taught to the untouched model and to one from which another fact was taken (not "
-    "all are gone: see the table); a line a fact, up to the first step at which it is likelier "
-    "than not (black line).",
+erasure_training_ability.figure(
+    lab.lines(
+        "presentation",
+        "log_p",
+        color="model",
+        panel="text",
+        xlabel="presentations of the new fact",
+        ylabel="log P(keyword | context)",
+    ),
+    "A new fact taught to the untouched model and to one from which another fact, which names the "
+    "panel, was taken (not all are gone: see the table), up to the first step at which it is "
+    "likelier than not.",
     name="training_ability",
 )
-def _learning_curves(records):
-    fig, axes = report.canvas(1)
-    for number, name in enumerate(("untouched", "erased")):
-        for place, record in enumerate(records.where(model=name)):
-            look = {**report.panels.look(number), "marker": "", "linewidth": 1.4}
-            at = range(1, record["log_p"].size + 1)
-            axes[0, 0].plot(at, record["log_p"], **look, label=None if place else f"{name} model")
-    report.panels.level(axes[0, 0], LEARNED, color="black", linewidth=0.8)
-    axes[0, 0].set(xlabel="presentations of the new fact", ylabel="log P(keyword | context)")
-    axes[0, 0].legend()
-    return fig

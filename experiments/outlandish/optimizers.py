@@ -11,10 +11,9 @@ import optax
 from experiments.outlandish.arms import TAUGHT, Arm, arm_records, arm_row, arms, find
 from experiments.outlandish.paper import paper
 from experiments.outlandish.teaching import Bench, bench, teaching
-from ico import lab, report
+from ico import lab
 from ico.poison import Teaching
 from ico.poison.outlandish import load_texts
-from ico.report import panels
 
 MODES = ("drop_top", "drop_random")
 
@@ -103,27 +102,18 @@ def _table(records):
     return rows
 
 
-@optimizers.figure(
-    "Shares of the gain and of the log-priming that are left when the largest k per cent of each "
-    "tensor's change are left out (dotted: as many at random), for facts taught by four "
-    "optimizers.",
-    name="optimizers",
-)
-def _what_is_left(records):
-    fig, axes = report.canvas(2)
-    titles = {"gain": "gain of the fact that is left", "theme": "log-priming that is left"}
-    for ax, (value, title) in zip(axes[0], titles.items(), strict=True):
-        for number, name in enumerate(records.axis("optimizer")):
-            mine, look = records.where(optimizer=name), panels.look(number)
-            whole = find(mine, TAUGHT)[value].mean()
-            for mode, line in zip(MODES, ("-", ":"), strict=True):
-                chosen = sorted(mine.where(mode=mode), key=lambda record: record["share"])
-                left = [record[value].mean() / whole for record in chosen]
-                label = name if line == "-" else None
-                at = [record["share"] for record in chosen]
-                ax.plot(at, left, **look | {"linestyle": line}, label=label)
-        ax.axhline(1, color="black", linewidth=0.8)
-        ax.set(xlabel="k, per cent left out", title=title)
-    axes[0, 0].set_ylabel("share of the taught model's")
-    report.legend_below(fig, axes)
-    return fig
+for _value, _label in {"gain": "gain of the fact", "theme": "log-priming"}.items():
+    optimizers.figure(
+        lab.lines(
+            "share",
+            _value,
+            color="optimizer",
+            panel="mode",
+            mode=list(MODES),
+            xlabel="k, per cent left out",
+            ylabel=f"{_label}, nats",
+        ),
+        f"{_label} that is left when the largest k per cent of each tensor's change are left out, "
+        "or as many at random, for facts taught by four optimizers.",
+        name=f"optimizers_{_value}",
+    )

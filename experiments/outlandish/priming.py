@@ -24,8 +24,10 @@ from experiments.outlandish.scores import (
 from experiments.outlandish.teaching import bench, teaching
 from ico import lab, report
 from ico.poison import effects
+from ico.poison.outlandish import CATEGORIES
 from ico.report import panels
 
+TWIN = "twin (no fact)"
 TABLED = ("log_s_prime", "theme", "cross", "corrected", "flips")
 RAW_AND_CORRECTED = ("log_s_prime", "corrected")
 
@@ -43,7 +45,8 @@ def priming(run):
         effects(model.untouched(texts), model.twin(later, texts))
         for texts in model.progress(groups, "twins")
     ]
-    yield lab.record("twin", **{name: np.array([row[name] for row in twins]) for name in TABLED})
+    values = {name: np.array([[row[name]] for row in twins]) for name in TABLED}
+    yield lab.record(category=TWIN, **values)
     after = median_probability(found["log_after"])
     run.note(f"Median P_after over all facts: {after:.3f} (the preset aims at 0.2 to 0.8).")
 
@@ -56,15 +59,14 @@ priming.note(
 
 def _predicted_by_surprise(score: str):
     def measure(records):
-        facts = records[""]
-        return correlation(across(facts, "log_before"), across(facts, score))
+        return correlation(across(records, "log_before"), across(records, score))
 
     return measure
 
 
 def _conflicting_minus(other: str, score: str):
     def measure(records):
-        mine, theirs = (across(records[""], score, kind).mean(1) for kind in ("conflicting", other))
+        mine, theirs = (across(records, score, kind).mean(1) for kind in ("conflicting", other))
         return mean_of(mine - theirs, f"conflicting {spread(mine)}, {other} {spread(theirs)}")
 
     return measure
@@ -116,21 +118,19 @@ for _suffix, _score, _words, _kind in (
 @priming.table("by category")
 def _by_category(records):
     rows = []
-    for record in records[""]:
-        row = {"category": record["category"], "facts": record["gain"].size}
-        row["median P before"] = median_probability(record["log_before"])
-        row["median P after"] = median_probability(record["log_after"])
+    for record in records:
+        row = {"category": record["category"], "facts": record["theme"].size}
+        if record["category"] != TWIN:
+            row["median P before"] = median_probability(record["log_before"])
+            row["median P after"] = median_probability(record["log_after"])
         rows.append(row | spreads(record, *TABLED))
-    twin = records["twin"].one()
-    facts = {"category": "twin (no fact)", "facts": twin["theme"].size}
-    return [*rows, facts | spreads(twin, *TABLED)]
+    return rows
 
 
 @priming.table("what predicts priming")
 def _what_predicts(records):
-    facts, rows = records[""], []
-    kept = [name for name in facts.axis("category") if name != "scrambled"]
-    chosen = {"all facts": facts, "without scrambled": facts.where(category=kept)}
+    rows, kept = [], [name for name in records.axis("category") if name != "scrambled"]
+    chosen = {"all facts": records, "without scrambled": records.where(category=kept)}
     for label, some in chosen.items():
         for name in ("log_s_prime", "theme", "corrected", "cross"):
             pair = across(some, "log_before"), across(some, name)
@@ -142,17 +142,16 @@ def _what_predicts(records):
 
 @priming.table("by theme")
 def _by_theme(records):
-    facts, rows = records[""], []
-    themes = next(iter(facts))["keyword_theme"]
-    before = across(facts, "log_before")
+    rows, themes = [], next(iter(records))["keyword_theme"]
+    before = across(records, "log_before")
     for theme in dict.fromkeys(themes.tolist()):
         mine = themes == theme
         row = {"theme": theme, "facts": before[mine].size}
         for name in RAW_AND_CORRECTED:
-            row[f"Spearman, {name}"] = spearman(before[mine], across(facts, name)[mine])
-            conflicting = across(facts, name, "conflicting").mean(1)
+            row[f"Spearman, {name}"] = spearman(before[mine], across(records, name)[mine])
+            conflicting = across(records, name, "conflicting").mean(1)
             for other in ("mundane", "scrambled"):
-                gap = conflicting - across(facts, name, other).mean(1)
+                gap = conflicting - across(records, name, other).mean(1)
                 row[f"conflicting less {other}, {name}"] = float(gap[mine].mean())
         rows.append(row)
     return rows
@@ -173,7 +172,7 @@ def _against_surprise(records):
         "corrected": "corrected log-priming",
     }
     for ax, (name, title) in zip(axes[0], titles.items(), strict=True):
-        for record in records[""]:
+        for record in records.where(category=list(CATEGORIES)):
             themes = record["keyword_theme"]
             for number, theme in enumerate(dict.fromkeys(themes.tolist())):
                 mine, look = themes == theme, panels.look(number) | {"linestyle": "none"}
@@ -192,28 +191,14 @@ def _against_surprise(records):
     return fig
 
 
-@priming.figure(
-    "2024, priming by kind of fact: mean log ratios of the keyword's probability, a marker a "
-    "keyword, the bar their mean. The twin trained on the same batches without any fact.",
-    name="priming_by_category",
-)
-def _markers_by_category(records):
-    fig, axes = report.canvas(3, height=3.4)
-    titles = {
-        "theme": "log-priming, own theme",
-        "cross": "log-priming, other themes",
-        "corrected": "corrected",
-    }
-    shown = {record["category"].replace("_", " "): record for record in records[""]}
-    shown["twin"] = records["twin"].one()
-    for ax, (name, title) in zip(axes[0], titles.items(), strict=True):
-        for place, record in enumerate(shown.values()):
-            values = record[name].reshape(len(record[name]), -1).mean(1)
-            at = place + np.linspace(-0.25, 0.25, len(values))
-            ax.plot(at, values, "o", markersize=3.5, color=report.palette()[0], alpha=0.6)
-            ax.plot([place - 0.32, place + 0.32], [values.mean()] * 2, color=report.palette()[1])
-        ax.set_xticks(range(len(shown)), shown, rotation=40, ha="right")
-        ax.axhline(0, color="black", linewidth=0.8)
-        ax.set_title(title)
-    axes[0, 0].set_ylabel("nats")
-    return fig
+for _value, _label in {
+    "theme": "log-priming, own theme",
+    "cross": "log-priming, other themes",
+    "corrected": "corrected log-priming",
+}.items():
+    priming.figure(
+        lab.bars(_value, color="category", ylabel=f"{_label}, nats"),
+        f"2024, priming by kind of fact: {_label}, means over keywords. The twin trained on the "
+        "same batches without any fact.",
+        name=f"priming_{_value}",
+    )

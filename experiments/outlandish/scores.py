@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from experiments.outlandish.teaching import Bench
 from ico import lab
 from ico.poison import Reading, Teaching, effects
-from ico.poison.outlandish import KINDS, Text
+from ico.poison.outlandish import CATEGORIES, KINDS, Text
 from ico.report import interval, interval_of
 
 LEAST_FOR_MEDIAN = 6  # keywords; the percentiles of a median of fewer mean nothing
@@ -54,7 +54,7 @@ def by_category(groups: Groups, found: dict[str, np.ndarray], **axes) -> Iterato
 
 def across(records: lab.Records, value: str, kind: str = "") -> np.ndarray:
     """A value [K, F] of all facts, or of those of one of `KINDS`."""
-    chosen = records.where(category=list(KINDS[kind])) if kind else records
+    chosen = records.where(category=list(KINDS[kind] if kind else CATEGORIES))
     return np.concatenate([record[value] for record in chosen], axis=1)
 
 

@@ -17,7 +17,7 @@ from experiments.outlandish.scores import (
     spreads,
 )
 from experiments.outlandish.teaching import bench, teaching
-from ico import lab, report
+from ico import lab
 
 WAYS = {
     "as it is": lambda text: text.context,
@@ -97,21 +97,10 @@ def _ways(records):
     ]
 
 
-@stepping_stone.figure(
-    "2025, Fig. 6. Priming, and the gain on the text as it is, after learning the conflicting fact "
-    "as it is, with clauses that lead up to the keyword, and plainly rewritten at like length; a "
-    "line a keyword, the bar the median.",
-    name="stepping_stone",
-)
-def _a_line_a_keyword(records):
-    fig, axes = report.canvas(2)
-    titles = {"log_s_prime": "log S_prime (nats)", "gain": "gain of the fact (nats)"}
-    blue, vermilion = report.palette(2)
-    for ax, (name, title) in zip(axes[0], titles.items(), strict=True):
-        values = records.stack(name)
-        ax.plot(values, "o-", color=blue, alpha=0.35, linewidth=1, markersize=4)
-        bar = {"marker": "_", "markersize": 18, "markeredgewidth": 2.5}
-        ax.plot(np.median(values, axis=1), color=vermilion, linestyle="none", **bar)
-        report.panels.name_places(ax, records.axis("way"))
-        ax.set_title(title)
-    return fig
+for _value, _label in {"log_s_prime": "log S_prime", "gain": "gain of the fact"}.items():
+    stepping_stone.figure(
+        lab.bars(_value, color="way", ylabel=f"{_label}, nats"),
+        f"2025, Fig. 6. {_label} on the text as it is, after learning the conflicting fact as it "
+        "is, with clauses that lead up to the keyword, and plainly rewritten at like length.",
+        name=f"stepping_stone_{_value}",
+    )
