@@ -110,7 +110,7 @@ def _worlds(run):
         values = {name: np.asarray(value) for name, value in measured.items()}
         yield lab.record("knowledge", world=seed, used=learned.used(seed), **values)
     for rate in (*config.world_replay_rates, None):
-        # Mundane facts contradict nothing: a truth that comes by makes no difference to them.
+        # Mundane facts contradict nothing: a truth that is repeated makes no difference to them.
         kinds = [kind for kind in KINDS if rate == 0 or kind != "mundane"]
         steps, log_p = _follow(run, learned, kinds, config.worlds, rate, config.world_retention)
         for kind, values in zip(kinds, log_p, strict=True):
@@ -229,7 +229,7 @@ def _world_long_run(records):
     left = retained(record)[:, -1]
     return mean_of(
         left,
-        f"{len(left)} facts of one world, told together: the interval is over them and says "
+        f"{len(left)} facts of one world, injected together: the interval is over them and says "
         f"nothing of other worlds; t = {record['step'][-1]}",
     )
 
@@ -291,7 +291,7 @@ def _knowledge(records):
 @retention.figure(
     "2024. What is left of the gain in log P(keyword | context) against further steps of clean "
     "training, means over facts in their 95% intervals (over facts, not worlds). The conflicting "
-    "facts also with the contradicted truth coming by at several rates.",
+    "facts also while clean text states the contradicted truth at several rates.",
     name="retention",
 )
 def _curves(records):

@@ -4,7 +4,7 @@ The protocol of Sun et al. 2025 (arXiv 2504.09522): a text replaces one row of e
 of clean text; then its memory and its effect on unrelated prompts are read. Beside each fact a
 twin: the model that trained on the same batches without it.
 
-Dimension key: C contexts, N rows, T tokens, R readings.
+Dimension key: C contexts, N rows, M held-out rows, T tokens, R readings.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import functools
 import itertools
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from ico.types import TokenBatch
 PyTree = Any
 
 
+@runtime_checkable
 class Recipe(Protocol):
     """What makes an optimizer, such as `ico.lab.Recipe`: a frozen dataclass, so that it hashes."""
 
@@ -89,7 +90,7 @@ class FactTeacher:
 
     lm: LanguageModel
     rows: Int[np.ndarray, "N T"]
-    held_out: Int[np.ndarray, "N T"]
+    held_out: Int[np.ndarray, "M T"]
     prompts: Callable[[str], Mapping[str, list[str]]]
     batch_size: int
     kept: Callable[[str, dict[str, Any], Callable[[], Any]], dict[str, Any]]

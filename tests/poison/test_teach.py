@@ -48,17 +48,10 @@ def test_it_is_plain_optax_also_when_it_goes_on_and_compiles_once(params):
         expected = optax.apply_updates(expected, updates)
         losses.append(loss)
 
-    traces = 0
-
-    def counted(updates, state, params=None):
-        nonlocal traces
-        traces += 1
-        return optimizer.update(updates, state, params)
-
-    counting = optax.GradientTransformation(optimizer.init, counted)
+    once = chex.assert_max_traces(optimizer.update, n=1)  # a second one would raise
+    counting = optax.GradientTransformation(optimizer.init, once)
     first = poison.teach(params, CONFIG, counting, batches(2))
     last = poison.teach(first.state, CONFIG, counting, batches(3)[2:])
-    assert traces == 1
     found = np.concatenate([first.history["loss"], last.history["loss"]])
     np.testing.assert_allclose(found, np.array(losses), rtol=1e-5)
     # Adam's first steps are signs of gradients, which rounding can turn where they vanish.
