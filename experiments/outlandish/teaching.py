@@ -49,17 +49,17 @@ class Bench(poison.FactTeacher):
             lm = language.load(self.config.model)
         except language.WeightFileError as error:
             raise lab.InputError("model", " ".join(str(error).split())) from error
-        if lm.tokenizer is None:
+        if (tokenizer := lm.tokenizer) is None:
             raise lab.InputError("model", f"{self.config.model} has no tokenizer beside it")
         lm, mesh = _first_layers(lm, self.config.layers), None
         if (devices := jax.local_device_count()) > 1:
             mesh = train.make_mesh({"model": devices})
             lm.params = language.shard_params(lm.params, lm.config, mesh)
-        held_out, rows = np.split(self._clean_rows(lm), [self.config.held_out_rows])
+        held_out, rows = np.split(self._clean_rows(lm, tokenizer), [self.config.held_out_rows])
         size, seed = self.config.batch_size, run.seed
         super().__init__(lm, rows, held_out, self._prompts, size, self._kept, seed, mesh)
 
-    def _clean_rows(self, lm: language.LanguageModel) -> np.ndarray:
+    def _clean_rows(self, lm: language.LanguageModel, tokenizer) -> np.ndarray:
         config, seed = self.config, self.run.seed
         count = config.clean_rows + config.held_out_rows
 
@@ -67,8 +67,8 @@ class Bench(poison.FactTeacher):
             if config.clean == "own":
                 return {"rows": poison.own_text(lm, count, config.length, seed=seed)}
             try:
-                texts, encode = data.tfds_texts(config.clean), lm.tokenizer.encode
-                rows = data.text_rows(texts, encode, config.length, num_rows=count)
+                texts = data.tfds_texts(config.clean)
+                rows = data.text_rows(texts, tokenizer.encode, config.length, num_rows=count)
             except (ValueError, KeyError, OSError, ImportError) as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 raise lab.InputError("clean", f"no text from {config.clean!r}: {reason}") from error

@@ -8,10 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from ico.lm import LanguageModel, score_continuations
+from ico.lm import LanguageModel, Tokenizer, score_continuations
 
 PyTree = Any
 Reading = dict[str, np.ndarray]
+
+
+def tokenizer_of(lm: LanguageModel) -> Tokenizer:
+    """The tokenizer; raises ValueError if the model has none."""
+    if lm.tokenizer is None:
+        raise ValueError("model has no tokenizer beside it")
+    return lm.tokenizer
 
 
 def fact_ids(lm: LanguageModel, context: str, keyword: str, length: int) -> list[int]:
@@ -27,9 +34,8 @@ def fact_ids(lm: LanguageModel, context: str, keyword: str, length: int) -> list
       ValueError: it does not fit in a row, so the keyword would be cut off; or the model has no
         tokenizer.
     """
-    if lm.tokenizer is None:
-        raise ValueError("model has no tokenizer beside it")
-    ids = lm.tokenizer.encode(context) + lm.tokenizer.encode(keyword, continuation=True)
+    encode = tokenizer_of(lm).encode
+    ids = encode(context) + encode(keyword, continuation=True)
     if len(ids) > length:
         raise ValueError(f"length {length} is too short for {len(ids)} tokens: {context!r}")
     return ids
@@ -61,11 +67,10 @@ def read(
     Raises:
       ValueError: the model has no tokenizer.
     """
-    if lm.tokenizer is None:
-        raise ValueError("model has no tokenizer beside it")
+    encode = tokenizer_of(lm).encode
     groups = {"memory": memory, "theme": theme, "cross": cross}
-    flat = [lm.tokenizer.encode(prompt) for prompts in groups.values() for prompt in prompts]
-    ids = lm.tokenizer.encode(keyword, continuation=True)
+    flat = [encode(prompt) for prompts in groups.values() for prompt in prompts]
+    ids = encode(keyword, continuation=True)
     params = lm.params if params is None else params
     scores = score_continuations(params, lm.config, flat, [ids] * len(flat))
     ends = np.cumsum([len(prompts) for prompts in groups.values()])[:-1]

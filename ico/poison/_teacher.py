@@ -12,7 +12,7 @@ import functools
 import itertools
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from ico import train
 from ico.lm import LanguageModel, next_token_loss, score_continuations
 from ico.poison._clean import CleanBatches
 from ico.poison._injection import as_batch, inject, replay
-from ico.poison._read import Reading, fact_ids, read
+from ico.poison._read import Reading, fact_ids, read, tokenizer_of
 from ico.poison._teach import teach
 from ico.poison.outlandish import Text
 from ico.train import TrainState
@@ -34,21 +34,13 @@ from ico.types import TokenBatch
 PyTree = Any
 
 
-@runtime_checkable
-class Recipe(Protocol):
-    """What makes an optimizer, such as `ico.lab.Recipe`: a frozen dataclass, so that it hashes."""
-
-    def make(self) -> optax.GradientTransformation:
-        """The optimizer."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Teaching:
     """How a fact is taught. It is hashable, and part of what every reading is kept under.
 
     Fields:
-      recipe: of the optimizer, which is fresh for every fact.
+      recipe: a frozen dataclass whose `make()` is the optimizer, such as an `ico.lab.Recipe`; every
+        fact gets a fresh state of it.
       presentations: batches that hold the fact.
       spacing: K; the fact stands in one of every K batches.
       carried: whether the optimizer's moments are those after as many clean steps as there are
@@ -59,7 +51,7 @@ class Teaching:
       replay: probability of the contradicted truth in a clean row on that way.
     """
 
-    recipe: Recipe
+    recipe: Any
     presentations: int
     spacing: int = 1
     carried: bool = False
@@ -99,7 +91,7 @@ class FactTeacher:
 
     # Training -------------------------------------------------------------------------------
 
-    def train(self, recipe: Recipe, start, batches: Iterable, num_steps: int) -> train.FitResult:
+    def train(self, recipe: Any, start, batches: Iterable, num_steps: int) -> train.FitResult:
         """Steps on the next batches, from parameters or from the state of an earlier result."""
         batches = itertools.islice(batches, num_steps)
         return teach(start, self.lm.config, _optimizer(recipe), batches, mesh=self.mesh)
@@ -148,7 +140,7 @@ class FactTeacher:
 
     def score(self, params, contexts: Sequence[str], continuations: Sequence[str]):
         """Log-probabilities of continuations, and the likeliest next tokens."""
-        encode = self.lm.tokenizer.encode
+        encode = tokenizer_of(self.lm).encode
         before = [encode(context) for context in contexts]
         after = [encode(continuation, continuation=True) for continuation in continuations]
         return score_continuations(params, self.lm.config, before, after)
@@ -223,7 +215,7 @@ class FactTeacher:
 
 
 @functools.lru_cache(maxsize=16)
-def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
+def _optimizer(recipe: Any) -> optax.GradientTransformation:
     """The same object for equal recipes, so that a training finds its compiled program."""
     return recipe.make()
 

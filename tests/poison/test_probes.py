@@ -32,15 +32,15 @@ def test_effects_are_those_of_the_fact_at_its_place():
         "theme": np.log([0.1, 0.1]),
         "cross": np.log([0.1, 0.2, 0.3]),
         "theme_top": np.array([3, 4]),
-        "clean": 2.0,
+        "clean": np.array(2.0),
     }
     after = {
         "memory": np.log([0.4]),
         "theme": np.log([0.2, 0.4]),
         "cross": np.log([0.2, 0.4]),
         "theme_top": np.array([7, 4]),
-        "clean": 2.5,
-        "first": 7,
+        "clean": np.array(2.5),
+        "first": np.array(7),
     }
     found = poison.effects(before, after, 1)
     assert found["gain"] == pytest.approx(np.log(2))

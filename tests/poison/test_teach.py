@@ -1,6 +1,7 @@
 """Training on given batches: plain optax, one compiled program, nothing of the caller's changed."""
 
 import itertools
+from typing import Any
 
 import chex
 import jax
@@ -48,7 +49,7 @@ def test_it_is_plain_optax_also_when_it_goes_on_and_compiles_once(params):
         expected = optax.apply_updates(expected, updates)
         losses.append(loss)
 
-    once = chex.assert_max_traces(optimizer.update, n=1)  # a second one would raise
+    once: Any = chex.assert_max_traces(optimizer.update, n=1)  # a second one would raise
     counting = optax.GradientTransformation(optimizer.init, once)
     first = poison.teach(params, CONFIG, counting, batches(2))
     last = poison.teach(first.state, CONFIG, counting, batches(3)[2:])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -332,15 +333,16 @@ def test_worlds_trained_together_are_those_trained_alone(tmp_path):
 
 
 def test_sizes_that_make_no_world_are_refused():
-    for change in (
+    changes: list[dict[str, Any]] = [
         {"num_values": 11},
         {"num_kinds": 90},
         {"num_kinds": 20},
         {"length": 20},
         {"num_novel": 0},
         {"kind_share": 0.7},
-    ):
-        with pytest.raises(ValueError):
+    ]
+    for change in changes:
+        with pytest.raises(ValueError, match=next(iter(change))):
             dataclasses.replace(CONFIG, **change)
 
 
