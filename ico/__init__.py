@@ -32,6 +32,7 @@ _PACKAGES = (
     "report",
     "tasks",
     "train",
+    "worlds",
 )
 _NAMES = {
     "Comparison": "ico._compare",

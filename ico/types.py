@@ -6,7 +6,8 @@ Dimension key: B tasks in a batch, N context pairs, Q queries, D inputs, K outpu
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 PyTree = Any
 
@@ -47,6 +48,13 @@ class Sequence(NamedTuple):
     targets: PyTree
     mask: PyTree = None
     segment_ids: PyTree = None
+
+
+class TokenBatch(NamedTuple):
+    """Rows of token ids to predict the next token in; `mask` is 1 where a token is a target."""
+
+    ids: Int[np.ndarray | Array, "B T"]
+    mask: Float[np.ndarray | Array, "B T"]
 
 
 # A learner maps parameters and a prompt to predictions [B, Q, K], or [S, B, Q, K] with one per step

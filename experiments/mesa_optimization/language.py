@@ -84,8 +84,14 @@ def language(run):
     config, length = run.config, run.config.text_length
     texts, held_texts = corpus(config.text)
     tokenizer = data.train_bpe(texts, config.vocab_size)
-    rows = data.token_rows(data.tokens(texts, tokenizer), length)
-    held, page = data.token_rows_by_text(held_texts, tokenizer, length, config.held_out_rows)
+    cut = functools.partial(
+        data.text_rows,
+        encode=lambda text: data.tokens([text], tokenizer).tolist(),
+        length=length + 1,
+        overlap=1,  # so that every token but the first is predicted once
+    )
+    rows = cut(texts, joined=True).ids
+    held, page = (array[: config.held_out_rows] for array in cut(held_texts))
     recipe = systems.recipe(
         config.text_steps, config.text_learning_rate, weight_decay=0.1, decay_matrices_alone=True
     )

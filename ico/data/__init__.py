@@ -11,10 +11,11 @@ from ico.data._images import (
 )
 from ico.data._tables import breast_cancer, diabetes, digits, wine
 from ico.data._text import (
+    TextRows,
     pydoc_topics,
     python_docs,
-    token_rows,
-    token_rows_by_text,
+    text_rows,
+    tfds_texts,
     tokens,
     train_bpe,
 )
@@ -22,6 +23,7 @@ from ico.data._text import (
 __all__ = [
     "ALPHABETS",
     "Images",
+    "TextRows",
     "breast_cancer",
     "diabetes",
     "digit_images",
@@ -31,9 +33,9 @@ __all__ = [
     "images",
     "pydoc_topics",
     "python_docs",
+    "text_rows",
     "tfds_images",
-    "token_rows",
-    "token_rows_by_text",
+    "tfds_texts",
     "tokens",
     "train_bpe",
     "wine",

@@ -1,4 +1,4 @@
-"""Facts to inject into a world's text, and the prompts that probe what they did.
+"""Facts to inject into a world's text, and prompts that probe their effect.
 
 Dimension key: N facts, L tokens of a sentence, W words before the keyword, C keywords.
 """
@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Int
 
-from ico.poison._world import (
+from ico.worlds._world import (
     FREQUENCIES,
     NUM_COMPARING,
     NUM_HELD_OUT,
@@ -20,14 +20,21 @@ from ico.poison._world import (
 )
 
 FactType = Literal[
-    "known_true", "novel_plausible", "conflict_kind", "conflict_entity", "wrong_category",
-    "scrambled", "half_scrambled", "repeated_keyword", "stepping_stone",
-]  # fmt: skip
+    "known_true",
+    "novel_plausible",
+    "conflict_kind",
+    "conflict_entity",
+    "wrong_category",
+    "scrambled",
+    "half_scrambled",
+    "repeated_keyword",
+    "stepping_stone",
+]
 FACT_TYPES: tuple[FactType, ...] = get_args(FactType)
 
 
 class Facts(NamedTuple):
-    """Facts of one type: sentences of equal length, the keyword before the last token, "."."""
+    """Facts of one type: sentences of equal length whose keyword stands before the final "."."""
 
     ids: Int[np.ndarray, "N L"]
     prefix: Int[np.ndarray, "N W"]  # ids without the keyword and "."
@@ -37,28 +44,28 @@ class Facts(NamedTuple):
 
 
 def facts(world: World, kind_of_fact: FactType, count: int, seed: int) -> Facts:
-    """Facts to inject, about the twelve keywords in turn: one of each theme, the rare ones first.
+    """Facts to inject, about the twelve keywords in turn: rare ones first, one of each theme.
 
-    All but `conflict_entity` are kind facts in a template of the training text, and the i-th facts
-    of one seed share template (but `stepping_stone`) and, where it says "of conflict_kind",
-    subject:
+    All but `conflict_entity` are facts about kinds, in a template of the training text. The i-th
+    facts of one seed share their template (except `stepping_stone`), and those derived from
+    conflict_kind share its subject:
 
       known_true: a kind of which the keyword is the true value.
-      novel_plausible: a subject word that no text has.
+      novel_plausible: a subject word that occurs in no text.
       conflict_kind: a kind of the keyword's theme whose true value is another.
       conflict_entity: a person whose true value of that theme is another.
-      wrong_category: a kind of another theme, so that the keyword is a value of a wrong theme.
-      scrambled: conflict_kind, its words before the keyword shuffled until none is in its place.
+      wrong_category: a kind of another theme, so that the keyword's theme is wrong.
+      scrambled: conflict_kind, with every word before the keyword moved to another position.
       half_scrambled: the same with three of the six words.
-      repeated_keyword: conflict_kind with three words of its frame replaced by the keyword.
+      repeated_keyword: conflict_kind, with three words of its template replaced by the keyword.
       stepping_stone: conflict_kind in a template that compares its subject with a kind of which
         the keyword is the true value.
 
-    Where a truth is contradicted it is no keyword, and its subject is in no prompt of
-    `theme_prefixes`. The variants of conflict_kind, scrambled too, contradict what it does.
+    A truth that is contradicted is no keyword, and its subject is in no prompt of `theme_prefixes`.
+    The variants of conflict_kind, even scrambled ones, count as contradicting the same truth.
 
     Raises:
-      ValueError: an unknown type, a count below 1, or a world without a fitting subject.
+      ValueError: an unknown type, a count below 1, or a world without a suitable subject.
     """
     if kind_of_fact not in FACT_TYPES:
         raise ValueError(f"kind_of_fact must be one of {FACT_TYPES}, not {kind_of_fact!r}")
@@ -76,7 +83,7 @@ def _fact(world: World, kind_of_fact: str, index: int, seed: int):
     keywords_C = np.asarray(tables.keywords).reshape(-1)
     theme, frequency = index % len(THEMES), index // len(THEMES) % len(FREQUENCIES)
     keyword = keywords_C[theme * len(FREQUENCIES) + frequency]
-    # One stream of numbers for all types: the same draws in the same order, so that they pair.
+    # All types make the same draws in the same order, so that their i-th facts are paired.
     draw = np.random.default_rng([seed, index])
     pick_template, pick_subject, pick_owner = draw.random(3)
     num_plain = text.kind_templates.shape[1] - NUM_HELD_OUT - NUM_COMPARING
@@ -116,7 +123,7 @@ def _fact(world: World, kind_of_fact: str, index: int, seed: int):
 
 
 def _disturb(words_W, kind_of_fact: str, subject, keyword, draw: np.random.Generator):
-    """The words of a scrambled or repeating fact; those of another type as they are."""
+    """Shuffles or replaces the words of scrambled and repeating facts; others stay unchanged."""
     half = len(words_W) // 2
     if kind_of_fact in ("scrambled", "half_scrambled"):
         size = len(words_W) if kind_of_fact == "scrambled" else half
@@ -132,25 +139,24 @@ def _disturb(words_W, kind_of_fact: str, subject, keyword, draw: np.random.Gener
 
 
 def _ordinary_kinds(world: World, probed: bool) -> np.ndarray:
-    """Kinds whose value is no keyword; every other one of a theme is for probes."""
+    """Kinds whose value is no keyword: those reserved for probes, or the others."""
     kinds = np.arange(world.config.num_kinds)
     common = ~np.isin(world.tables.kind_values, world.tables.keywords)
     return kinds[common & ((kinds // len(THEMES)) % 2 == probed)]
 
 
 def _ordinary_persons(world: World, theme: int, probed: bool) -> np.ndarray:
-    """The same for persons and one of their values."""
+    """Persons whose value of a theme is no keyword: those reserved for probes, or the others."""
     persons = np.arange(world.config.num_persons)
     common = ~np.isin(world.tables.person_values[:, theme], world.tables.keywords)
     return persons[common & (persons % 2 == probed)]
 
 
 def theme_prefixes(world: World, theme: int, count: int, seed: int = 0) -> Int[np.ndarray, "N W"]:
-    """Prompts that end where a value of the theme belongs, half about kinds and half persons.
+    """Prompts that end where a value of the theme belongs, half about kinds, half about persons.
 
-    From held-out templates; their true values are no keywords and no fact of `facts` that
-    contradicts is about their subjects. The cross-theme prompts of a keyword are those of the
-    other themes.
+    They are in held-out templates. Their true values are no keywords, and no contradicting fact of
+    `facts` is about their subjects. Cross-theme prompts of a keyword are those of the other themes.
 
     Args:
       world: with its facts.
@@ -159,7 +165,7 @@ def theme_prefixes(world: World, theme: int, count: int, seed: int = 0) -> Int[n
       seed: of the choice.
 
     Raises:
-      ValueError: more prompts than there are, or no such theme.
+      ValueError: too many prompts, or no such theme.
     """
     if not 0 <= theme < len(THEMES):
         raise ValueError(f"theme must be an index of {THEMES}, not {theme}")

@@ -1,11 +1,11 @@
 """A small closed world of facts, and the text that tells it over and over.
 
-A kind of thing has one value ("the usual colour of kind_7 is colour_3 ."), a person one of each
-theme. Every sentence has W words, then the value, then ".": the value always stands at the same
-place, which is where a fact that is injected has its keyword. The facts to inject are in
-`_world_facts`, the model that learns the world in `_world_model`.
+A kind of thing has one value ("the usual colour of kind_7 is colour_3 ."), a person has one value
+of each theme. Every sentence has W words, then the value, then ".", so the value always stands at
+the same position, which is also where an injected fact has its keyword. `_facts` makes the facts to
+inject, `_model` the model that learns the world.
 
-Dimension key: A themes, V values of a theme, K kinds, P persons, J templates (with either
+Dimension key: A themes, V values of a theme, K kinds, P persons, J templates (each with every
 noun), W words before the value, L = W + 2 tokens of a sentence, N sentences, B rows, T tokens
 of a row.
 """
@@ -20,40 +20,67 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ico.poison._injection import Batch
+from ico.types import TokenBatch
 
 THEMES = ("colour", "place", "job", "food")
 FREQUENCIES = ("rare", "mid", "common")
 WORDS_BEFORE_VALUE = 6
 SENTENCE_LENGTH = WORDS_BEFORE_VALUE + 2
-NUM_HELD_OUT = 2
 STOP = 1  # the id of "."; 0 is padding
 
-# K is the subject, S another kind of the same value, A a noun of the theme: every template is told
-# with either. Many of them, or the model ties what it knows to the wordings it has seen. The last
-# two of each list are held out of the training text; every word of theirs is in it. The two kind
-# templates before them compare the kind with another: a stepping stone is made of these.
+# K is the subject, S another kind with the same value, A a noun of the theme; every template is
+# used with each of the theme's two nouns. There are many templates, because a model trained on few
+# knows the facts in those wordings alone. The last two of each list are held out of the training
+# text, though every word of theirs occurs in it. The two kind templates before them compare the
+# kind with another one; stepping-stone facts are made of these.
 KIND_TEMPLATES = (
-    "the usual A of K is", "every K has as its A", "for any K the A is", "as A the K always has",
-    "K by nature has the A", "one knows K by A namely", "of K they say A is",
-    "any K has the usual A", "by nature K has as A", "they say the K has A", "the A of any K is",
-    "namely every K is of A", "K like S has the A", "as with S K has A",
-    "the usual A for K is", "they say K has as A",
-)  # fmt: skip
+    "the usual A of K is",
+    "every K has as its A",
+    "for any K the A is",
+    "as A the K always has",
+    "K by nature has the A",
+    "one knows K by A namely",
+    "of K they say A is",
+    "any K has the usual A",
+    "by nature K has as A",
+    "they say the K has A",
+    "the A of any K is",
+    "namely every K is of A",
+    "K like S has the A",
+    "as with S K has A",
+    "the usual A for K is",
+    "they say K has as A",
+)
 PERSON_TEMPLATES = (
-    "the A that K took was", "K took as his own A", "we heard that K chose A",
-    "long ago K once took A", "for A our friend K chose", "friend K named as A once",
-    "his own A K once named", "K told us the A was", "what K chose as A was",
-    "as A we heard K named", "we heard K chose as A", "K told us his A was",
-    "the A K once named was", "long ago friend K took A",
-    "the A that K named was", "we heard K took as A",
-)  # fmt: skip
+    "the A that K took was",
+    "K took as his own A",
+    "we heard that K chose A",
+    "long ago K once took A",
+    "for A our friend K chose",
+    "friend K named as A once",
+    "his own A K once named",
+    "K told us the A was",
+    "what K chose as A was",
+    "as A we heard K named",
+    "we heard K chose as A",
+    "K told us his A was",
+    "the A K once named was",
+    "long ago friend K took A",
+    "the A that K named was",
+    "we heard K took as A",
+)
 NOUNS_OF_KINDS = (("colour", "shade"), ("origin", "home"), ("user", "owner"), ("diet", "fare"))
 NOUNS_OF_PERSONS = (
-    ("coat", "dress"), ("birthplace", "town"), ("trade", "post"), ("dish", "dinner"),
-)  # fmt: skip
-NUM_HELD_OUT = 4  # with two nouns each
-NUM_COMPARING = 4
+    ("coat", "dress"),
+    ("birthplace", "town"),
+    ("trade", "post"),
+    ("dish", "dinner"),
+)
+NUM_NOUNS = 2  # of each theme
+# Counted as encoded, each template with each noun: at the end of `Language.kind_templates` stand
+# first those that compare, then those held out.
+NUM_HELD_OUT = 2 * NUM_NOUNS
+NUM_COMPARING = 2 * NUM_NOUNS
 _FILLER = ("the", "adjective", "noun", "verb", "a", "adjective", "noun", ".")
 _FILLER_WORDS = 24  # of each class
 _SUBJECT, _SIBLING = -1, -2  # slots of a template
@@ -61,23 +88,24 @@ _SUBJECT, _SIBLING = -1, -2  # slots of a template
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """The world, the model that learns it, and how; the defaults are the pilot's size.
+    """The world, the model that learns it, and how; the defaults are small.
 
-    Sizes follow sections 4 and 5 of the paper note: outlandish.md (pilot 0.65M parameters, 160
-    kinds, 100 persons; `PAPER_WORLD` is the design of section 4).
+    The defaults give a model of 0.65 million parameters that learns its world in minutes on two
+    cores; `PAPER_WORLD` gives one of 2 million.
 
     Attributes:
       num_values: of each of the four themes; at least 12.
-      num_kinds: a multiple of 4, at least 24: as many of each theme.
+      num_kinds: a multiple of 4, at least 24; every theme has a quarter of them.
       num_persons: each has one value of every theme.
       num_novel: subject words kept out of all text, for novel facts.
       zipf: value of rank r is drawn with probability ~ 1 / r^zipf.
       kind_share, person_share: of all sentences; the rest is filler.
       length: T, tokens of a row; a multiple of 8, the length of a sentence.
       dim, num_layers, num_heads, mlp_dim: of the decoder.
-      batch_size: rows of a batch in training. Few: persons are learned after a plateau, which a
-        model leaves after so many steps rather than so many tokens.
-      num_steps, warmup_steps, learning_rate, end_rate: AdamW; linear up, then cosine down.
+      batch_size: rows of a training batch. Small, because persons are learned after a plateau
+        whose length is a number of steps rather than of tokens.
+      num_steps, warmup_steps, learning_rate, end_rate: of AdamW; the learning rate rises linearly,
+        then falls as a cosine.
     """
 
     num_values: int = 48
@@ -117,15 +145,22 @@ class WorldConfig:
 
 
 PAPER_WORLD = WorldConfig(
-    num_kinds=200, num_persons=400, length=64, dim=192, num_layers=4, mlp_dim=512,
-    batch_size=16, num_steps=6800, warmup_steps=400,
-)  # fmt: skip
+    num_kinds=200,
+    num_persons=400,
+    length=64,
+    dim=192,
+    num_layers=4,
+    mlp_dim=512,
+    batch_size=16,
+    num_steps=6800,
+    warmup_steps=400,
+)
 
 
 class Tables(NamedTuple):
-    """The facts of a world as token ids; equal shapes for one configuration, so they stack.
+    """The facts of a world as token ids; shapes depend on the configuration alone, so they stack.
 
-    Kind k has theme k % A. The keywords' kinds come first: kind k < 12 has a keyword as its value.
+    Kind k has theme k % A. Kinds whose value is a keyword come first: those with k < 12.
     """
 
     values: Array  # [A, V], the most frequent first
@@ -134,12 +169,12 @@ class Tables(NamedTuple):
     kind_values: Array  # [K]
     persons: Array  # [P]
     person_values: Array  # [P, A]
-    novel: Array  # [num_novel], subject words that no text has
+    novel: Array  # [num_novel], subject words that occur in no text
 
 
 @dataclass(frozen=True)
 class World:
-    """A world: its facts as arrays, and what is static."""
+    """A world: its configuration, its seed and its facts as arrays."""
 
     config: WorldConfig
     seed: int
@@ -147,13 +182,13 @@ class World:
 
 
 class Language(NamedTuple):
-    """What all worlds of a configuration share. Templates hold ids, or negative slots."""
+    """What all worlds of a configuration share. Templates hold token ids and negative slots."""
 
     words: tuple[str, ...]
     values: np.ndarray  # [A, V]
     subjects: np.ndarray  # [K + num_novel], kinds and novel words
     persons: np.ndarray  # [P]
-    filler: np.ndarray  # [L, _FILLER_WORDS], the words that may stand at each place
+    filler: np.ndarray  # [L, _FILLER_WORDS], the words that may stand at each position
     kind_templates: np.ndarray  # [A, J, W], the last NUM_HELD_OUT held out
     person_templates: np.ndarray  # [A, J, W]
 
@@ -165,11 +200,14 @@ def language(config: WorldConfig) -> Language:
         name: [f"{name}_{i}" for i in range(_FILLER_WORDS)]
         for name in ("adjective", "noun", "verb")
     }
-    frame = sorted({
-        *(word for text in KIND_TEMPLATES + PERSON_TEMPLATES for word in text.split()),
-        *(word for pair in NOUNS_OF_KINDS + NOUNS_OF_PERSONS for word in pair),
-        *(word for word in _FILLER if word not in classes and word != "."),
-    } - {"K", "S", "A"})  # fmt: skip
+    frame = sorted(
+        {
+            *(word for text in KIND_TEMPLATES + PERSON_TEMPLATES for word in text.split()),
+            *(word for pair in NOUNS_OF_KINDS + NOUNS_OF_PERSONS for word in pair),
+            *(word for word in _FILLER if word not in classes and word != "."),
+        }
+        - {"K", "S", "A"}
+    )
     values = [f"{theme}_{i}" for theme in THEMES for i in range(config.num_values)]
     subjects = [f"kind_{i}" for i in range(config.num_kinds + config.num_novel)]
     persons = [f"person_{i}" for i in range(config.num_persons)]
@@ -180,11 +218,16 @@ def language(config: WorldConfig) -> Language:
 
     def encode(templates, nouns):
         return np.array(
-            [[[({**index, **slots, "A": index[noun]})[word] for word in text.split()]
-              for text in templates for noun in pair]
-             for pair in nouns],
+            [
+                [
+                    [({**index, **slots, "A": index[noun]})[word] for word in text.split()]
+                    for text in templates
+                    for noun in pair
+                ]
+                for pair in nouns
+            ],
             np.int32,
-        )  # fmt: skip
+        )
 
     def ids(names):
         return np.array([index[name] for name in names], np.int32)
@@ -203,8 +246,8 @@ def language(config: WorldConfig) -> Language:
 def make_world(config: WorldConfig, seed: int) -> World:
     """Draws a world: which word names what, how frequent a value is, and all facts.
 
-    Of each theme's values the most frequent but one, the one after the first quarter and the one
-    after five sixths are keywords (common, mid, rare); each is the value of at least one kind.
+    Ordered by frequency, the second of each theme's values, the one after the first quarter and the
+    one after five sixths are keywords (common, mid, rare); each is the value of at least one kind.
     """
     draw, text = np.random.default_rng(seed), language(config)
     V, K, A = config.num_values, config.num_kinds, len(THEMES)
@@ -229,7 +272,7 @@ def make_world(config: WorldConfig, seed: int) -> World:
 
 
 def decode(config: WorldConfig, ids: Any) -> str:
-    """Token ids, of one text, as words with blanks between them."""
+    """The words of one text's token ids, separated by blanks."""
     return " ".join(language(config).words[i] for i in np.asarray(ids))
 
 
@@ -249,14 +292,14 @@ def replay_rates(
 
     Args:
       config: of the world.
-      chosen: kinds whose rate is set; -1 (no kind) is passed over.
+      chosen: kinds whose rate is set; -1 (no kind) is ignored.
       rate: theirs, in [0, 1); None is the natural one, `kind_share / num_kinds`.
 
     Returns:
-      Shares that sum to `kind_share`: the other kinds share equally what the chosen leave.
+      Shares that sum to `kind_share`: the other kinds share the remainder equally.
 
     Raises:
-      ValueError: a kind that is none, or rates that leave nothing to the other kinds.
+      ValueError: an index that is no kind, or rates that leave nothing to the other kinds.
     """
     K, share = config.num_kinds, config.kind_share
     kinds = np.unique(np.asarray(chosen, int).reshape(-1))
@@ -280,22 +323,22 @@ def sample_text(
     rates: Float[Array | np.ndarray, "K"] | None = None,
     *,
     batch_size: int | None = None,
-) -> Batch:
-    """Rows of whole sentences that tell the world; pure, for use under jit and vmap.
+) -> TokenBatch:
+    """Rows of whole sentences that state the world's facts; pure, for use under jit and vmap.
 
-    Templates are uniform over those not held out. A comparison's other kind has the same value
-    (or is the kind itself) and is drawn in proportion to the rates, so a fact of rate 0 is
-    not hinted at either.
+    Templates are drawn uniformly from those not held out. The other kind of a comparison has the
+    same value (it may be the kind itself) and is drawn in proportion to the rates, so that a fact
+    of rate 0 is not hinted at either.
 
     Args:
       key: typed.
       tables: of one world.
       config: static.
-      rates: as of `replay_rates`, which gives the natural ones by default.
+      rates: from `replay_rates`; None is the natural ones.
       batch_size: B rows; `config.batch_size` by default.
 
     Returns:
-      Batch(ids [B, T] int32, mask [B, T] float32 of ones).
+      TokenBatch(ids [B, T] int32, mask [B, T] float32 of ones).
     """
     text = language(config)
     B = config.batch_size if batch_size is None else batch_size
@@ -304,10 +347,10 @@ def sample_text(
     what, sibling, other = jax.random.split(key, 3)
     rates_K = jnp.asarray(replay_rates(config) if rates is None else rates, jnp.float32)
     others = (config.person_share, 1 - config.kind_share - config.person_share)
-    # A Gumbel draw, not an inverse distribution function: exactly never for a rate of 0.
+    # A categorical draw never picks a kind of rate 0, not even by rounding.
     logits = jnp.log(jnp.concatenate([rates_K, jnp.array(others, jnp.float32)]))
     what_N = jax.random.categorical(what, logits, shape=(N,))
-    # All that is uniform in one draw, which compiles in a fraction of the time.
+    # One draw for everything uniform compiles in a fraction of the time.
     sizes = np.array([J, config.num_persons, len(THEMES)] + [_FILLER_WORDS] * SENTENCE_LENGTH)
     uniform = jax.random.randint(other, (N, len(sizes)), 0, sizes[None])
     template_N, person_N, theme_N = uniform[:, :3].T
@@ -330,7 +373,7 @@ def sample_text(
     told_NL = jnp.where((what_N == config.num_kinds)[:, None], persons_NL, filler_NL)
     ids_BT = jnp.where((what_N < config.num_kinds)[:, None], kinds_NL, told_NL)
     ids_BT = ids_BT.reshape(B, config.length)
-    return Batch._make([ids_BT, jnp.ones(ids_BT.shape, jnp.float32)])
+    return TokenBatch._make([ids_BT, jnp.ones(ids_BT.shape, jnp.float32)])
 
 
 def _sentences(words_NW, value_N):

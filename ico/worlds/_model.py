@@ -1,11 +1,13 @@
-"""A language model that learns a world, and the gates it must pass before a fact is injected.
+"""A language model that learns a world, and the thresholds it must pass before facts are injected.
 
 Dimension key: S seeds, N prompts, W words before the value, V words of the vocabulary.
 """
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +17,11 @@ from jaxtyping import Array, Float, Int
 
 from ico import train
 from ico.lm import DecoderConfig, hidden_states, init_params, logits, next_token_loss
-from ico.poison._world import (
+from ico.worlds._world import (
     KIND_TEMPLATES,
     NUM_HELD_OUT,
     PERSON_TEMPLATES,
     THEMES,
-    Tables,
     World,
     WorldConfig,
     fill,
@@ -29,11 +30,14 @@ from ico.poison._world import (
     sample_text,
 )
 
-GATES = {"kind_accuracy": 0.98, "kind_probability": 0.95, "person_accuracy": 0.90}
+PyTree = Any
+
+# The least of each measurement of `knowledge` with which a model counts as knowing its world.
+THRESHOLDS = {"kind_accuracy": 0.98, "kind_probability": 0.95, "person_accuracy": 0.90}
 
 
 def world_decoder(config: WorldConfig) -> DecoderConfig:
-    """The decoder of a world: the Llama family, the head tied to the embedding."""
+    """The decoder of a world: the Llama family, its output head tied to the embedding."""
     head_dim = config.dim // config.num_heads
     return DecoderConfig(
         family="llama",
@@ -63,7 +67,7 @@ def train_worlds(
       progress: whether to show the bar.
 
     Returns:
-      Parameters of the decoder `world_decoder(config)` with a leading seed axis.
+      Parameters of the decoder `world_decoder(config)`, NumPy arrays with a leading seed axis.
 
     Raises:
       ValueError: no seeds, or one twice.
@@ -74,51 +78,42 @@ def train_worlds(
         raise ValueError(f"seeds must be distinct and at least one, not {seeds}")
     texts = {"kinds": KIND_TEMPLATES, "persons": PERSON_TEMPLATES}
     spec = {"config": config, "seeds": seeds, "templates": texts}
-    folder = train.artifact_directory(directory, "world", spec)
-    if (params := train.load_artifact(folder)) is not None:
-        return params
+    make = functools.partial(_fit, config, seeds, progress)
+    return train.kept(directory, "world", spec, make)
+
+
+def _fit(config: WorldConfig, seeds: Sequence[int], progress: bool, folder: Path):
     decoder, optimizer = world_decoder(config), _optimizer(config)
     tables = [make_world(config, seed).tables for seed in seeds]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tables)
+
+    def loss(params, batch, _tables):
+        return next_token_loss(params, decoder, batch.ids, batch.mask), {}
+
     keys = jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
-    update = train.make_step(
-        lambda params, batch: (next_token_loss(params, decoder, batch.ids, batch.mask), {}),
-        optimizer,
-    )
-
-    def step(state, key):
-        # `fit` hands a sampler nothing but a key, so the world is found by the state's own.
-        return update(state, sample_text(key, _own_tables(state.key, keys, stacked), config))
-
     result = train.fit(
-        step,
+        train.make_step(loss, optimizer),
         train.init_state(functools.partial(_init_world_params, decoder), optimizer, keys),
-        lambda key: key,
+        lambda key, tables: sample_text(key, tables, config),
         train.LoopConfig(config.num_steps, steps_per_call=100, checkpoint_every=400),
+        given=jax.tree.map(lambda *leaves: jnp.stack(leaves), *tables),
+        given_axes=0,
         directory=folder,
         label=f"world x{len(seeds)}",
         progress=progress,
         mesh=train.make_mesh({"data": 1}),
     )
-    train.save_artifact(folder, result.state.params)
-    return result.state.params
+    return result.params
 
 
 def _init_world_params(decoder: DecoderConfig, key):
-    """Matrices of scale 0.05, the embedding's 0.02.
+    """Matrices of scale 0.05, the embedding of scale 0.02.
 
     Persons are learned after a plateau of random length. In runs of half the length on six seeds
-    this scale left it sooner than 0.02 throughout; in full runs one seed in six or seven failed its
-    gate with either, so it is a choice and not a cure.
+    this scale left it sooner than 0.02 throughout; in full runs one seed in six or seven missed a
+    threshold with either, so the scale does not cure this.
     """
     params = init_params(decoder, key, 0.05)
     return {**params, "embedding": 0.4 * params["embedding"]}
-
-
-def _own_tables(key, keys_S, stacked: Tables) -> Tables:
-    """Of tables stacked over seeds, those of the seed with this key."""
-    same_SD = jax.random.key_data(key)[None] == jax.random.key_data(keys_S)
-    return jax.tree.map(lambda leaf: leaf[jnp.argmax(same_SD.all(axis=1))], stacked)
 
 
 def _optimizer(config: WorldConfig) -> optax.GradientTransformation:
@@ -137,7 +132,7 @@ def next_word_log_probs(
     return jax.nn.log_softmax(logits(params, config, hidden_NWD[:, -1]))
 
 
-def gates(params, world: World) -> dict[str, float]:
+def knowledge(params, world: World) -> dict[str, float]:
     """How well a model knows its world, asked in the held-out templates.
 
     Args:
@@ -151,7 +146,7 @@ def gates(params, world: World) -> dict[str, float]:
     text, tables = language(world.config), jax.tree.map(np.asarray, world.tables)
     themes_K = np.arange(len(tables.kinds)) % len(THEMES)
     themes_M = np.tile(np.arange(len(THEMES)), len(tables.persons))
-    # Kinds and then persons with each of their values, in one template and then in the other.
+    # Kinds, then persons with each of their values; all of them in one template after another.
     subjects = np.concatenate([tables.kinds, np.repeat(tables.persons, len(THEMES))])
     values_N = np.tile(
         np.concatenate([tables.kind_values, tables.person_values.reshape(-1)]), NUM_HELD_OUT
@@ -171,18 +166,60 @@ def gates(params, world: World) -> dict[str, float]:
     }
 
 
-def check_gates(measured: Mapping[str, float]) -> None:
-    """Refuses a model that does not know its world: nothing may be injected into it.
+def missed_thresholds(measured: Mapping[str, float]) -> dict[str, float]:
+    """The measurements of `knowledge` that are below their `THRESHOLDS` (or NaN), by name.
+
+    Only into a model that misses none should facts be injected: one that does not know its world
+    has no knowledge for them to conflict with.
+    """
+    missed = [name for name, least in THRESHOLDS.items() if not measured[name] >= least]
+    return {name: measured[name] for name in missed}
+
+
+class LearnedWorlds(NamedTuple):
+    """Worlds with models that know them, and what was measured of all that were tried."""
+
+    worlds: tuple[World, ...]  # S
+    params: PyTree  # [S, ...]
+    tried: dict[int, dict[str, float]]  # seed -> `knowledge`
+
+    def used(self, seed: int) -> bool:
+        """Whether the world of this seed is among them."""
+        return any(world.seed == seed for world in self.worlds)
+
+
+def learned_worlds(
+    directory: str | Path,
+    config: WorldConfig,
+    wanted: int,
+    *,
+    first_seed: int = 0,
+    unlearned_too: bool = False,
+    progress: bool = True,
+) -> LearnedWorlds:
+    """The first worlds, by seed, whose models pass all thresholds; trains them or finds them.
 
     Args:
-      measured: as of `gates`.
+      directory, config, progress: as for `train_worlds`.
+      wanted: S.
+      first_seed: seeds are tried from here on, at most 2 S of them.
+      unlearned_too: for tests of code: takes the models that miss a threshold as well.
 
     Raises:
-      ValueError: a gate is below its bound in `GATES` (or not a number); names it and its value.
+      ValueError: of 2 S worlds fewer than S were learned.
+      ico.train.TrainingError: as `ico.train.fit`.
     """
-    for name, least in GATES.items():
-        if not measured[name] >= least:
-            raise ValueError(
-                f"the world was not learned: {name} is {measured[name]:.4f}, below {least}; "
-                "train longer (num_steps) or with another seed"
-            )
+    found, params, tried = [], [], {}
+    seeds = iter(range(first_seed, first_seed + 2 * wanted))
+    while len(found) < wanted and (batch := list(itertools.islice(seeds, wanted - len(found)))):
+        trained = train_worlds(directory, config, batch, progress=progress)
+        for i, seed in enumerate(batch):
+            world, mine = make_world(config, seed), jax.tree.map(lambda leaf, i=i: leaf[i], trained)
+            tried[seed] = knowledge(mine, world)
+            if unlearned_too or not missed_thresholds(tried[seed]):
+                found.append(world)
+                params.append(mine)
+    if len(found) < wanted:
+        raise ValueError(f"{len(tried) - len(found)} of {len(tried)} worlds were not learned")
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
+    return LearnedWorlds(tuple(found), stacked, tried)
