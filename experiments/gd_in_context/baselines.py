@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
-from experiments.gd_in_context import evaluation as ev
-from experiments.gd_in_context.training import sampler_of
-from ico import algorithms
+import ico
+from experiments.gd_in_context.paper import draw, sampler_of
+from ico import algorithms, lab, tasks
 
 _PADDED_STEPS = 12  # the most that a study fits
 _STARTS = 3
@@ -55,12 +55,14 @@ def expected_loss(rate_S, gamma_S, eigenvalues_MD, num_context: int, input_varia
     return 0.5 * input_variance * squares_S
 
 
-def fit(context, name: str, task, num_steps: int, *, plain: bool = False) -> dict[str, dict]:
+def fit(
+    run: lab.Run, name: str, task: tasks.LinearRegression, num_steps: int, *, plain: bool = False
+) -> dict[str, dict[str, np.ndarray]]:
     """The best rate and gamma of GD++ (gamma 0 if `plain`), for tied steps and for one a step.
 
     L-BFGS from several starts on the eigenvalues of `fit_contexts` contexts; start and iterate are
-    chosen on as many other tasks by the algorithm itself. That choice matters: many
-    free steps fitted to the end blow up on one context in ten thousand, or by rounding.
+    chosen on as many other tasks by the algorithm itself. That choice matters: many free steps
+    fitted to the end blow up on one context in ten thousand, or by rounding. Kept on disk.
 
     Returns:
       {"tied", "free"}: each {"rate", "gamma"}, scalars or [S], as `ico.algorithms.gd_plus_plus`
@@ -71,10 +73,17 @@ def fit(context, name: str, task, num_steps: int, *, plain: bool = False) -> dic
     """
     if task.inputs != "uniform":
         raise ValueError(f"baselines are fitted to uniform inputs, not {task.inputs!r}")
-    fit_key, start_key = jax.random.split(context.key(f"baselines/{name}"))
-    config = context.config
+    config = run.config
+    counts = {"contexts": config.fit_contexts, "updates": config.fit_steps}
+    spec = {"task": task, "steps": num_steps, "plain": plain} | counts
+    return run.kept(name, spec, lambda folder: _fit(run, name, task, num_steps, plain))
+
+
+def _fit(run, name: str, task, num_steps: int, plain: bool) -> dict[str, dict]:
+    fit_key, start_key = jax.random.split(run.key(f"baselines/{name}"))
+    config = run.config
     fit_MD = jnp.asarray(eigenvalues(fit_key, task, config.fit_contexts), jnp.float32)
-    others = ev.draw(context, f"baselines/{name}/choice", task, config.fit_contexts)
+    others = draw(run, f"baselines/{name}/choice", task, config.fit_contexts)
     apply = functools.partial(algorithms.gd_plus_plus, num_steps=num_steps)
     steps = max(num_steps, _PADDED_STEPS)
     problem = _Problem(
@@ -88,17 +97,17 @@ def fit(context, name: str, task, num_steps: int, *, plain: bool = False) -> dic
         rate_S, gamma_S = _unpack(log_2S, problem)
         return {"rate": rate_S[steps], "gamma": gamma_S[steps]}
 
-    draw = np.random.default_rng(np.asarray(jax.random.key_data(start_key)))
+    def judge(log_2S):
+        candidate = {name: (apply, learned(log_2S, slice(num_steps)))}
+        return float(ico.compare(candidate, others).losses[name].mean())
+
+    random = np.random.default_rng(np.asarray(jax.random.key_data(start_key)))
     # Around one step's rate and the paper's gamma (A.10: 0.18 for N = 10).
     around_21 = np.log([[3.0], [1.0 / task.num_context]])
-    starts_R21 = around_21 + draw.uniform(-0.7, 0.7, (_STARTS, 2, 1))
-
-    def judge(log_2S):
-        return float(ev.losses(apply, learned(log_2S, slice(num_steps)), others).mean())
-
+    starts_R21 = around_21 + random.uniform(-0.7, 0.7, (_STARTS, 2, 1))
     tied_21 = _descend(name, starts_R21, problem, fit_MD, judge, config.fit_steps)
     # A rate a step starts at the best single rate, so that it cannot end above it.
-    noise_R2S = draw.normal(0, 0.3, (_STARTS, 2, steps))
+    noise_R2S = random.normal(0, 0.3, (_STARTS, 2, steps))
     noise_R2S[0] = 0
     free_2S = _descend(name, tied_21 + noise_R2S, problem, fit_MD, judge, config.fit_steps)
     return {"tied": learned(tied_21, 0), "free": learned(free_2S, slice(num_steps))}
@@ -126,12 +135,8 @@ def _log_loss(log_2S, problem, values_MD):
     """The logarithm of the expected loss after the last step, and its gradient."""
 
     def loss(log_2S):
-        rate_S, gamma_S = _unpack(log_2S, problem)
-        return jnp.log(
-            expected_loss(rate_S, gamma_S, values_MD, problem.num_context, problem.input_variance)[
-                -1
-            ]
-        )
+        sizes = (problem.num_context, problem.input_variance)
+        return jnp.log(expected_loss(*_unpack(log_2S, problem), values_MD, *sizes)[-1])
 
     return jax.value_and_grad(loss)(log_2S)
 
