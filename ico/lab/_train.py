@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -185,6 +186,8 @@ def describe(value: Any, lenient: bool = False) -> Any:
     if isinstance(value, functools.partial):
         called = describe(value.func, lenient)
         return {"function": called, "arguments": [list(value.args), dict(value.keywords)]}
+    if callable(value):  # a decorator that keeps the function's name closes over the function
+        value = inspect.unwrap(value)
     name = getattr(value, "__qualname__", type(value).__qualname__)
     whole = f"{getattr(value, '__module__', '')}.{name}"
     closes = getattr(value, "__closure__", None) or not callable(value)
