@@ -33,7 +33,7 @@ THIRD_PARTY = {
     "types": JAX_ALONE,
     "layers": JAX_ALONE,
     "tasks": JAX_ALONE,
-    "algorithms": JAX_ALONE,
+    "algorithms": JAX_ALONE | {"scipy"},  # L-BFGS, for the best rates
     "optim": JAX_ALONE | {"optax"},
 }
 

@@ -3,77 +3,62 @@
 The paper: deep linear models do better than gradient descent of as many steps, as GD++ does, which
 also corrects the curvature of its inputs by a parameter gamma.
 
-Dimension key: S seeds, T tasks, L layers.
+Dimension key: S seeds, T tasks, L layers, M contexts, D inputs.
 """
 
 import functools
 import itertools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import ico
-from experiments.gd_in_context import baselines
-from experiments.gd_in_context.paper import (
-    GD,
-    LAYER,
-    LOSS,
-    SEEDS,
-    STEP,
-    curve,
-    draw,
-    looks,
-    paper,
-    recipe,
-    sampler_of,
-    task_of,
-    trained_layer,
-)
+from experiments.gd_in_context import regression
+from experiments.gd_in_context.paper import paper
+from experiments.gd_in_context.regression import GD, LOSS, SEEDS
 from ico import algorithms, lab, report
 from ico.models import LinearTransformer, learner, products
 
 MODEL, GD_PLUS_PLUS, GD_FREE = "transformer", "GD++", "gradient descent, a rate a step"
+SHOWN = [MODEL, GD, GD_PLUS_PLUS]
 
 
 @paper.study("What do 2, 5 and 10 layers learn: gradient descent or GD++?")
 def deep(run):
     """Linear transformers of several depths beside gradient descent and GD++ of equal depth."""
-    episode = draw(run, "deep/test", task_of(run))
+    episode = regression.draw(run, "deep/test")
     wanted = [(depth, "tied") for depth in run.config.tied_depths]
     wanted += [(depth, "untied") for depth in run.config.untied_depths]
-    one = ico.compare({MODEL: trained_layer(run)}, episode).losses[MODEL]
+    one = ico.compare({MODEL: regression.trained_layer(run)}, episode).losses[MODEL]
     for sharing in ("tied", "untied"):
         if (1, sharing) not in wanted:
             yield lab.record(depth=1, weights=sharing, learner=MODEL, loss=one)
     for depth, sharing in wanted:
-        model, trained = _train(run, depth, sharing == "tied")
+        trained = _train(run, depth, sharing == "tied")
         rates = best_rates(run, depth, sharing == "tied")
-        yield from beside_algorithms(model, trained, rates, episode, depth=depth, weights=sharing)
-        yield curve(trained, depth=depth, weights=sharing)
+        model = {"depth": depth, "weights": sharing, "model": f"{depth} {sharing} layers"}
+        yield from beside_algorithms(trained, rates, episode, **model)
         if (depth, sharing) == (2, "tied"):
-            yield _two_tied(trained, rates, episode)
+            yield from _two_tied(run, trained, rates, episode)
     run.note(
         "GD and GD++ are fitted to their best rates by the exact expected loss, over several "
         "starts; the ratio is a learner's loss over GD++'s."
     )
 
 
-def _train(run, depth: int, tied: bool):
+def _train(run, depth: int, tied: bool) -> lab.Trained:
     """The authors' learning rates and clips by depth."""
-    model = LinearTransformer(
-        num_layers=depth,
-        tied=tied,
-        token_clip=10.0 if depth > 3 else 0.0,
-        init_scale=0.002 / depth,
-    )
-    how = recipe(
+    clip, scale = 10.0 if depth > 3 else 0.0, 0.002 / depth
+    model = LinearTransformer(num_layers=depth, tied=tied, token_clip=clip, init_scale=scale)
+    recipe = regression.recipe(
         run,
         run.config.tied_steps if tied else run.config.untied_steps,
         learning_rate=1e-3 if depth <= 3 else 5e-4,
         clip=1e-3 if depth <= 2 else 10.0,
     )
-    sampler = sampler_of(task_of(run, batch_size=run.config.deep_batch_size))
     name = f"{depth}-{'tied' if tied else 'untied'}"
-    return model, lab.train(run, name, model, sampler, how)
+    return lab.train(run, name, model, regression.deep_sampler(run), recipe)
 
 
 def best_rates(run, depth: int, tied: bool) -> dict:
@@ -82,8 +67,8 @@ def best_rates(run, depth: int, tied: bool) -> dict:
     Gradient descent with one rate for all steps and with one for each, and GD++ with a rate and a
     gamma for all steps (`tied`) or for each.
     """
-    descent = baselines.fit(run, f"gd-{depth}", task_of(run), depth, plain=True)
-    plus = baselines.fit(run, f"gd_plus_plus-{depth}", task_of(run), depth)
+    descent = fit_rates(run, f"gd-{depth}", depth, plain=True)
+    plus = fit_rates(run, f"gd_plus_plus-{depth}", depth)
     return {
         GD: {"rate": descent["tied"]["rate"]},
         GD_FREE: {"rate": descent["free"]["rate"]},
@@ -91,21 +76,53 @@ def best_rates(run, depth: int, tied: bool) -> dict:
     }
 
 
-def beside_algorithms(model, trained, rates: dict, episode, **axes):
-    """Records of the losses of a trained model and of the algorithms: at the end, and by layer."""
-    depth = model.num_layers
+def fit_rates(run, name: str, depth: int, *, plain: bool = False) -> dict:
+    """`algorithms.best_rates` on `fit_contexts` contexts, chosen on as many others. Kept."""
+    count = run.config.fit_contexts
+    task = regression.task_of(run, batch_size=count)
+
+    def fit(folder):
+        fit_key, start_key = jax.random.split(run.key(f"baselines/{name}"))
+        episode = jax.jit(regression.sampler_of(task))(fit_key)
+        x_MND = np.asarray(episode.prompt.x, np.float64)
+        eigenvalues_MD = np.linalg.eigvalsh(np.swapaxes(x_MND, 1, 2) @ x_MND).clip(min=0)
+        others = regression.draw(run, f"baselines/{name}/choice", count=count)
+        apply = functools.partial(algorithms.gd_plus_plus, num_steps=depth)
+        return algorithms.best_rates(
+            jnp.asarray(eigenvalues_MD, jnp.float32),
+            depth,
+            lambda params: ico.compare({name: (apply, params)}, others).losses[name].mean(),
+            start_key,
+            num_context=task.num_context,
+            input_variance=task.input_range**2 / 12,
+            plain=plain,
+            num_updates=run.config.fit_steps,
+        )
+
+    spec = {"task": task, "steps": depth, "plain": plain, "updates": run.config.fit_steps}
+    return run.kept(name, spec, fit)
+
+
+def beside_algorithms(trained: lab.Trained, rates: dict, episode, **axes):
+    """Records of a model and of the algorithms: final losses, by layer, and while training."""
+    depth = trained.model.num_layers
     descent = functools.partial(algorithms.gd, num_steps=depth, all_steps=True)
     plus = functools.partial(algorithms.gd_plus_plus, num_steps=depth, all_steps=True)
-    learners = {MODEL: ico.Seeded(learner(model, all_layers=True), trained.params)}
+    learners = {MODEL: ico.Seeded(learner(trained.model, all_layers=True), trained.params)}
     for name, params in rates.items():
         learners[name] = (plus if name == GD_PLUS_PLUS else descent, params)
     found = ico.compare(learners, episode, pairs=())
+    yield regression.curve(trained, **axes, learner=MODEL)
     for name in learners:
-        by_layer = found.by_step(name).mean(-1)
-        yield lab.record(**axes, learner=name, loss=found.final(name), by_layer=by_layer)
+        final, by_layer = found.final(name), found.by_step(name).mean(-1)
+        yield lab.record(**axes, learner=name, loss=final)
+        layer = np.arange(1, depth + 1)
+        yield lab.record("by layer", **axes, learner=name, layer=layer, loss=by_layer)
+        if name in (GD, GD_PLUS_PLUS):
+            yield regression.level(final, trained, **axes, learner=name)
 
 
-def _two_tied(trained, rates, episode):
+def _two_tied(run, trained, rates, episode):
     """What two tied layers are like: cosines with both algorithms, and their gamma."""
     learners = {
         MODEL: trained,
@@ -116,12 +133,10 @@ def _two_tied(trained, rates, episode):
     cosine = ico.compare(learners, episode, pairs=pairs).cosine
     gamma_S = np.array([gamma(trained.seed(s)["block_0"]) for s in range(trained.num_seeds)])
     fitted = float(rates[GD_PLUS_PLUS]["gamma"])
-    return lab.record(
-        "two tied",
-        cosine_with_gd=cosine[MODEL, GD],
-        cosine_with_gd_plus_plus=cosine[MODEL, GD_PLUS_PLUS],
-        gamma_ratio=gamma_S[:, None] / fitted,
-    )
+    run.note(f"Two tied layers: gamma fitted {fitted:.4f}, read from weights {gamma_S.mean():.4f}.")
+    yield lab.record("two tied", to=GD, cosine=cosine[MODEL, GD])
+    yield lab.record("two tied", to=GD_PLUS_PLUS, cosine=cosine[MODEL, GD_PLUS_PLUS])
+    yield lab.record("gamma", ratio=gamma_S[:, None] / fitted)
 
 
 def gamma(block, num_outputs: int = 1) -> np.floating:
@@ -158,7 +173,7 @@ deep.claim(
     unit="cosine",
     band=(0.0, None),
     kind="core",
-    of=lab.difference(("cosine_with_gd_plus_plus", "cosine_with_gd"), record="two tied"),
+    of=lab.difference("cosine", record="two tied", to=(GD_PLUS_PLUS, GD)),
 )
 deep.claim(
     "two_tied_gamma",
@@ -167,43 +182,36 @@ deep.claim(
     "A.10",
     unit="ratio",
     band=(0.85, 1.15),
-    of=lab.mean("gamma_ratio", record="two tied"),
+    of=lab.mean("ratio", record="gamma"),
 )
-deep.claim(
-    "five_untied_ratio",
-    "Five untied layers have the loss of five-step GD++ with rates of its own for each step",
-    "Fig. 3b",
-    unit="ratio",
-    band=(0.9, 1.1),
-    of=lab.ratio("loss", depth=5, weights="untied", learner=(MODEL, GD_PLUS_PLUS)),
-)
-ONE_RATE = "gradient descent with one rate for all steps, its best"
-deep.claim(
-    "five_untied_beats_gd",
-    "Five untied layers are below five plain gradient steps (loss of GD minus theirs)",
-    "Fig. 3b",
-    unit="half squared error",
-    band=(0.0, None),
-    kind="core",
-    of=lab.difference("loss", depth=5, weights="untied", learner=(GD, MODEL), note=ONE_RATE),
-)
-deep.claim(
-    "ten_tied_ratio",
-    "Ten tied layers have the loss of ten-step GD++",
-    "Fig. 7",
-    unit="ratio",
-    band=(0.9, 1.1),
-    of=lab.ratio("loss", depth=10, weights="tied", learner=(MODEL, GD_PLUS_PLUS)),
-)
-deep.claim(
-    "ten_tied_beats_gd",
-    "Ten tied layers are below ten plain gradient steps (loss of GD minus theirs)",
-    "Fig. 7",
-    unit="half squared error",
-    band=(0.0, None),
-    kind="core",
-    of=lab.difference("loss", depth=10, weights="tied", learner=(GD, MODEL), note=ONE_RATE),
-)
+for _depth, _sharing, _name, _ratio, _source in (
+    (5, "untied", "five", "five-step GD++ with rates of its own for each step", "Fig. 3b"),
+    (10, "tied", "ten", "ten-step GD++", "Fig. 7"),
+):
+    deep.claim(
+        f"{_name}_{_sharing}_ratio",
+        f"{_name.capitalize()} {_sharing} layers have the loss of {_ratio}",
+        _source,
+        unit="ratio",
+        band=(0.9, 1.1),
+        of=lab.ratio("loss", depth=_depth, weights=_sharing, learner=(MODEL, GD_PLUS_PLUS)),
+    )
+    deep.claim(
+        f"{_name}_{_sharing}_beats_gd",
+        f"{_name.capitalize()} {_sharing} layers are below {_name} plain gradient steps (loss of "
+        "GD minus theirs)",
+        _source,
+        unit="half squared error",
+        band=(0.0, None),
+        kind="core",
+        of=lab.difference(
+            "loss",
+            depth=_depth,
+            weights=_sharing,
+            learner=(GD, MODEL),
+            note="gradient descent with one rate for all steps, its best",
+        ),
+    )
 
 
 @deep.claim(
@@ -223,98 +231,37 @@ def falls_with_depth(records):
 
 
 deep.table("losses", lab.rows("loss", reference={"learner": GD_PLUS_PLUS}))
-
-_DRAWN = {MODEL: LAYER, GD: GD, GD_PLUS_PLUS: GD_PLUS_PLUS}
-CAPTION = (
-    "Left: its loss while training, with the losses of gradient descent at its best fixed rate and "
-    "of GD++ after as many steps as there are layers. Right: loss read off after each layer, "
-    f"beside the two algorithms after as many steps. {SEEDS}"
+by_layer = functools.partial(
+    lab.lines,
+    "layer",
+    "loss",
+    record="by layer",
+    color="learner",
+    learner=SHOWN,
+    xlabel="layer (or step)",
+    ylabel=LOSS,
+    log="y",
 )
-
-
-def while_training_and_by_layer(records, **axes):
-    """A picture of one model: its loss while training, and after each of its layers."""
-    records = lab.Records(records.where(**axes)) if axes else records
-    curve = records["curve"].one()
-    fig, axes = report.canvas(2, height=3.8)
-    left, right = axes[0]
-    report.panels.seeds(left, curve["step"], curve["loss"], MODEL, **looks()[LAYER])
-    for name in (GD, GD_PLUS_PLUS):
-        final = records[""].one(learner=name)["loss"].mean()
-        report.panels.level(left, final, name, **looks()[name])
-    left.set(xlabel=STEP, ylabel=LOSS, title="while training")
-    report.panels.log_y(left)
-    _by_layer(right, records[""])
-    right.set_title("after each layer")
-    report.legend_below(fig, axes)
-    return fig
-
-
-def _by_layer(ax, records) -> None:
-    for name, look in _DRAWN.items():
-        loss = records.one(learner=name)["by_layer"]
-        layers = np.arange(1, loss.shape[-1] + 1)
-        report.panels.seeds(ax, layers, loss, name, **looks()[look])
-    ax.set(xlabel="layer (or step)", ylabel=LOSS)
-    report.panels.log_y(ax)
-    report.panels.whole_x(ax)
-
-
-for _depth, _sharing, _caption in (
-    (2, "tied", "Paper, Fig. 3a. Two layers that share their weights."),
-    (
-        5,
-        "untied",
-        "Paper, Fig. 3b. Five layers with weights of their own; GD++ has a rate and a gamma of its "
-        "own for each step.",
-    ),
-    (10, "tied", "Paper, Fig. 7. Ten layers that share their weights."),
-):
-    deep.figure(
-        functools.partial(while_training_and_by_layer, depth=_depth, weights=_sharing),
-        f"{_caption} {CAPTION}",
-        name=f"deep_{_depth}_{_sharing}",
-    )
-
-
-@deep.figure(
+BEST = "gradient descent at its best fixed rate and of GD++ after as many steps as there are layers"
+READ = "Loss read off after each layer, beside the two algorithms after as many steps"
+deep.figure(
+    regression.while_training(panel="model", log="y"),
+    "Paper, Figs. 3a (2 tied layers), 3b (5 untied layers, GD++ with a rate and a gamma of its own "
+    "for each step) and 7 (10 tied layers); the others are beyond the paper. Loss while training, "
+    f"with the losses of {BEST}. {SEEDS}",
+    name="deep_training",
+)
+deep.figure(
+    by_layer(panel="model"),
+    f"Paper, Figs. 3a, 3b and 7, and beyond. {READ}. {SEEDS}",
+    name="deep_by_layer",
+)
+deep.figure(
+    lab.bars("cosine", record="two tied", color="to", ylabel="cosine of sensitivities"),
     "Paper, Fig. 3a. Cosine between the derivatives by the query input of the two tied layers and "
-    "of two steps of either algorithm, a marker a seed."
+    "of two steps of either algorithm, with 95% intervals.",
+    name="deep_cosines",
 )
-def cosines(records):
-    """Two tied layers are closer to GD++."""
-    record = records["two tied"].one()
-    fig, axes = report.canvas(1)
-    for place, (name, value) in enumerate(
-        ((GD, "cosine_with_gd"), (GD_PLUS_PLUS, "cosine_with_gd_plus_plus"))
-    ):
-        report.panels.dots(axes[0, 0], place, record[value].mean(-1), **looks()[name])
-    report.panels.name_places(axes[0, 0], ["with gradient descent", "with GD++"])
-    axes[0, 0].set(ylabel="cosine of sensitivities")
-    return fig
-
-
-@deep.figure(
-    "Beyond the paper: the same for other depths and ways of sharing weights. Loss read off after "
-    f"each layer, beside the two algorithms after as many steps. {SEEDS}"
-)
-def other(records):
-    """The depths and ways of sharing weights that have no figure in the paper."""
-    found = [(r["depth"], r["weights"]) for r in records[""].where(learner=GD)]
-    found = [one for one in found if one not in ((2, "tied"), (5, "untied"), (10, "tied"))]
-    if not found:
-        return None
-    columns = min(3, len(found))
-    fig, axes = report.canvas(columns, -(-len(found) // columns), height=3.6)
-    for ax, (depth, sharing) in zip(axes.flat, found, strict=False):
-        _by_layer(ax, records[""].where(depth=depth, weights=sharing))
-        ax.set_title(f"{depth} {sharing} layers")
-    for ax in axes.flat[len(found) :]:
-        ax.set_visible(False)
-    report.legend_below(fig, axes)
-    return fig
-
-
 deep.figure(
     lab.lines(
         "depth",
@@ -324,7 +271,7 @@ deep.figure(
         xlabel="layers (steps)",
         ylabel=LOSS,
         log="y",
-        learner=list(_DRAWN),
+        learner=SHOWN,
     ),
     "Paper, Figs. 3 and 7 together. Loss after the last layer against the number of layers, beside "
     "gradient descent at its best fixed rate and GD++ of as many steps, with 95% intervals.",

@@ -1,29 +1,19 @@
 """Does the match of one layer and one gradient step hold for other sizes, N = d? (Fig. 2)"""
 
-import numpy as np
-
-from experiments.gd_in_context.paper import (
-    GD,
-    LAYER,
-    beside_gd,
-    compared,
-    draw,
-    paper,
-    searched_rate,
-    task_of,
-    trained_layer,
-)
-from ico import algorithms, lab
+from experiments.gd_in_context import regression
+from experiments.gd_in_context.paper import paper
+from experiments.gd_in_context.regression import GD, LAYER
+from ico import lab
 
 
 @paper.study("Does the match hold for other sizes, N = d?")
 def dimensions(run):
     """One layer trained, and gradient descent's rate searched, for each N = d."""
     for dim in sorted({10, *run.config.sweep_dims}):
-        rate = searched_rate(run, dim)
-        episode = draw(run, f"dimensions/{dim}", task_of(run, dim))
-        learners = {LAYER: trained_layer(run, dim), GD: (algorithms.gd, rate)}
-        yield from compared(learners, episode, dim=dim, rate=np.asarray(rate["rate"]))
+        descent = regression.gradient_step(run, dim)
+        learners = {LAYER: regression.trained_layer(run, dim), GD: descent}
+        episode = regression.draw(run, f"dimensions/{dim}", regression.task_of(run, dim))
+        yield from regression.compared(learners, episode, dim=dim, rate=descent[1]["rate"])
 
 
 dimensions.claim(
@@ -36,8 +26,8 @@ dimensions.claim(
 )
 dimensions.table("losses", lab.rows("loss", reference={"learner": GD}, also=("rate",)))
 dimensions.figure(
-    beside_gd("dim", "N = d"),
+    regression.beside_gd("dim", "N = d"),
     "Paper, Fig. 2. A layer trained for each number of context pairs N = d, beside one gradient "
-    "step. Left: mean loss. Right: the ratio of the two losses. Thick lines are means over seeds, "
-    "thin lines the seeds.",
+    f"step. Left: mean loss. Right: the ratio of the two losses. {regression.SEEDS}",
+    name="dimensions",
 )

@@ -1,20 +1,9 @@
 """What do random labels in the context do to layer and gradient descent? (appendix)"""
 
-import dataclasses
-
-from experiments.gd_in_context.paper import (
-    GD,
-    LAYER,
-    SEEDS,
-    beside_gd,
-    compared,
-    draw,
-    paper,
-    searched_rate,
-    task_of,
-    trained_layer,
-)
-from ico import algorithms, lab
+from experiments.gd_in_context import regression
+from experiments.gd_in_context.paper import paper
+from experiments.gd_in_context.regression import GD, LAYER
+from ico import lab
 
 COUNTS = (0, 2, 4, 6, 8)
 
@@ -22,10 +11,11 @@ COUNTS = (0, 2, 4, 6, 8)
 @paper.study("What do random labels in the context do to either?")
 def distractors(run):
     """Random labels in the context; the layer and the rate are those of clean contexts."""
-    learners = {LAYER: trained_layer(run), GD: (algorithms.gd, searched_rate(run))}
+    learners = {LAYER: regression.trained_layer(run), GD: regression.gradient_step(run)}
     for count in COUNTS:
-        task = dataclasses.replace(task_of(run), num_distractors=count)
-        yield from compared(learners, draw(run, f"distractors/{count}", task), random_labels=count)
+        task = regression.task_of(run, num_distractors=count)
+        episode = regression.draw(run, f"distractors/{count}", task)
+        yield from regression.compared(learners, episode, random_labels=count)
 
 
 distractors.claim(
@@ -39,8 +29,9 @@ distractors.claim(
 )
 distractors.table("losses", lab.rows("loss", reference={"learner": GD}))
 distractors.figure(
-    beside_gd("random_labels", "random labels among 10"),
+    regression.beside_gd("random_labels", "random labels among 10"),
     "Paper, appendix. Some of the ten labels in the context are replaced by noise; layer and "
     "gradient descent's rate are those of clean contexts. Right: the ratio of the two losses. "
-    f"{SEEDS}",
+    f"{regression.SEEDS}",
+    name="distractors",
 )

@@ -3,21 +3,10 @@
 One layer is trained on a finite set of tasks and tested on fresh ones.
 """
 
-from experiments.gd_in_context.paper import (
-    GD,
-    LOSS,
-    SEEDS,
-    STEP,
-    compared,
-    curve,
-    draw,
-    level,
-    paper,
-    recipe,
-    searched_rate,
-    task_of,
-)
-from ico import algorithms, lab, tasks
+from experiments.gd_in_context import regression
+from experiments.gd_in_context.paper import paper
+from experiments.gd_in_context.regression import GD, LOSS
+from ico import lab, tasks
 from ico.models import LinearTransformer, learner
 
 FRESH, OWN = "layer, fresh tasks", "layer, its own tasks"
@@ -26,11 +15,11 @@ FRESH, OWN = "layer, fresh tasks", "layer, its own tasks"
 @paper.study("How many training tasks does it take?")
 def fixed_task_set(run):
     """One layer trained on each number of tasks; of each size one set, which all seeds share."""
-    task, model, rate = task_of(run), LinearTransformer(), searched_rate(run)
-    test = draw(run, "fixed_task_set/test", task)
-    curve_test = draw(run, "fixed_task_set/curve", task, run.config.curve_tasks)
-    descent = {GD: (algorithms.gd, rate)}
-    (gd,), (gd_curve,) = compared(descent, test), compared(descent, curve_test)
+    task, model, count = regression.task_of(run), LinearTransformer(), run.config.curve_tasks
+    test = regression.draw(run, "fixed_task_set/test")
+    curve_test = regression.draw(run, "fixed_task_set/curve", count=count)
+    descent = {GD: regression.gradient_step(run)}
+    (gd,), (gd_curve,) = (regression.compared(descent, some) for some in (test, curve_test))
 
     # One function object for all sizes: the loop compiles its evaluation once.
     def evaluate(params):
@@ -38,25 +27,25 @@ def fixed_task_set(run):
         return {"loss": tasks.half_squared_error(prediction, curve_test.y_query).mean()}
 
     for size in sorted(run.config.task_set_sizes):
-        episodes = draw(run, f"fixed_task_set/{size}", task, size)
+        episodes = regression.draw(run, f"fixed_task_set/{size}", count=size)
         trained = lab.train(
             run,
             f"fixed_task_set-{size}",
             model,
             tasks.fixed_task_set(episodes, min(size, task.batch_size)),
-            recipe(run, run.config.task_set_steps),
+            regression.recipe(run, run.config.task_set_steps),
             evaluate=evaluate,
-            spec={"task": task, "tasks": size, "curve_tasks": run.config.curve_tasks},
+            spec={"task": task, "tasks": size, "curve_tasks": count},
         )
         for name, episode in ((FRESH, test), (OWN, episodes)):
-            yield from compared({name: trained}, episode, tasks=size)
+            yield from regression.compared({name: trained}, episode, tasks=size)
         yield lab.record(tasks=size, learner=GD, loss=gd["loss"])
-        yield curve(trained, tasks=f"{size:,} tasks", on="its own tasks")
-        steps, loss = (trained.history[f"eval/{name}"].T for name in ("step", "loss"))
-        fresh = {"tasks": f"{size:,} tasks", "on": "fresh tasks"}
-        yield lab.record("curve", **fresh, step=steps, loss=loss)
+        name, history = f"{size:,} tasks", trained.history
+        yield regression.curve(trained, learner=name, on="its own tasks")
+        fresh = {"step": history["eval/step"], "loss": history["eval/loss"].T}
+        yield lab.record("curve", learner=name, on="fresh tasks", **fresh)
     for on in ("its own tasks", "fresh tasks"):
-        yield level(gd_curve["loss"], trained, tasks="gradient descent, fresh tasks", on=on)
+        yield regression.level(gd_curve["loss"], trained, learner=f"{GD}, fresh tasks", on=on)
     run.note(
         "Of each size one set is drawn, which all seeds share: the interval is over seeds and test "
         f"tasks. Sets of up to {task.batch_size} tasks are one batch, larger ones are drawn from."
@@ -73,19 +62,10 @@ fixed_task_set.claim(
 )
 fixed_task_set.table("losses", lab.rows("loss"))
 fixed_task_set.figure(
-    lab.lines(
-        "step",
-        "loss",
-        record="curve",
-        color="tasks",
-        panel="on",
-        xlabel=STEP,
-        ylabel=LOSS,
-        log="y",
-    ),
+    regression.while_training(panel="on", log="y"),
     "Paper, Figs. 15 and 16. One layer trained on finite sets of tasks: loss on those and on fresh "
     "tasks while training, and the loss of one gradient step on fresh tasks. Logarithmic loss "
-    f"axes. {SEEDS}",
+    f"axes. {regression.SEEDS}",
     name="fixed_task_set_curves",
 )
 fixed_task_set.figure(

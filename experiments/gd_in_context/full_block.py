@@ -1,14 +1,7 @@
 """Does a twelve-block transformer with heads and MLPs do better than GD++? (Fig. 8)"""
 
-from experiments.gd_in_context.deep import (
-    CAPTION,
-    GD_PLUS_PLUS,
-    MODEL,
-    beside_algorithms,
-    best_rates,
-    while_training_and_by_layer,
-)
-from experiments.gd_in_context.paper import curve, draw, paper, recipe, sampler_of, task_of
+from experiments.gd_in_context import deep, regression
+from experiments.gd_in_context.paper import paper
 from ico import lab
 from ico.models import LinearTransformer
 
@@ -21,12 +14,11 @@ def full_block(run):
     model = LinearTransformer(
         num_layers=DEPTH, num_heads=4, mlp_dim=44, token_clip=10.0, init_scale=0.02 / DEPTH
     )
-    sampler = sampler_of(task_of(run, batch_size=run.config.deep_batch_size))
-    how = recipe(run, run.config.full_block_steps, learning_rate=5e-4, clip=10.0)
-    trained = lab.train(run, "full_block", model, sampler, how)
-    episode = draw(run, "full_block/test", task_of(run))
-    yield from beside_algorithms(model, trained, best_rates(run, DEPTH, tied=False), episode)
-    yield curve(trained)
+    steps = run.config.full_block_steps
+    recipe = regression.recipe(run, steps, learning_rate=5e-4, clip=10.0)
+    trained = lab.train(run, "full_block", model, regression.deep_sampler(run), recipe)
+    episode = regression.draw(run, "full_block/test")
+    yield from deep.beside_algorithms(trained, deep.best_rates(run, DEPTH, tied=False), episode)
 
 
 full_block.claim(
@@ -35,11 +27,17 @@ full_block.claim(
     "Fig. 8",
     unit="ratio",
     band=(0.85, 1.15),
-    of=lab.ratio("loss", learner=(MODEL, GD_PLUS_PLUS)),
+    of=lab.ratio("loss", learner=(deep.MODEL, deep.GD_PLUS_PLUS)),
 )
-full_block.table("losses", lab.rows("loss", reference={"learner": GD_PLUS_PLUS}))
+full_block.table("losses", lab.rows("loss", reference={"learner": deep.GD_PLUS_PLUS}))
 full_block.figure(
-    while_training_and_by_layer,
-    f"Paper, Fig. 8. Twelve transformer blocks with four heads and MLPs. {CAPTION}",
-    name="full_block",
+    regression.while_training(log="y"),
+    "Paper, Fig. 8. Twelve transformer blocks with four heads and MLPs. Loss while training, with "
+    f"the losses of {deep.BEST}. {regression.SEEDS}",
+    name="full_block_training",
+)
+full_block.figure(
+    deep.by_layer(),
+    f"Paper, Fig. 8. {deep.READ}. {regression.SEEDS}",
+    name="full_block_by_layer",
 )

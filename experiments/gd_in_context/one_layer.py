@@ -7,30 +7,15 @@ lies a third model that is as good.
 Dimension key: S seeds, T tasks, E token width.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.gd_in_context.paper import (
-    GD,
-    LAYER,
-    LOSS,
-    SEEDS,
-    STEP,
-    ZERO,
-    compared,
-    draw,
-    looks,
-    paper,
-    predict_zero,
-    sampler_of,
-    searched_rate,
-    task_of,
-    trained_layer,
-)
-from ico import Seeded, algorithms, lab, report, tasks
+import ico
+from experiments.gd_in_context import regression
+from experiments.gd_in_context.paper import paper
+from experiments.gd_in_context.regression import GD, LAYER, LOSS, SEEDS, STEP, ZERO
+from ico import algorithms, lab, report
 from ico.algorithms import constructions
 from ico.models import LinearTransformer, interpolate, learner, normalise, products
 from ico.types import Prompt
@@ -42,47 +27,38 @@ CONSTRUCTION_TASKS = 32
 @paper.study("Does one trained linear self-attention layer do one step of gradient descent?")
 def one_layer(run):
     """The construction is exact; the trained layer matches it, in function and in weights."""
-    trained, task, rate = trained_layer(run), task_of(run), searched_rate(run)
-    built = constructions.gd(rate["rate"], num_context=10, num_inputs=10)
+    trained, descent = regression.trained_layer(run), regression.gradient_step(run)
+    rate = descent[1]["rate"]
+    built = constructions.gd(rate, num_context=10, num_inputs=10)
     halfway = jax.jit(jax.vmap(lambda params: interpolate(params, built)))(trained.params)
     learners = {
-        GD: (algorithms.gd, rate),
+        GD: descent,
         LAYER: trained,
-        HALFWAY: Seeded(trained.apply, halfway),
-        ZERO: (predict_zero, {}),
+        HALFWAY: ico.Seeded(trained.apply, halfway),
+        ZERO: (regression.predict_zero, {}),
     }
-    yield from compared(learners, draw(run, "one_layer/test", task), alike=(LAYER,))
-    yield lab.record("closed form", loss=closed_form_losses(run, task, rate))
-    run.note(f"One gradient step is taken at the searched rate, {float(rate['rate']):.3f}.")
+    yield from regression.compared(learners, regression.draw(run, "one_layer/test"), alike=(LAYER,))
+    yield lab.record("closed form", loss=closed_form_losses(run, descent))
+    run.note(f"One gradient step is taken at the searched rate, {float(rate):.3f}.")
     for dtype in ("float32", "float64"):
         error = np.asarray(construction_error(run, dtype))
         yield lab.record("construction", dtype=dtype, error=error)
     yield from weights(trained.params, built)
-    history = {
-        name.removeprefix("eval/"): value.T
-        for name, value in trained.history.items()
-        if name.startswith("eval/")
-    }
-    curve_episode = draw(run, "one_layer/curve", task, run.config.curve_tasks)
-    (gd,) = compared({GD: (algorithms.gd, rate)}, curve_episode)
-    yield lab.record("curve", **history, gd_loss=gd["loss"].mean())
+    curve_tasks = regression.draw(run, "one_layer/curve", count=run.config.curve_tasks)
+    (gd,) = regression.compared({GD: descent}, curve_tasks)
+    curves = {name: value.T for name, value in trained.history.items() if "eval/" in name}
+    curves = {name.removeprefix("eval/"): value for name, value in curves.items()}
+    yield lab.record("curve", **curves, gd_loss=gd["loss"].mean())
 
 
-def closed_form_losses(run, task, rate) -> np.ndarray:
+def closed_form_losses(run, descent) -> np.ndarray:
     """Losses of one gradient step on many tasks, in pieces that fit in memory."""
     count, piece = run.config.closed_form_tasks, 100_000
-    keys = jax.random.split(run.key("one_layer/closed_form"), -(-count // piece))
-    sample = sampler_of(dataclasses.replace(task, batch_size=min(count, piece)))
-
-    @jax.jit
-    def losses(key):
-        episode = sample(key)
-        prediction = algorithms.gd(rate, episode.prompt)
-        return tasks.half_squared_error(prediction, episode.y_query)
-
+    sample = regression.sampler_of(regression.task_of(run, batch_size=min(count, piece)))
+    key, pieces = run.key("one_layer/closed_form"), -(-count // piece)
+    loss_T = ico.compare({GD: descent}, sample, key, num_batches=pieces).losses[GD]
     # Means of eight tasks: the same mean, the same interval, an eighth of the bootstrap's work.
-    values = np.concatenate([np.asarray(losses(key)) for key in keys])
-    return values[: len(values) // 8 * 8].reshape(-1, 8).mean(1)
+    return loss_T[: len(loss_T) // 8 * 8].reshape(-1, 8).mean(1)
 
 
 def weights(params, built):
@@ -121,25 +97,24 @@ def construction_error(run, dtype: str) -> float:
         return float(largest_difference(built, prompt))
 
 
-one_layer.claim(
-    "construction_float32",
-    "The constructed weights are gradient descent: largest difference of predictions over "
-    "100 steps from a random start (12 inputs, 8 outputs, 45 pairs), float32",
-    "Proposition 1, A.1",
-    unit="absolute difference",
-    band=(None, 1e-4),
-    kind="core",
-    of=lab.exact("error", record="construction", dtype="float32", num_tasks=CONSTRUCTION_TASKS),
-)
-one_layer.claim(
-    "construction_float64",
-    "The same in float64",
-    "Proposition 1, A.1",
-    unit="absolute difference",
-    band=(None, 1e-10),
-    kind="core",
-    of=lab.exact("error", record="construction", dtype="float64", num_tasks=CONSTRUCTION_TASKS),
-)
+for _dtype, _largest, _words in (
+    (
+        "float32",
+        1e-4,
+        "The constructed weights are gradient descent: largest difference of predictions over "
+        "100 steps from a random start (12 inputs, 8 outputs, 45 pairs), float32",
+    ),
+    ("float64", 1e-10, "The same in float64"),
+):
+    one_layer.claim(
+        f"construction_{_dtype}",
+        _words,
+        "Proposition 1, A.1",
+        unit="absolute difference",
+        band=(None, _largest),
+        kind="core",
+        of=lab.exact("error", record="construction", dtype=_dtype, num_tasks=CONSTRUCTION_TASKS),
+    )
 one_layer.claim(
     "closed_form",
     "One gradient step at the line-searched rate has its closed-form loss, 0.2062",
@@ -174,24 +149,19 @@ one_layer.claim(
     band=(0.99, 1.01),
     of=lab.ratio("loss", learner=(HALFWAY, GD)),
 )
-one_layer.claim(
-    "weights_kq",
-    "Trained W_KQ matches the construction: |W_KQ/beta - I_x| / |I_x|, Frobenius norms",
-    "section 3",
-    unit="relative error",
-    band=(None, 0.1),
-    kind="core",
-    of=lab.mean("error", record="weights", product="kq"),
-)
-one_layer.claim(
-    "weights_pv",
-    "Trained W_PV matches the construction, in the same measure",
-    "section 3",
-    unit="relative error",
-    band=(None, 0.1),
-    kind="core",
-    of=lab.mean("error", record="weights", product="pv"),
-)
+for _product, _words in (
+    ("kq", "Trained W_KQ matches the construction: |W_KQ/beta - I_x| / |I_x|, Frobenius norms"),
+    ("pv", "Trained W_PV matches the construction, in the same measure"),
+):
+    one_layer.claim(
+        f"weights_{_product}",
+        _words,
+        "section 3",
+        unit="relative error",
+        band=(None, 0.1),
+        kind="core",
+        of=lab.mean("error", record="weights", product=_product),
+    )
 one_layer.table("losses", lab.rows("loss", reference={"learner": GD}, also=("cosine",)))
 
 
@@ -208,16 +178,18 @@ def training(records):
     curve = records["curve"].one()
     fig, axes = report.canvas(3, height=3.5)
     drawn = (
-        (0, "loss", LAYER, LAYER),
-        (0, "interpolated", HALFWAY, "interpolated"),
-        (1, "cosine", LAYER, LAYER),
-        (2, "sensitivity_difference", "second", "difference of sensitivities"),
-        (2, "prediction_difference", "third", "difference of predictions"),
+        (0, "loss", LAYER),
+        (0, "interpolated", HALFWAY),
+        (1, "cosine", LAYER),
+        (2, "sensitivity_difference", "difference of sensitivities"),
+        (2, "prediction_difference", "difference of predictions"),
     )
-    for place, name, look, label in drawn:
-        report.panels.seeds(axes[0, place], curve["step"], curve[name], label, **looks()[look])
+    labels = [LAYER, GD, "", HALFWAY, "difference of sensitivities", "difference of predictions"]
+    for place, name, label in drawn:
+        style = report.panels.look(labels.index(label))
+        report.panels.seeds(axes[0, place], curve["step"], curve[name], label, **style)
     left, middle, right = axes[0]
-    report.panels.level(left, curve["gd_loss"], GD, **looks()[GD])
+    report.panels.level(left, curve["gd_loss"], GD, **report.panels.look(1))
     top = np.nanmax([np.nanmax(report.panels.finite(curve["loss"])), curve["gd_loss"]])
     left.set(xlabel=STEP, ylabel=LOSS, ylim=(0, 1.1 * top))
     middle.set(xlabel=STEP, ylabel="cosine with gradient descent")

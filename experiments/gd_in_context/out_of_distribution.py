@@ -3,101 +3,60 @@
 Both are as they are for the training distribution: the layer's weights, and the searched rate.
 """
 
-import dataclasses
+import functools
 
-from experiments.gd_in_context.paper import (
-    GD,
-    LAYER,
-    LOSS,
-    compared,
-    draw,
-    looks,
-    paper,
-    searched_rate,
-    task_of,
-    trained_layer,
-)
-from ico import algorithms, lab
+from experiments.gd_in_context import regression
+from experiments.gd_in_context.paper import paper
+from experiments.gd_in_context.regression import GD, LAYER
+from ico import lab
 
-# What is changed, and to which values.
-SCALES = {
-    "input_range": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
-    "weight_scale": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0),
-}
-DISTRIBUTIONS = ("normal", "exponential", "laplace")
-NORMS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
+RANGES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+SCALES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
+NORMS = {f"{name} inputs, norm": name for name in ("normal", "exponential", "laplace")}
 
 
 @paper.study("Do layer and gradient descent agree on tasks never trained on?")
 def out_of_distribution(run):
     """The trained layer and gradient descent, at its training-time rate, on other tasks."""
-    learners = {LAYER: trained_layer(run), GD: (algorithms.gd, searched_rate(run))}
-    changes = [(name, value, {name: value}) for name in SCALES for value in SCALES[name]]
-    for name in DISTRIBUTIONS:
-        inputs = [{"inputs": name, "input_range": norm} for norm in NORMS]
-        changes += zip([f"{name} inputs, norm"] * len(NORMS), NORMS, inputs, strict=True)
+    learners = {LAYER: regression.trained_layer(run), GD: regression.gradient_step(run)}
+    changes = [("input_range", value, {"input_range": value}) for value in RANGES]
+    changes += [("weight_scale", value, {"weight_scale": value}) for value in SCALES]
+    for name, inputs in NORMS.items():
+        norms = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
+        changes += [(name, norm, {"inputs": inputs, "input_range": norm}) for norm in norms]
     for name, value, changed in changes:
-        task = dataclasses.replace(task_of(run), **changed)
-        episode = draw(run, f"out_of_distribution/{name}/{value}", task)
-        yield from compared(learners, episode, change=name, value=value)
+        task = regression.task_of(run, **changed)
+        episode = regression.draw(run, f"out_of_distribution/{name}/{value}", task)
+        yield from regression.compared(learners, episode, change=name, value=value)
 
 
-out_of_distribution.claim(
-    "input_range",
-    "Other input ranges, 0.5 to 1.5: the value furthest from one of the ratio to gradient descent",
-    "Figs. 2 and 6",
-    unit="ratio",
-    band=(0.95, 1.05),
-    of=lab.every(
-        lab.ratio("loss", change="input_range", learner=(LAYER, GD)),
-        value=[value for value in SCALES["input_range"] if value <= 1.5],
-    ),
-)
-out_of_distribution.claim(
-    "weight_scale",
-    "Other weight scales, 0.5 to 3: the value furthest from one of the ratio to gradient descent",
-    "Figs. 2 and 6",
-    unit="ratio",
-    band=(0.95, 1.05),
-    of=lab.every(
-        lab.ratio("loss", change="weight_scale", learner=(LAYER, GD)),
-        value=[value for value in SCALES["weight_scale"] if value <= 3],
-    ),
-)
-out_of_distribution.table("losses", lab.rows("loss", reference={"learner": GD}))
-
-
-def _along_value(records, changes, xlabel):
-    picture = lab.lines(
-        "value",
-        "loss",
-        color="learner",
-        panel="change",
-        xlabel=xlabel,
-        ylabel=LOSS,
-        log="y",
-        looks=looks(),
-        change=list(changes),
+for _name, _words, _values in (
+    ("input_range", "Other input ranges, 0.5 to 1.5", RANGES[:5]),
+    ("weight_scale", "Other weight scales, 0.5 to 3", SCALES[:5]),
+):
+    out_of_distribution.claim(
+        _name,
+        f"{_words}: the value furthest from one of the ratio to gradient descent",
+        "Figs. 2 and 6",
+        unit="ratio",
+        band=(0.95, 1.05),
+        of=lab.every(lab.ratio("loss", change=_name, learner=(LAYER, GD)), value=_values),
     )
-    return picture(records)
-
-
-@out_of_distribution.figure(
+out_of_distribution.table("losses", lab.rows("loss", reference={"learner": GD}))
+_along = functools.partial(
+    lab.lines, "value", "loss", color="learner", panel="change", ylabel=regression.LOSS, log="y"
+)
+out_of_distribution.figure(
+    _along(xlabel="scale (training: 1)", change=["input_range", "weight_scale"]),
     "Paper, Figs. 2 and 6. The layer trained at range and scale 1, and one gradient step at the "
     "rate searched there, on tasks with inputs of another range and weights of another scale. "
-    "Means with their 95% intervals, on logarithmic loss axes."
+    "Means with their 95% intervals, on logarithmic loss axes.",
+    name="out_of_distribution_scale",
 )
-def scale(records):
-    """Other input ranges and weight scales."""
-    return _along_value(records, SCALES, "scale (training: 1)")
-
-
-@out_of_distribution.figure(
+out_of_distribution.figure(
+    _along(xlabel="norm of the context inputs", change=list(NORMS)),
     "Paper, Fig. 6. The same two on inputs of other distributions, each task rescaled so that its "
     "context inputs have the Frobenius norm on the horizontal axis. Means with their 95% "
-    "intervals, on logarithmic loss axes."
+    "intervals, on logarithmic loss axes.",
+    name="out_of_distribution_inputs",
 )
-def inputs(records):
-    """Inputs of other distributions."""
-    changes = [f"{name} inputs, norm" for name in DISTRIBUTIONS]
-    return _along_value(records, changes, "norm of the context inputs")

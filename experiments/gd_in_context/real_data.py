@@ -13,18 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.gd_in_context.paper import (
-    GD,
-    LAYER,
-    LOSS,
-    ZERO,
-    compared,
-    looks,
-    paper,
-    predict_zero,
-    searched_rate,
-    trained_layer,
-)
+from experiments.gd_in_context import regression
+from experiments.gd_in_context.paper import paper
+from experiments.gd_in_context.regression import LAYER, LOSS, ZERO
 from ico import Seeded, algorithms, lab, report, tasks
 from ico.data import diabetes
 from ico.models import scale_updates
@@ -36,35 +27,33 @@ NEITHER = "layer, neither scaled"
 _draw = jax.jit(tasks.tabular, static_argnames="config")
 
 
-def grids() -> dict:
-    """Algorithms whose parameters are searched, with 250 candidates for each."""
-    rate, gamma = np.meshgrid(np.geomspace(0.1, 25, 25), np.append(0, np.geomspace(1e-4, 0.3, 9)))
-    both = {"rate": rate.ravel(), "gamma": gamma.ravel()}
-    found = {
-        "gradient descent": (algorithms.gd, {"rate": np.geomspace(0.01, 25, 250)}),
-        "GD++, 2 steps": (functools.partial(algorithms.gd_plus_plus, num_steps=2), both),
-        "ridge regression": (algorithms.ridge, {"noise_variance": np.geomspace(1e-3, 1e3, 250)}),
-    }
-    return {
-        name: (apply, jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), grid))
-        for name, (apply, grid) in found.items()
-    }
+_RATES, _GAMMAS = np.meshgrid(np.geomspace(0.1, 25, 25), np.append(0, np.geomspace(1e-4, 0.3, 9)))
+# Algorithms whose parameters are searched, with 250 candidates for each.
+ALGORITHMS = {
+    "gradient descent": (algorithms.gd, {"rate": np.geomspace(0.01, 25, 250)}),
+    "GD++, 2 steps": (
+        functools.partial(algorithms.gd_plus_plus, num_steps=2),
+        {"rate": _RATES.ravel(), "gamma": _GAMMAS.ravel()},
+    ),
+    "ridge regression": (algorithms.ridge, {"noise_variance": np.geomspace(1e-3, 1e3, 250)}),
+}
 
 
 @paper.study("And on real data, never trained on?")
 def real_data(run):
     """Who wins on the diabetes table, with 10 to 40 rows in context. No band."""
-    trained, table_RC = trained_layer(run), jnp.asarray(diabetes())
+    trained, table_RC = regression.trained_layer(run), jnp.asarray(diabetes())
     for n in run.config.real_contexts:
         config = tasks.Tabular(batch_size=run.config.real_tasks, num_context=n)
         scaled = scale_updates(trained.params, 10 / n)  # it adds up where GD averages
         learners = {
             LAYER: Seeded(trained.apply, scaled),
-            TRAINED_RATE: (algorithms.gd, searched_rate(run)),
-            ZERO: (predict_zero, {}),
+            TRAINED_RATE: regression.gradient_step(run),
+            ZERO: (regression.predict_zero, {}),
         }
         sample = functools.partial(tasks.tabular, table=table_RC, config=config)
-        for name, (apply, grid) in grids().items():
+        for name, (apply, grid) in ALGORITHMS.items():
+            grid = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), grid)
             params, losses_G = algorithms.line_search(
                 apply, grid, sample, run.key(f"real_search/{n}")
             )
@@ -74,10 +63,12 @@ def real_data(run):
             yield lab.record("searched", context=n, algorithm=name, parameters=words, place=place)
         learners[NO_UPDATE_SCALE] = trained
         key = run.key(f"real_data/{n}")
-        yield from compared(learners, _draw(key, table=table_RC, config=config), context=n)
+        episode = _draw(key, table=table_RC, config=config)
+        yield from regression.compared(learners, episode, context=n)
         unit = dataclasses.replace(config, input_std=1.0)
         unscaled = {NO_INPUT_SCALE: learners[LAYER], NEITHER: trained}
-        yield from compared(unscaled, _draw(key, table=table_RC, config=unit), context=n)
+        episode = _draw(key, table=table_RC, config=unit)
+        yield from regression.compared(unscaled, episode, context=n)
 
 
 real_data.note(
@@ -116,62 +107,21 @@ def searched_parameters(records):
     return [dict(record.axes) for record in records["searched"]]
 
 
-LEARNERS = {
-    LAYER: LAYER,
-    TRAINED_RATE: GD,
-    "gradient descent, searched": "second",
-    "GD++, 2 steps, searched": "GD++",
-    "ridge regression, searched": "third",
-    ZERO: ZERO,
-}
-UNSCALED = {
-    LAYER: LAYER,
-    NO_UPDATE_SCALE: "halfway between",
-    NO_INPUT_SCALE: "second",
-    NEITHER: "third",
-    ZERO: ZERO,
-}
-
-
-def _side_by_side(records, shown):
-    """Mean losses with their 95% intervals, by rows in context; learners stand side by side."""
-    contexts = sorted(records[""].axis("context"))
-    fig, axes = report.canvas(1, height=4.4)
-    ax = axes[0, 0]
-    for i, (name, look) in enumerate(shown.items()):
-        some = [records[""].one(context=n, learner=name)["loss"] for n in contexts]
-        found = [lab.interval(loss) for loss in some]
-        loss = report.panels.finite([value for value, _ in found])
-        low, high = report.panels.finite([ends for _, ends in found]).T
-        missing = int(np.isnan(loss).sum())
-        shift = 0.7 * ((i + 0.5) / len(shown) - 0.5)
-        style = looks()[look] | {"linestyle": "none", "capsize": 3, "markersize": 6}
-        label = name + (f" ({missing} of {len(contexts)} not finite)" if missing else "")
-        x = np.arange(len(contexts)) + shift
-        ax.errorbar(x, loss, [loss - low, high - loss], label=label, **style)
-    report.panels.name_places(ax, [str(n) for n in contexts])
-    ax.set(xlabel="rows in context", ylabel=LOSS)
-    report.panels.log_y(ax)
-    report.legend_below(fig, axes, 2)
-    return fig
-
-
-@real_data.figure(
+_by_context = functools.partial(
+    lab.bars, "loss", x="context", color="learner", xlabel="rows in context", ylabel=LOSS, log=True
+)
+real_data.figure(
+    _by_context(learner=[LAYER, TRAINED_RATE, ZERO, *(f"{name}, searched" for name in ALGORITHMS)]),
     "Beyond the paper: tasks from scikit-learn's diabetes table. Mean loss with its 95% interval "
     "over tasks and seeds, on a logarithmic axis, by rows in context. The layer is the one trained "
     'on synthetic tasks, its update scaled by 10 over the number of rows; "searched" means chosen '
-    "on other tasks of the table."
+    "on other tasks of the table.",
+    name="real_data_learners",
 )
-def learners(records):
-    """All learners as they are meant to be used."""
-    return _side_by_side(records, LEARNERS)
-
-
-@real_data.figure(
+real_data.figure(
+    _by_context(learner=[LAYER, NO_UPDATE_SCALE, NO_INPUT_SCALE, NEITHER, ZERO]),
     "The same table: the trained layer, the layer with its update not scaled by 10 over the number "
     "of rows, and with inputs of unit deviation in place of the training distribution's. Mean loss "
-    "with its 95% interval on a logarithmic axis."
+    "with its 95% interval on a logarithmic axis.",
+    name="real_data_scaling",
 )
-def scaling(records):
-    """The trained layer without the scaling of its update or of its inputs."""
-    return _side_by_side(records, UNSCALED)

@@ -13,25 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.gd_in_context.paper import (
-    GD,
-    LAYER,
-    LOSS,
-    SEEDS,
-    STEP,
-    ZERO,
-    compared,
-    curve,
-    draw,
-    looks,
-    paper,
-    predict_zero,
-    recipe,
-    sampler_of,
-)
+from experiments.gd_in_context import regression
+from experiments.gd_in_context.paper import paper
+from experiments.gd_in_context.regression import SEEDS, ZERO
 from ico import Seeded, lab, report, tasks
 from ico.algorithms import constructions
-from ico.lab import regression_loss
 from ico.models import LinearTransformer, learner
 
 ATTENTION, DESCENT = "MLP + attention", "MLP + one gradient step"
@@ -42,33 +28,30 @@ MODEL = LinearTransformer(num_inputs=1, embed_dim=40, input_mlp_dim=160, init_sc
 def sine_mlp(run):
     """MLP and trained attention beside MLP and one gradient step of learned rate."""
     task = tasks.Sine(batch_size=run.config.deep_batch_size)
-    how = recipe(run, run.config.sine_steps, learning_rate=3e-4, clip=100.0, b2=0.999)
-    trained = {
-        ATTENTION: lab.train(run, "sine_attention", MODEL, sampler_of(task), how),
-        DESCENT: lab.train(
-            run,
-            "sine_descent",
-            None,
-            sampler_of(task),
-            how,
-            loss=regression_loss(descend),
-            init=functools.partial(init_descent, task),
-            spec="MLP and one gradient step of learned rate",
-        ),
-    }
-    learners = {
-        ATTENTION: trained[ATTENTION],
-        DESCENT: Seeded(descend, trained[DESCENT].params),
-    }
-    episode = draw(run, "sine_mlp/test", task)
-    yield from compared(learners | {ZERO: (predict_zero, {})}, episode)
-    yield from waves(learners, draw(run, "sine_mlp/figure", task, 4))
-    yield from (curve(one, learner=name) for name, one in trained.items())
+    steps, sampler = run.config.sine_steps, regression.sampler_of(task)
+    recipe = regression.recipe(run, steps, learning_rate=3e-4, clip=100.0, b2=0.999)
+    attention = lab.train(run, "sine_attention", MODEL, sampler, recipe)
+    descent = lab.train(
+        run,
+        "sine_descent",
+        None,
+        sampler,
+        recipe,
+        loss=lab.regression_loss(descend),
+        init=functools.partial(init_descent, task),
+        spec="MLP and one gradient step of learned rate",
+    )
+    learners = {ATTENTION: attention, DESCENT: Seeded(descend, descent.params)}
+    everyone = learners | {ZERO: (regression.predict_zero, {})}
+    yield from regression.compared(everyone, regression.draw(run, "sine_mlp/test", task))
+    yield from waves(learners, regression.draw(run, "sine_mlp/figure", task, 4))
+    yield regression.curve(attention, learner=ATTENTION)
+    yield regression.curve(descent, learner=DESCENT)
 
 
 def init_descent(task, key):
     """The MLP's parameters, and a learning rate in place of attention's."""
-    sample = sampler_of(dataclasses.replace(task, batch_size=2))
+    sample = regression.sampler_of(dataclasses.replace(task, batch_size=2))
     params = dict(MODEL.init(key, sample(key).prompt)["params"])
     del params["block_0"]
     return {**params, "rate": jnp.ones(())}
@@ -140,8 +123,8 @@ def predictions(records):
     plain = {"marker": "", "linewidth": 2.2}
     styles = {
         "target": {"color": "0.55", "linewidth": 1},
-        ATTENTION: looks()[LAYER] | plain,
-        DESCENT: looks()[GD] | plain,
+        ATTENTION: report.panels.look(0) | plain,
+        DESCENT: report.panels.look(1) | plain,
         "context": {"linestyle": "none", "marker": "o", "color": "black", "zorder": 3},
     }
     fig, axes = report.canvas(2, 2, height=2.7)
@@ -157,7 +140,7 @@ def predictions(records):
 
 
 sine_mlp.figure(
-    lab.lines("step", "loss", record="curve", color="learner", xlabel=STEP, ylabel=LOSS, log="y"),
+    regression.while_training(log="y"),
     f"Paper, Fig. 4. Loss of both while training, on a logarithmic axis. {SEEDS}",
     name="sine_training",
 )

@@ -1,21 +1,9 @@
 """How much is lost with softmax attention, with one head and with two? (Figs. 11 and 12)"""
 
-from experiments.gd_in_context.paper import (
-    GD,
-    SEEDS,
-    compared,
-    curve,
-    draw,
-    level,
-    paper,
-    recipe,
-    sampler_of,
-    searched_rate,
-    task_of,
-    trained_layer,
-    training_and_cosine,
-)
-from ico import algorithms, lab
+from experiments.gd_in_context import regression
+from experiments.gd_in_context.paper import paper
+from experiments.gd_in_context.regression import GD
+from ico import lab
 from ico.models import LinearTransformer
 
 LINEAR, ONE, TWO = "linear, 1 head", "softmax, 1 head", "softmax, 2 heads"
@@ -24,18 +12,19 @@ LINEAR, ONE, TWO = "linear, 1 head", "softmax, 1 head", "softmax, 2 heads"
 @paper.study("How much is lost with softmax attention, with one head and with two?")
 def softmax_heads(run):
     """Softmax attention with one head and with two, beside the linear layer."""
-    task = task_of(run)
-    trained = {LINEAR: trained_layer(run)}
+    trained = {LINEAR: regression.trained_layer(run)}
+    sampler = regression.sampler_of(regression.task_of(run))
+    recipe = regression.recipe(run, run.config.one_layer_steps, clip=10.0)
     for name, heads in ((ONE, 1), (TWO, 2)):
         # Softmax needs logits of order one: the authors' tiny start suits linear attention only.
         model = LinearTransformer(num_heads=heads, attention="softmax", init_scale=0.1)
-        how = recipe(run, run.config.one_layer_steps, clip=10.0)
-        trained[name] = lab.train(run, f"softmax-{heads}", model, sampler_of(task), how)
-    learners = {**trained, GD: (algorithms.gd, searched_rate(run))}
-    found = list(compared(learners, draw(run, "softmax_heads/test", task), alike=tuple(trained)))
-    yield from found
-    yield from (curve(one, learner=name) for name, one in trained.items())
-    yield level(found[-1]["loss"], trained[LINEAR], learner=GD)
+        trained[name] = lab.train(run, f"softmax-{heads}", model, sampler, recipe)
+    learners = {**trained, GD: regression.gradient_step(run)}
+    episode = regression.draw(run, "softmax_heads/test")
+    *others, descent = regression.compared(learners, episode, alike=tuple(trained))
+    yield from (*others, descent)
+    yield from (regression.curve(one, learner=name) for name, one in trained.items())
+    yield regression.level(descent["loss"], trained[LINEAR], learner=GD)
 
 
 softmax_heads.claim(
@@ -56,10 +45,15 @@ softmax_heads.claim(
 )
 softmax_heads.table("losses", lab.rows("loss", reference={"learner": GD}, also=("cosine",)))
 softmax_heads.figure(
-    training_and_cosine,
-    "Paper, Figs. 11 and 12. Left: loss while training one layer of linear attention, of softmax "
-    "attention with one head and with two, and the loss of one gradient step. Right: cosine of the "
-    "trained layers' derivatives by the query input with those of gradient descent, a marker a "
-    f"seed. {SEEDS}",
-    name="softmax_heads",
+    regression.while_training(),
+    "Paper, Figs. 11 and 12. Loss while training one layer of linear attention, of softmax "
+    "attention with one head and with two, and the loss of one gradient step. "
+    f"{regression.SEEDS}",
+    name="softmax_heads_training",
+)
+softmax_heads.figure(
+    regression.cosines(),
+    "Cosine of the trained layers' derivatives by the query input with those of gradient descent, "
+    "with 95% intervals.",
+    name="softmax_heads_cosine",
 )

@@ -11,24 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.gd_in_context.paper import (
-    GD,
-    LOSS,
-    SEEDS,
-    STEP,
-    ZERO,
-    compared,
-    curve,
-    draw,
-    level,
-    looks,
-    paper,
-    recipe,
-    sampler_of,
-    searched_rate,
-    task_of,
-)
-from ico import algorithms, lab, report
+from experiments.gd_in_context import regression
+from experiments.gd_in_context.paper import paper
+from experiments.gd_in_context.regression import GD, SEEDS
+from ico import lab, report
 from ico.models import AlternatingTransformer
 
 SOFTMAX, LINEAR = "softmax, then linear", "linear, then linear"
@@ -38,30 +24,30 @@ REPEATED, ANOTHER = "repeated pair", "another pair"
 @paper.study("Can a model build the paired tokens from alternating ones by itself?")
 def token_copy(run):
     """Alternating tokens: a softmax layer that copies, then a linear layer that descends."""
-    task = task_of(run, batch_size=run.config.deep_batch_size)
+    recipe = regression.recipe(run, run.config.copy_steps, clip=10.0)
     trained = {}
     for name, first in ((SOFTMAX, "softmax"), (LINEAR, "linear")):
         model = AlternatingTransformer(attention=(first, "linear"), init_scale=0.01)
-        how = recipe(run, run.config.copy_steps, clip=10.0)
-        trained[name] = lab.train(run, f"token_copy-{first}", model, sampler_of(task), how)
-    learners = {**trained, GD: (algorithms.gd, searched_rate(run))}
-    found = list(compared(learners, draw(run, "token_copy/test", task), alike=(SOFTMAX,)))
-    yield from found
-    yield from (curve(one, learner=name) for name, one in trained.items())
-    yield level(found[-1]["loss"], trained[SOFTMAX], learner=GD)
-    copying = trained[SOFTMAX]
-    yield partner_attention(run, copying, task)
-    yield from gradient_norms(run, copying, task)
-    yield from prefix_matching(run, copying, task)
+        sampler = regression.deep_sampler(run)
+        trained[name] = lab.train(run, f"token_copy-{first}", model, sampler, recipe)
+    learners = {**trained, GD: regression.gradient_step(run)}
+    episode = regression.draw(run, "token_copy/test")
+    *models, descent = regression.compared(learners, episode, alike=(SOFTMAX,))
+    yield from (*models, descent)
+    yield from (regression.curve(one, learner=name) for name, one in trained.items())
+    yield regression.level(descent["loss"], trained[SOFTMAX], learner=GD)
+    yield partner_attention(run, trained[SOFTMAX])
+    yield from gradient_norms(run, trained[SOFTMAX])
+    yield from prefix_matching(run, trained[SOFTMAX])
 
 
 def _over_seeds(function, params) -> np.ndarray:
     return np.asarray(jax.jit(lambda p: jax.lax.map(function, p))(params))
 
 
-def partner_attention(run, trained, task):
+def partner_attention(run, trained):
     """How much x and y tokens attend to the other of their pair, and mean attention weights."""
-    prompt = draw(run, "token_copy/attention", task, run.config.curve_tasks).prompt
+    prompt = regression.draw(run, "token_copy/attention", count=run.config.curve_tasks).prompt
     n = prompt.x.shape[1]
 
     def scores(params):
@@ -82,13 +68,13 @@ def partner_attention(run, trained, task):
     return lab.record("attention", on_partner=stronger, weights=weights_STPP.mean(1))
 
 
-def gradient_norms(run, trained, task):
+def gradient_norms(run, trained):
     """The paper's probe: how tokens after layer 1 depend on their own, next and other inputs.
 
     Norm of the mean over tasks of `d sum(token_j after layer 1) / d token_i`, [S, 2N - 1] each.
     """
     count = min(run.config.curve_tasks, 256)
-    prompt = draw(run, "token_copy/gradients", task, count).prompt
+    prompt = regression.draw(run, "token_copy/gradients", count=count).prompt
     model, n = trained.model, prompt.x.shape[1]
 
     def norms(params):
@@ -109,13 +95,13 @@ def gradient_norms(run, trained, task):
         yield lab.record("gradient", by=name, token=np.arange(1, 2 * n), norm=values[:, i])
 
 
-def prefix_matching(run, trained, task):
+def prefix_matching(run, trained):
     """Second-layer attention of a query that repeats one context input: on its pair, on another.
 
     Shares of the sum of absolute scores over all pairs, [S, T] each (2212.07677, section 5; the
     prefix-matching score of Olsson 2022, with a random other pair as its control).
     """
-    prompt = draw(run, "token_copy/repeat", task).prompt
+    prompt = regression.draw(run, "token_copy/repeat").prompt
     count, n = prompt.x.shape[:2]
     place_key, shift_key = jax.random.split(run.key("token_copy/places"))
     place = jax.random.randint(place_key, (count,), 0, n)
@@ -217,25 +203,16 @@ def attention(records):
     return fig
 
 
-@token_copy.figure(
-    "Paper, Fig. 5 and section 5. Left: loss while training with a softmax and with a linear first "
-    "layer, and the loss of one gradient step. Right: where the query looks in the second layer "
-    "when it repeats an input of the context: share of absolute scores on the pair it repeats and "
-    f"on another pair drawn at random, a marker a seed. {SEEDS}"
+token_copy.figure(
+    regression.while_training(),
+    "Paper, Fig. 5. Loss while training with a softmax and with a linear first layer, and the loss "
+    f"of one gradient step. {SEEDS}",
+    name="token_copy_training",
 )
-def training(records):
-    """Training curves, and the prefix-matching score."""
-    fig, axes = report.canvas(2, height=3.9, width_ratios=(3, 2))
-    left, right = axes[0]
-    styles = {SOFTMAX: looks()["trained layer"], LINEAR: looks()["second"], GD: looks()[GD]}
-    for record in records["curve"]:
-        name = record["learner"]
-        report.panels.seeds(left, record["step"], record["loss"], name, **styles[name])
-    left.set(xlabel=STEP, ylabel=LOSS)
-    for place, pair in enumerate((REPEATED, ANOTHER)):
-        share_S = records["matching"].one(pair=pair)["share"].mean(-1)
-        report.panels.dots(right, place, share_S, **looks()[ZERO if place else "trained layer"])
-    report.panels.name_places(right, ["repeated\npair", "another\npair"])
-    right.set(ylabel="share of attention, layer 2")
-    report.legend_below(fig, axes, 2)
-    return fig
+token_copy.figure(
+    lab.bars("share", record="matching", color="pair", ylabel="share of attention, layer 2"),
+    "Section 5. Where the query looks in the second layer when it repeats an input of the context: "
+    "share of absolute scores on the pair it repeats and on another pair drawn at random, with 95% "
+    "intervals.",
+    name="token_copy_matching",
+)
