@@ -16,7 +16,7 @@ _TASKS, _TRUNCATION, _BATCH = 16, 50, 32
 
 
 def _resnet_sized():
-    """20 million numbers in 60 layers."""
+    """20 million parameters in 60 layers."""
     shapes = [(3, 3, 64, 64)] * 12 + [(3, 3, 128, 128)] * 16 + [(3, 3, 256, 256)] * 29
     shapes += [(512, 128)] * 3
     return {
@@ -44,17 +44,18 @@ def _stepping(optimizer, params, grads):
 def _updates() -> list[Row]:
     params = _resnet_sized()
     grads = jax.tree.map(lambda a: a + 0.01, params)
-    theta = optim.l3rs_init(jax.random.key(0), params)
+    config = optim.L3RS()
+    theta = config.init(jax.random.key(0), params)
     calls = {}
     for name, optimizer in {
         "adamw": optax.adamw(1e-3),
-        "lamb": optax.lamb(1e-3),  # norms by layer of Adam's direction, as l3rs
-        "l3rs": optim.l3rs(theta, num_steps=10_000),
+        "lamb": optax.lamb(1e-3),  # needs norms of Adam's direction by layer, as l3rs does
+        "l3rs": config.optimizer(theta, num_steps=10_000),
     }.items():
         calls[name] = _stepping(optax.with_extra_args_support(optimizer), params, grads)
     seconds = take_turns(calls, rounds=9)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    what = f"an update of l3rs / adamw, {count / 1e6:.0f} million numbers, {len(params)} layers"
+    what = f"an update of l3rs / adamw, {count / 1e6:.0f} million parameters, {len(params)} layers"
     return [
         ratio_row(what, seconds["l3rs"], seconds["adamw"], ("<=", 1.5)),
         ratio_row("an update of lamb / adamw", seconds["lamb"], seconds["adamw"]),
@@ -94,24 +95,21 @@ def _meta_training() -> list[Row]:
         estimator = metatrain.Estimator("persistent", _TASKS, 0.01, _TRUNCATION)
         keys = jax.random.split(jax.random.key(3), _TASKS)
         horizons = jnp.full(_TASKS, 20 * _TRUNCATION)
-        carried = metatrain.begin_carried(learner.build, family, estimator, theta, keys, horizons)
-        step = jax.jit(
-            lambda theta, carried, learner=learner, estimator=estimator, keys=keys, many=horizons: (
-                metatrain.carried_gradient(
-                    learner.build, family, estimator, theta, carried, keys, many
-                )
-            )
-        )
+        unrolls = metatrain.begin_unrolls(learner.build, family, estimator, theta, keys, horizons)
+        window = functools.partial(metatrain.window_gradient, learner.build, family, estimator)
+        step = jax.jit(functools.partial(window, keys=keys, horizons=horizons))
         single = jax.jit(
             lambda key, theta, learner=learner: metatrain.run(
                 learner.build(theta, _TRUNCATION), _task(), key, _TRUNCATION
             )[1]
         )
         seconds = take_turns(
-            {"pairs": lambda step=step, a=(theta, carried): jax.block_until_ready(step(*a)),
-             "one": lambda one=single, t=theta: jax.block_until_ready(one(jax.random.key(4), t))},
+            {
+                "pairs": lambda step=step, a=(theta, unrolls): jax.block_until_ready(step(*a)),
+                "one": lambda one=single, t=theta: jax.block_until_ready(one(jax.random.key(4), t)),
+            },
             rounds=5,
-        )  # fmt: skip
+        )
         rates = [_TASKS * _TRUNCATION / s for s in seconds["pairs"]]
         goal = (">=", 3 * _THEIRS) if name == "adafac_mlp" else None
         what = f"{name}, {_TASKS} antithetic pairs: steps of pairs a second"

@@ -135,7 +135,7 @@ with style():
 # %% [markdown]
 # ## What it does
 #
-# Its state shows the step and the mix that every layer got last.
+# Its state holds the learning rate and the mix of every layer at the last update.
 
 # %%
 STEPS = 50
@@ -150,19 +150,20 @@ def watch(key):
         inner, _ = metatrain.inner_step(
             optimizer, fine_tuning, inner, jax.random.fold_in(keys[1], t)
         )
-        return inner, (inner.opt_state.step, inner.opt_state.mix[:, 1])
+        last = inner.opt_state.inner  # inside of the state of the average
+        return inner, (last.learning_rate, last.mix[:, 1])
 
     inner = metatrain.begin(optimizer, fine_tuning, keys[0])
     return jax.lax.scan(step, inner, jnp.arange(STEPS))[1]
 
 
-steps, rmsprop = watch(jax.random.key(2))
+rates, rmsprop = watch(jax.random.key(2))
 with style():
     fig, axes = plt.subplots(1, 2, figsize=(8.2, 3))
     for layer, name in enumerate(("first layer", "second layer", "head")):
-        axes[0].plot(steps[:, layer], label=name)
+        axes[0].plot(rates[:, layer], label=name)
         axes[1].plot(rmsprop[:, layer], label=name)
-    axes[0].set(xlabel="step", ylabel="size of the step", yscale="log")
+    axes[0].set(xlabel="step", ylabel="learning rate", yscale="log")
     axes[1].set(xlabel="step", ylabel="share of RMSprop", ylim=(0, 1))
     axes[0].legend(loc="lower left")
     plt.show()

@@ -30,6 +30,7 @@ _PACKAGES = (
     "models",
     "optim",
     "poison",
+    "probes",
     "report",
     "tasks",
     "train",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from ico.train.artifacts import load_artifact
 
@@ -83,10 +84,14 @@ def load_run(directory: str | os.PathLike[str]) -> Run:
 
 
 def _load_model(folder: Path) -> LoadedModel | None:
-    params = load_artifact(folder)
-    if params is None:
+    found = load_artifact(folder)
+    if found is None:
         return None
     spec = _read(folder / "spec.json")
+    if isinstance(spec.get("spec"), dict):  # what a run keeps has its seed beside it
+        spec = spec["spec"] | {"seed": spec.get("seed")}
+    params = found["params"] if spec.get("model") is not None else found
+    params = jax.tree.map(jnp.asarray, params)
     return LoadedModel(_build(spec.get("model"), folder), params, spec)
 
 

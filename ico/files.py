@@ -56,14 +56,18 @@ def flatten(tree: PyTree) -> dict[str, Any]:
     flat: dict[str, Any] = {}
 
     def visit(node: Any, path: str) -> None:
+        if isinstance(node, list | tuple | set) or node is None:
+            raise ValueError(f"{path}: want nested dicts of arrays, not a {type(node).__name__}")
         if not isinstance(node, Mapping):
             flat[path] = node
             return
         if not node:
-            raise ValueError(f"{path or 'the tree'} is an empty dict, which a file cannot hold")
+            raise ValueError(f"{path or 'the tree'}: an empty dict among nested dicts of arrays")
         for key, value in node.items():
             if not isinstance(key, str) or not key or "/" in key:
-                raise ValueError(f"{path or 'the tree'}: keys must be strings without /: {key!r}")
+                raise ValueError(
+                    f"{path or 'the tree'}: keys of nested dicts must be strings without /: {key!r}"
+                )
             visit(value, f"{path}/{key}" if path else key)
 
     if not isinstance(tree, Mapping):

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import chex
 import hypothesis
 import jax
 import jaxtyping
@@ -19,6 +20,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compilation makes the first example slow, so a deadline would fail at random.
 hypothesis.settings.register_profile("ico", deadline=None, max_examples=20, derandomize=True)
 hypothesis.settings.load_profile("ico")
+
+
+@pytest.fixture(autouse=True)
+def fresh_trace_counts():
+    """`chex.assert_max_traces` counts by the code of a function, over all tests of a process."""
+    chex.clear_trace_counter()
 
 
 @pytest.fixture

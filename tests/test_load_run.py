@@ -47,7 +47,7 @@ def test_model_runs_as_it_was_trained(folder, models):
     model = Small((4, 2))
     params = model.init(jax.random.key(0), jnp.ones((1, 5)))["params"]
     spec = {"model": {"class": "Small", "arguments": {"features": (4, 2)}}, "seed": 1}
-    add_model(folder, "small", spec, params)
+    add_model(folder, "small", spec, {"params": params, "history": {"loss": jnp.ones(3)}})
     add_model(folder, "plain", {"seed": 1}, {"w": jnp.ones(2)})
     artifact_directory(folder / "checkpoints", "unfinished", {})
     run = load_run(folder)
@@ -90,6 +90,6 @@ def test_damaged_json_is_named(name, text, folder):
     "spec", [{"class": "secret"}, {"class": "Small", "arguments": {"wdth": 1}}, "Small"]
 )
 def test_spec_of_no_model_is_refused(spec, folder, models):
-    add_model(folder, "m", {"model": spec}, {"w": jnp.ones(1)})
+    add_model(folder, "m", {"model": spec}, {"params": {"w": jnp.ones(1)}})
     with pytest.raises(ValueError, match=r"spec\.json"):
         load_run(folder)

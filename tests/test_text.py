@@ -50,3 +50,14 @@ def test_byte_pairs_give_the_text_back():
 def test_the_topics_of_cpython_are_there():
     topics = data.pydoc_topics()
     assert len(topics) > 50 and sum(map(len, topics)) > 300_000
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [("abcdefghi", ["abcde", "efghi"]), ("abcdefg", ["abcde"]), ("abcd", []), ("", [])],
+)
+def test_rows_of_tokens_go_on_where_the_last_one_ended(text, rows):
+    ids = np.array([ord(c) for c in text], np.int32)
+    found = data.token_rows(ids, 4)
+    assert found.shape == (len(rows), 5) and found.dtype == np.int32
+    assert ["".join(map(chr, row)) for row in found] == rows

@@ -167,7 +167,8 @@ def what_it_learned(context) -> StudyResult:
                 inner, _ = metatrain.inner_step(
                     optimizer, fine_tuning, inner, jax.random.fold_in(keys[2], t)
                 )
-                return inner, (inner.opt_state.step, inner.opt_state.mix)
+                last = inner.opt_state.inner  # inside of the state of the average
+                return inner, (last.learning_rate, last.mix)
 
             inner = metatrain.begin(optimizer, fine_tuning, keys[1])
             return jax.lax.scan(step, inner, jnp.arange(config.horizon))[1]

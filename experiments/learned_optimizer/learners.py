@@ -25,13 +25,13 @@ _VERSION = 3  # of the learned optimizers' own constants: a change must not find
 _L3RS: dict[str, Any] = {"average": True}
 _WITHOUT_AVERAGE: dict[str, Any] = {"average": False}
 WITHOUT_AVERAGE = "no average"
-# What is left out, or put in place of what, one at a time; see `ico.optim.l3rs`. Without momentum
+# What is left out, or put in place of what, one at a time; see `ico.optim.L3RS`. Without momentum
 # Adam is RMSprop.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "SGD alone": {"base_optimizers": ("sgd",)},
     "RMSprop alone": {"base_optimizers": ("rmsprop",)},
     "an even mix": {"fixed_mix": True},
-    "one step for all layers": {"shared_step": True},
+    "one step for all layers": {"shared_learning_rate": True},
     "no time": {"use_time": False},
     "no loss": {"use_loss": False},
     "no embedding": {"universal": True},

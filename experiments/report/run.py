@@ -3,6 +3,7 @@
     python -m experiments.report runs/*/cpu-0                            # Markdown on stdout
     python -m experiments.report runs/*/cpu-0 --html table.html
     python -m experiments.report runs/gd_in_context/cpu-0 --readme gd_in_context
+    python -m experiments.report --refresh
 
 Publishing copies the run's results.json to experiments/<name>/ and rewrites the tables between
 `<!-- results:<name> -->` and `<!-- /results:<name> -->` in experiments/<name>/README.md and, if it
@@ -27,9 +28,7 @@ from ico.lab import Paper
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def main(
-    argv: Sequence[str], root: Path = _ROOT, known: Mapping[str, Paper] | None = None
-) -> int:
+def main(argv: Sequence[str], root: Path = _ROOT, known: Mapping[str, Paper] | None = None) -> int:
     """Prints or writes what the command line asks for.
 
     Args:
@@ -41,11 +40,17 @@ def main(
       Exit status: 0, or 2 for bad input, with one line an error on stderr.
     """
     arguments = _parser().parse_args(argv)
+    if not arguments.directories and not arguments.refresh:
+        print("error: DIR: none given; name the folders of runs", file=sys.stderr)
+        return 2
     runs, errors = _read(arguments.directories)
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     try:
-        if arguments.readme:
+        if arguments.refresh:
+            for path in refresh(root, discover()[0] if known is None else known):
+                print(f"wrote {path}")
+        elif arguments.readme:
             if errors:
                 return 2
             if len(runs) != 1:
@@ -82,28 +87,73 @@ def publish(results: dict, experiment: str, root: Path) -> list[Path]:
         raise ValueError(f"--readme {experiment}: this is a run of {results['experiment']}")
     if results["preset"] == "smoke":
         raise ValueError("--readme: a smoke run measures nothing; publish a cpu or paper run")
-    folder = root / "experiments" / experiment
-    published = folder / "results.json"
-    marker = f"results:{experiment}"
-    others = [
-        report.read_results(path.parent)
-        for path in sorted(root.glob("experiments/*/results.json"))
-        if path != published
-    ]
-    everything = sorted([*others, results], key=lambda run: run["experiment"])
-    sections = [(folder / "README.md", marker, report.claims_markdown(results))]
-    home = root / "README.md"
-    if _has(home, marker):
-        sections.append((home, marker, report.claims_markdown(results)))
+    target = _place(root, experiment)[0]
+    others = {path: report.read_results(path) for path in _published(root) if path != target}
+    return _write(others | {target: results}, [experiment], root)
+
+
+def refresh(root: Path, known: Mapping[str, Paper]) -> list[Path]:
+    """Brings the published results' labels and all READMEs in step with the declared claims.
+
+    Statement, source, kind and the paper's number of a claim are labels, and may be mended after a
+    run. Bands and what was measured never change here.
+
+    Raises:
+      ValueError: published results whose claims or bands are not those declared.
+    """
+    runs = {path: report.read_results(path) for path in _published(root)}
+    for path, results in runs.items():
+        paper = known.get(results["experiment"])
+        if paper is None:
+            continue
+        declared = {claim.id: claim for claim in paper.claims}
+        if list(declared) != [claim["id"] for claim in results["claims"]]:
+            raise ValueError(f"{path}: its claims are not those of {paper.name}; run it again")
+        for entry in results["claims"]:
+            claim = declared[entry["id"]]
+            if list(claim.band) != entry["band"]:
+                raise ValueError(f"{path}: the band of {claim.id} has changed; run it again")
+            entry |= {"statement": claim.statement, "source": claim.source}
+            entry |= {"kind": claim.kind, "paper_value": claim.paper_value}
+    return _write(runs, [results["experiment"] for results in runs.values()], root)
+
+
+def _write(runs: Mapping[Path, dict], changed: Sequence[str], root: Path) -> list[Path]:
+    """Writes results and README sections of some experiments, and the summary of all."""
+    home, sections, files = root / "README.md", [], {}
+    for path, results in runs.items():
+        name = results["experiment"]
+        if name not in changed:
+            continue
+        text, marker = report.claims_markdown(results), f"results:{name}"
+        sections.append((_place(root, name)[1], marker, text))
+        if _has(home, marker):
+            sections.append((home, marker, text))
+        files[path] = json.dumps(results, indent=1, allow_nan=False) + "\n"
     if _has(home, "results:summary"):
+        everything = sorted(runs.values(), key=lambda run: run["experiment"])
         sections.append((home, "results:summary", report.summary_markdown(everything)))
-    for path, name, text in sections:
-        report.replace_between_markers(path, name, text, write=False)
-    text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-    write_atomically(published, text)
-    for path, name, text in sections:
-        report.replace_between_markers(path, name, text)
-    return list(dict.fromkeys([published, *(path for path, _, _ in sections)]))
+    for path, marker, text in sections:
+        report.replace_between_markers(path, marker, text, write=False)
+    for path, text in files.items():
+        write_atomically(path, text)
+    for path, marker, text in sections:
+        report.replace_between_markers(path, marker, text)
+    return list(dict.fromkeys([*files, *(path for path, _, _ in sections)]))
+
+
+def _place(root: Path, name: str) -> tuple[Path, Path]:
+    """Published results and README of an experiment; small systems share a README."""
+    folder = root / "experiments" / name
+    if folder.is_dir():
+        return folder / "results.json", folder / "README.md"
+    systems = root / "experiments" / "systems"
+    return systems / "results" / f"{name}.json", systems / "README.md"
+
+
+def _published(root: Path) -> list[Path]:
+    papers = root.glob("experiments/*/results.json")
+    return sorted([*papers, *root.glob("experiments/systems/results/*.json")])
 
 
 def check_whole(results: dict, paper: Paper) -> None:
@@ -159,12 +209,17 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m experiments.report",
         description="Prints the reproduction table over many runs as Markdown.",
     )
-    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="a run folder")
+    parser.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="a run folder")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page too")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write it as Markdown too")
     parser.add_argument(
         "--readme",
         metavar="EXPERIMENT",
         help="publish the run: copy its results.json and rewrite the tables in the READMEs",
+    )
+    parser.add_argument(
+        "--refresh",
+        action="store_true",
+        help="bring labels of published claims and all READMEs in step with the declarations",
     )
     return parser

@@ -25,6 +25,7 @@ from ico.algorithms._implicit_model import (
     implicit_weights,
 )
 from ico.algorithms._newton import newton
+from ico.algorithms._next_vector import next_vector_gd, next_vector_ridge
 from ico.algorithms._ridge import ridge
 from ico.algorithms._search import line_search
 from ico.algorithms._statistics import statistics
@@ -50,6 +51,8 @@ __all__ = [
     "implicit_weights",
     "line_search",
     "newton",
+    "next_vector_gd",
+    "next_vector_ridge",
     "ridge",
     "ridge_weights",
     "statistics",

@@ -2,7 +2,7 @@
 
 from ico.data._images import Images, digit_images, fashion_mnist, glyphs, tfds_images
 from ico.data._tables import breast_cancer, diabetes, digits, wine
-from ico.data._text import pydoc_topics, python_docs, tokens, train_bpe
+from ico.data._text import pydoc_topics, python_docs, token_rows, tokens, train_bpe
 
 __all__ = [
     "Images",
@@ -15,6 +15,7 @@ __all__ = [
     "pydoc_topics",
     "python_docs",
     "tfds_images",
+    "token_rows",
     "tokens",
     "train_bpe",
     "wine",

@@ -1,6 +1,6 @@
 """English text that comes with packages, and byte-pair tokens trained on it.
 
-Dimension key: N tokens.
+Dimension key: N tokens, R rows, T tokens in a row.
 """
 
 import re
@@ -88,3 +88,16 @@ def tokens(texts: Iterable[str], tokenizer: Any) -> Int[np.ndarray, "N"]:
     newline = tokenizer.encode("\n").ids
     ids = [np.array(tokenizer.encode(text).ids + newline, np.int32) for text in texts]
     return np.concatenate(ids) if ids else np.zeros(0, np.int32)
+
+
+def token_rows(ids: Int[np.ndarray, "N"], length: int) -> Int[np.ndarray, "R T"]:
+    """Rows of length + 1 tokens, each beginning with the last token of the one before.
+
+    So every token but the first is predicted once. What is left at the end is dropped.
+
+    Args:
+      ids: tokens, such as those of `tokens`.
+      length: T - 1, the predictions in a row.
+    """
+    starts_R1 = length * np.arange(max(len(ids) - 1, 0) // length)[:, None]
+    return ids[starts_R1 + np.arange(length + 1)]

@@ -6,6 +6,7 @@
         dropout: lab.Share = 0.1
         depths: lab.Distinct[lab.Count] = (2, 5, 10)
         rows: lab.within(int, 1, 400) = 40
+        text: Literal["python_docs", "pydoc_topics"] = "python_docs"
 
 The comment above a field is its line in `--help`.
 """
@@ -14,8 +15,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 import typing
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
@@ -126,6 +128,11 @@ def _complaint(hint: Any, value: Any) -> str | None:
             return found
         found = [m.complaint(value) for m in marks if isinstance(m, Range | _Distinct)]
         return next((words for words in found if words is not None), None)
+    if origin in (typing.Union, types.UnionType) and value is not None:
+        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        return _complaint(kinds[0], value) if len(kinds) == 1 else None
+    if origin is Literal and value not in typing.get_args(hint):
+        return f"must be one of {', '.join(map(repr, typing.get_args(hint)))}, not {value!r}"
     if origin is tuple and isinstance(value, tuple):
         kinds = typing.get_args(hint)
         kinds = kinds[:1] * len(value) if kinds[-1:] == (Ellipsis,) else kinds

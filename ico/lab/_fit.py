@@ -41,19 +41,29 @@ class SideBySide:
     axes: tuple
 
     @classmethod
-    def of(cls, keys_S, init, start, given, settings) -> SideBySide:
+    def of(cls, keys_S, init, start, given, settings, given_axes=None) -> SideBySide:
         """Every seed with every setting; seed s has one key and one start in all settings."""
         shared = () if given is None else (given,)
+        axes = () if given is None else (given_axes,)
         if settings is None:
-            return cls(keys_S, init, start, shared, (None,) * len(shared))
+            return cls(keys_S, init, start, shared, axes)
         S, C = len(keys_S), len(jax.tree.leaves(settings)[0])
+        if given_axes is not None:  # what a seed is given, it is given in every setting
+            whole = jax.tree.broadcast(given_axes, given, is_leaf=_is_none)
+            shared = (
+                jax.tree.map(
+                    lambda axis, leaf: leaf if axis is None else jnp.repeat(leaf, C, axis=axis),
+                    whole,
+                    given,
+                    is_leaf=_is_none,
+                ),
+            )
         tiled = jax.tree.map(
             lambda leaf: jnp.tile(jnp.asarray(leaf), (S, *[1] * (np.ndim(leaf) - 1))), settings
         )
         if start is not None:
             start = jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf), C, axis=0), start)
-        axes = (*[None] * len(shared), 0)
-        return cls(jnp.repeat(keys_S, C), init, start, (*shared, tiled), axes)
+        return cls(jnp.repeat(keys_S, C), init, start, (*shared, tiled), (*axes, 0))
 
     def state(self, optimizer, attempts_M: np.ndarray) -> loop.TrainState:
         """The state before step 0; models begun anew have other keys."""
@@ -66,6 +76,10 @@ class SideBySide:
             params = jax.tree.map(jnp.asarray, self.start)
             return state._replace(params=params, opt_state=jax.vmap(optimizer.init)(params))
         return state
+
+
+def _is_none(leaf) -> bool:
+    return leaf is None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -123,8 +123,9 @@ class Study:
         """
         if isinstance(draw, str):
             return lambda function: self.figure(function, draw, name=name)
-        of_function = getattr(draw, "__name__", "").strip("_")
-        name = name or (f"{self.name}_{of_function}" if of_function.isidentifier() else self.name)
+        declared = draw.__module__.startswith("ico.lab")  # by `lab.lines` and its kin
+        suffix = "" if declared else "_" + draw.__name__.strip("_")
+        name = name or self.name + suffix
         if any(name == figure.name for figure in self.figures):
             name = f"{name}_{len(self.figures) + 1}"
         self.figures.append(Figure(name, draw, caption))

@@ -15,6 +15,7 @@ def lines(
     x: str,
     y: str,
     *,
+    over: str = "",
     color: str | None = None,
     panel: str | None = None,
     record: str = "",
@@ -30,6 +31,8 @@ def lines(
       x: an axis with numbers (a point a record: the mean of `y` in its 95% interval), or a value
         [X] (a line a record, and a thin one a seed).
       y: a value, [S, T] or [T] for points, [S, X] or [X] for curves.
+      over: a value of the same record whose mean the mean of `y` is divided by, for points: right
+        answers over questions, a loss over that of another model. Paired over seeds and tasks.
       color: the axis that tells lines apart; its values are the legend.
       panel: the axis that tells panels apart; at most three a row.
       record: the sort of record, by default that without a name.
@@ -40,7 +43,7 @@ def lines(
     """
 
     def draw(records: Records):
-        found = _found(records, record, where, [x, y])
+        found = _found(records, record, where, [x, y, *([over] if over else [])])
         panels = found.axis(panel) if panel else [None]
         columns = min(3, len(panels))
         fig, axes = report.canvas(columns, -(-len(panels) // columns), height=3.6)
@@ -51,7 +54,7 @@ def lines(
                 mine = here if one is None else here.where(**{str(color): one})
                 style = (looks or {}).get(one) or report.panels.look(number)
                 if len(mine):
-                    _line(ax, mine, x, y, None if one is None else str(one), dict(style))
+                    _line(ax, mine, x, y, over, None if one is None else str(one), dict(style))
             ax.set(xlabel=xlabel or x, ylabel=ylabel or y, title="" if place is None else place)
             if "x" in log:
                 ax.set_xscale("log")
@@ -66,14 +69,14 @@ def lines(
     return draw
 
 
-def _line(ax, records: Records, x: str, y: str, label: str | None, style: dict) -> None:
+def _line(ax, records: Records, x: str, y: str, over: str, label: str | None, style: dict) -> None:
     if all(x in record.values for record in records):
         for record in records:
             report.panels.seeds(ax, record[x], record[y], label, **style)
             label = None
         return
     ordered = sorted(records, key=lambda record: record.axes[x])
-    found = [report.interval(record[y]) for record in ordered]
+    found = [_interval(record, y, over) for record in ordered]
     places = [record.axes[x] for record in ordered]
     low, high = np.array([ends for _, ends in found]).T
     report.panels.line(ax, places, [value for value, _ in found], label, **style)
@@ -144,6 +147,8 @@ def _merge(axes):
 def rows(
     value: str = "loss",
     *,
+    over: str = "",
+    name: str = "",
     record: str = "",
     reference: Mapping[str, Any] | None = None,
     also: tuple[str, ...] = (),
@@ -153,6 +158,8 @@ def rows(
 
     Args:
       value: [S, T] or [T].
+      over: a value of the same record whose mean that of `value` is divided by (see `lines`).
+      name: of the column; by default that of the value.
       record: the sort of record, by default that without a name.
       reference: axes of the record that the others are divided by, in a column "ratio"; axes it
         does not name are those of the row.
@@ -161,17 +168,17 @@ def rows(
     """
 
     def table(records: Records) -> list[dict]:
-        found = _found(records, record, where, [value])
-        return [_row(found, one, value, reference, also) for one in found]
+        found = _found(records, record, where, [value, *([over] if over else [])])
+        return [_row(found, one, value, over, name or value, reference, also) for one in found]
 
     return table
 
 
-def _row(found: Records, one: Record, value: str, reference, also) -> dict:
-    mean, (low, high) = report.interval(one[value])
-    row = dict(one.axes) | {value: mean, "95% low": low, "95% high": high}
+def _row(found: Records, one: Record, value: str, over: str, name: str, reference, also) -> dict:
+    mean, (low, high) = _interval(one, value, over)
+    row = dict(one.axes) | {name: mean, "95% low": low, "95% high": high}
     if one[value].ndim == 2 and len(one[value]) > 1:
-        by_seed = one[value].mean(axis=1)
+        by_seed = one[value].mean(axis=1) / (one[over].mean(axis=-1) if over else 1)
         row |= {"best seed": float(by_seed.min()), "worst seed": float(by_seed.max())}
     if reference is not None:
         try:
@@ -180,6 +187,13 @@ def _row(found: Records, one: Record, value: str, reference, also) -> dict:
         except Missing:
             row["ratio"] = None
     return row | {name: float(np.mean(one[name])) for name in also if name in one.values}
+
+
+def _interval(one: Record, value: str, over: str):
+    """The mean of a value, or its ratio to that of another, with the 95% interval."""
+    if not over:
+        return report.interval(one[value])
+    return report.interval(one[value], one[over], statistic=report.ratio)
 
 
 def _found(records: Records, sort: str, where: Mapping[str, Any], names: list[str]):

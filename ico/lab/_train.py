@@ -60,6 +60,21 @@ class Trained:
         """The parameters of one seed, or of one seed and setting."""
         return jax.tree.map(lambda leaf: leaf[index], self.params)
 
+    def outputs(self, *inputs: Any) -> jax.Array:
+        """What a Linen model gives for these inputs, by every seed: [S, ...]."""
+        apply = jax.vmap(lambda params: self.model.apply({"params": params}, *inputs))
+        return jax.jit(apply)(self.params)
+
+    def by_seed(self, function: Callable, *args: Any) -> np.ndarray:
+        """`function(model, params, *args)` of every seed, stacked: [S, ...]."""
+        found = [function(self.model, self.seed(s), *args) for s in range(self.num_seeds)]
+        return np.stack([np.asarray(one) for one in found])
+
+    def remade(self, params: PyTree, **fields: Any) -> Trained:
+        """A model made of this one, with other parameters [S, ...] and fields, not trained."""
+        model = self.model.clone(**fields)
+        return dataclasses.replace(self, model=model, params=params, spec={"of": self.spec})
+
     @property
     def num_parameters(self) -> int:
         """Entries of one model's parameters."""
@@ -79,6 +94,7 @@ def train(
     init: Callable[[jax.Array], PyTree] | None = None,
     evaluate: Callable[..., dict[str, jax.Array]] | None = None,
     given: PyTree = None,
+    given_axes: PyTree = None,
     settings: PyTree = None,
     start: PyTree = None,
     num_seeds: int | None = None,
@@ -96,9 +112,14 @@ def train(
       recipe: how.
       loss: (params, batch) -> (loss [], metrics); by default half the squared error of a learner on
         episodes. The same function object for equal models: a new one compiles anew.
-      init: key -> parameters; by default the model's own, on the sampler's batch.
+      init: key -> parameters; by default the model's own, on the inputs of the sampler's batch: the
+        prompt of an `Episode`, the inputs of a `Sequence` or of a pair (inputs, answers). Not
+        needed with `start`.
       evaluate: params -> numbers, for the learning curve (`history["eval/..."]`).
       given: what loss, sampler and evaluation need beside and no step moves: their last argument.
+      given_axes: where the leaves of `given` have a seed axis, as `jax.vmap` takes it: None (all
+        seeds share), 0, or a tree of both that is a prefix of `given`. A frozen model of each seed
+        is given with 0.
       settings: a tree whose leaves have a leading axis C, of settings of equal shape, each trained
         with every seed: the last argument of loss, sampler and evaluation, after `given`. Seed s
         starts alike and sees the same keys in all settings, so differences are paired.
@@ -127,15 +148,18 @@ def train(
         "seeds": num_seeds,
         "stream": stream,
         "given": leaves_of(given),
+        "given_axes": leaves_of(given_axes),
         "settings": leaves_of(settings),
         "start": leaves_of(start),
         "also": spec,
     }
-    if init is None:
-        init = functools.partial(_init_model, model, sampler)
+    if init is None and start is None:
+        init = functools.partial(_init_model, model, sampler, () if given is None else (given,))
+    elif init is None:
+        init = functools.partial(_first_of, start)  # for its shapes: `start` takes its place
     loss = loss or regression_loss(models.learner(model))
     keys_S = jax.random.split(run.key(f"train/{stream or name}"), num_seeds)
-    side_by_side = SideBySide.of(keys_S, init, start, given, settings)
+    side_by_side = SideBySide.of(keys_S, init, start, given, settings, given_axes)
     training = Training(name, loss, sampler, recipe, evaluate, side_by_side, run.progress)
     found = run.kept(name, whole, training.fit)
 
@@ -183,11 +207,10 @@ def describe(value: Any, lenient: bool = False) -> Any:
         fields = [f.name for f in dataclasses.fields(value) if f.name not in ("parent", "name")]
         arguments = {field: getattr(value, field) for field in fields}
         return {"class": type(value).__name__, "arguments": arguments}
+    value = inspect.unwrap(value) if callable(value) else value  # annotations' checks wrap it
     if isinstance(value, functools.partial):
         called = describe(value.func, lenient)
         return {"function": called, "arguments": [list(value.args), dict(value.keywords)]}
-    if callable(value):  # a decorator that keeps the function's name closes over the function
-        value = inspect.unwrap(value)
     name = getattr(value, "__qualname__", type(value).__qualname__)
     whole = f"{getattr(value, '__module__', '')}.{name}"
     closes = getattr(value, "__closure__", None) or not callable(value)
@@ -208,5 +231,14 @@ def leaves_of(tree: PyTree) -> list | None:
     return [[jax.tree_util.keystr(path, simple=True, separator="/"), leaf] for path, leaf in flat]
 
 
-def _init_model(model, sampler, key):
-    return model.init(key, sampler(key).prompt)["params"]
+def _init_model(model, sampler, given, key):
+    batch = sampler(key, *given)
+    if isinstance(batch, Episode):
+        inputs = batch.prompt
+    else:  # a Sequence, or (inputs, answers)
+        inputs = batch.inputs if hasattr(batch, "inputs") else batch[0]
+    return model.init(key, inputs)["params"]
+
+
+def _first_of(start, key):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), start)

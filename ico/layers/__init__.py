@@ -12,6 +12,7 @@ from ico.layers._linear_attention import linear_attention
 from ico.layers._mesa import MesaState, mesa, mesa_decode, mesa_state
 from ico.layers._mesa_cg import MesaCgState, cap_forget, mesa_cg, mesa_cg_decode
 from ico.layers._softmax_attention import softmax_attention
+from ico.layers._toeplitz import toeplitz
 
 __all__ = [
     "ChebyshevSteps",
@@ -30,4 +31,5 @@ __all__ = [
     "neumann_steps",
     "newton_inverse",
     "softmax_attention",
+    "toeplitz",
 ]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ico.layers._chunks import by_head, by_position, decays_by_head, join, split, starts
-from ico.layers._shapes import check_shapes, check_sides
+from ico.layers._shapes import check_scores, check_shapes, check_sides
 
 Form = Literal["parallel", "chunked", "recurrent"]
 
@@ -25,6 +25,7 @@ def linear_attention(
     forget: Float[Array, "B T H"] | None = None,
     initial_state: Float[Array, "B H V D"] | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
+    gate: Float[Array, "#B #H #T #S"] | None = None,
     form: Form = "chunked",
     chunk_size: int = 64,
     return_state: bool = False,
@@ -47,6 +48,8 @@ def linear_attention(
       initial_state: S before position 0, causal alone; None is zero.
       segment_ids: equal numbers for positions of one packed sequence, causal alone. Wherever the
         number changes S starts from zero.
+      gate: multiplies the scores k_i . q_t, with `form="parallel"` alone; four axes [B, H, T, S],
+        each of which may be 1. `ico.layers.toeplitz` makes one of coefficients by distance.
       form: how it is computed, never what:
         "parallel" goes through the T x S scores (quadratic in length, best when short);
         "chunked" through a state a chunk (linear time and memory, best from a few hundred on);
@@ -60,8 +63,8 @@ def linear_attention(
       causal attention computes in.
 
     Raises:
-      ValueError: a shape that does not fit, an unknown form, chunk_size < 1, or what goes with
-        `causal` alone without it.
+      ValueError: a shape that does not fit, an unknown form, chunk_size < 1, what goes with
+        `causal` alone without it, or a gate with a form or a state that cannot have one.
     """
     check_shapes(q, k, v, causal=causal)
     check_sides(q, v, forget, segment_ids, {"initial_state": initial_state})
@@ -69,10 +72,14 @@ def linear_attention(
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
     if form not in get_args(Form):
         raise ValueError(f"form must be 'parallel', 'chunked' or 'recurrent', not {form!r}")
+    if gate is not None:
+        check_scores(q, k, {"gate": gate})
+        if form != "parallel" or return_state or initial_state is not None:
+            raise ValueError("a gate of scores needs form='parallel' and goes with no state")
     if not causal:
         if return_state or any(a is not None for a in (forget, initial_state, segment_ids)):
             raise ValueError("forget, states and segments go with causal attention alone")
-        return _all_keys(q, k, v, form)
+        return _all_keys(q, k, v, gate, form)
     B, T, H, D = q.shape
     out_dtype = jnp.result_type(q, k, v)
     dtype = jnp.promote_types(out_dtype, jnp.float32)
@@ -87,16 +94,19 @@ def linear_attention(
     else:
         C = max(T, 1) if form == "parallel" else min(chunk_size, max(T, 1))
         if C >= T > 0 and initial_state is None and not return_state:
-            o = _one_chunk(q, k, v, forget, begins)
+            o = _one_chunk(q, k, v, forget, begins, gate)
         else:
             o, state = _chunked(q, k, v, forget, begins, state, C)
     o = o.astype(out_dtype)
     return (o, state) if return_state else o
 
 
-def _all_keys(q, k, v, form):
+def _all_keys(q, k, v, gate, form):
     if form == "parallel":
-        return jnp.einsum("bhts,bshv->bthv", jnp.einsum("bthd,bshd->bhts", q, k), v)
+        scores_BHTS = jnp.einsum("bthd,bshd->bhts", q, k)
+        if gate is not None:
+            scores_BHTS = scores_BHTS * gate.astype(scores_BHTS.dtype)
+        return jnp.einsum("bhts,bshv->bthv", scores_BHTS, v)
     # Without a mask the sum over keys factors: one D x V state serves every query.
     state_BHDV = jnp.einsum("bshd,bshv->bhdv", k, v)
     return jnp.einsum("bthd,bhdv->bthv", q, state_BHDV)
@@ -119,7 +129,7 @@ def _recurrent(q, k, v, forget, begins, state):
     return jnp.moveaxis(o, 0, 1), state
 
 
-def _one_chunk(q, k, v, forget, begins):
+def _one_chunk(q, k, v, forget, begins, gate):
     """Scores alone: no state goes in, and none is wanted."""
     log = None if forget is None else jnp.log(forget)
     within = decays_by_head(log, begins, by_head(k)).within
@@ -128,6 +138,8 @@ def _one_chunk(q, k, v, forget, begins):
         scores_BHTS = within.reshape(scores_BHTS.shape) * scores_BHTS
     else:
         scores_BHTS = within[None] * scores_BHTS
+    if gate is not None:
+        scores_BHTS = scores_BHTS * gate.astype(scores_BHTS.dtype)
     return jnp.einsum("bhts,bshv->bthv", scores_BHTS, v)
 
 

@@ -31,6 +31,22 @@ def check_shapes(q, k, v, *, causal: bool) -> None:
         )
 
 
+def check_scores(q, k, arrays: dict) -> None:
+    """Raises ValueError unless arrays (or None) broadcast to the scores [B, H, T, S], axis by axis.
+
+    All four axes are wanted, so that none is taken for another.
+    """
+    shape = q.shape[0], q.shape[2], q.shape[1], k.shape[1]
+    for name, array in arrays.items():
+        if array is not None and (
+            array.ndim != 4 or any(a not in (1, b) for a, b in zip(array.shape, shape, strict=True))
+        ):
+            raise ValueError(
+                f"{name} must be [B, H, T, S] = {list(shape)}, an axis may be 1; "
+                f"not {list(array.shape)}"
+            )
+
+
 def check_sides(q, v, forget, segment_ids, states: dict) -> None:
     """Raises ValueError unless what goes beside q [B, T, H, D] and v [B, T, H, V] fits.
 

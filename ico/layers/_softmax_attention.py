@@ -1,13 +1,13 @@
-"""Softmax attention, the common reference.
+"""Softmax attention, the common reference, with a mask and two hooks for positions.
 
 Dimension key: B batch, T queries, S keys, H heads, D key width, V value width.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from ico.layers._shapes import check_shapes
+from ico.layers._shapes import check_scores, check_shapes
 
 
 def softmax_attention(
@@ -17,13 +17,25 @@ def softmax_attention(
     *,
     causal: bool = True,
     scale: float | None = None,
+    mask: Bool[Array, "#B #H #T #S"] | None = None,
+    bias: Float[Array, "#B #H #T #S"] | None = None,
+    gate: Float[Array, "#B #H #T #S"] | None = None,
 ) -> Float[Array, "B T H V"]:
-    """`o_t = sum_i softmax_i(scale q_t . k_i) v_i` (Vaswani et al. 2017).
+    """`o_t = sum_i gate_ti softmax_i(scale q_t . k_i + bias_ti) v_i` (Vaswani et al. 2017).
+
+    `mask`, `bias` and `gate` have four axes [B, H, T, S], each of which may be 1. A bias that
+    depends on i - t is a relative position bias; a Toeplitz gate (`ico.layers.toeplitz`) makes it
+    URPE attention (Luo et al. 2022, 2205.13401), which unlike any bias can tell identical tokens
+    apart, for its weights need not sum to one.
 
     Args:
       q, k, v: queries [B, T, H, D], keys [B, S, H, D], values [B, S, H, V].
       causal: whether position t sees only keys up to and including t (then S == T).
       scale: factor of the scores; None is 1 / sqrt(D).
+      mask: True where a query may see a key, in addition to `causal`. A query that may see no key
+        gets zeros, and passes no gradient.
+      bias: added to the scores; finite (to hide keys use `mask`).
+      gate: multiplies the weights after the softmax.
 
     Returns:
       [B, T, H, V].
@@ -32,11 +44,25 @@ def softmax_attention(
       ValueError: a shape that does not fit, causal with S != T, or no key to attend to.
     """
     check_shapes(q, k, v, causal=causal)
-    T = q.shape[1]
+    check_scores(q, k, {"mask": mask, "bias": bias, "gate": gate})
     if k.shape[1] == 0:
         raise ValueError("softmax attention needs at least one key")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     scores_BHTS = jnp.einsum("bthd,bshd->bhts", q * scale, k)
-    if causal:
-        scores_BHTS = jnp.where(jnp.tri(T, dtype=bool)[None, None], scores_BHTS, -jnp.inf)
-    return jnp.einsum("bhts,bshv->bthv", jax.nn.softmax(scores_BHTS, axis=-1), v)
+    if bias is not None:
+        scores_BHTS = scores_BHTS + bias.astype(scores_BHTS.dtype)
+    seen = jnp.tri(q.shape[1], dtype=bool)[None, None] if causal else None
+    if mask is not None:
+        seen = mask if seen is None else seen & mask
+    if seen is not None:
+        scores_BHTS = jnp.where(seen, scores_BHTS, -jnp.inf)
+    if mask is not None:
+        # A row of -inf alone has no softmax: zeros in its place, whose weights are zeroed below.
+        sees_any = jnp.any(seen, axis=-1, keepdims=True)
+        scores_BHTS = jnp.where(sees_any, scores_BHTS, 0)
+    weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1)
+    if mask is not None:
+        weights_BHTS = jnp.where(sees_any, weights_BHTS, 0)
+    if gate is not None:
+        weights_BHTS = weights_BHTS * gate.astype(weights_BHTS.dtype)
+    return jnp.einsum("bhts,bshv->bthv", weights_BHTS, v)

@@ -1,17 +1,17 @@
 """How learned optimizers are trained: tasks, estimated gradients, the outer loop."""
 
 from ico.metatrain._estimators import (
-    Carried,
     Estimator,
-    begin_carried,
-    carried_gradient,
+    UnrollState,
+    begin_unrolls,
     whole_gradient,
+    window_gradient,
 )
 from ico.metatrain._meta_train import Learned, MetaConfig, meta_train
 from ico.metatrain._tasks import Inner, Task, TaskFamily, begin, family_of, inner_step, run
 
 __all__ = [
-    "Carried",
+    "UnrollState",
     "Estimator",
     "Inner",
     "Learned",
@@ -19,8 +19,8 @@ __all__ = [
     "Task",
     "TaskFamily",
     "begin",
-    "begin_carried",
-    "carried_gradient",
+    "begin_unrolls",
+    "window_gradient",
     "family_of",
     "inner_step",
     "meta_train",

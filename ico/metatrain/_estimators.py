@@ -3,14 +3,15 @@
 Four estimators, each over N tasks side by side (`vmap`; the keys' axis may be sharded):
 
 - `unrolled`: backpropagation through whole inner trainings.
-- `truncated`: through stretches of them, states carried over and taken as given.
+- `truncated`: backpropagation through one truncation window at a time; the unroll state at its
+  start is taken as a constant.
 - `evolution`: antithetic evolution strategies over whole trainings,
       g = mean (L(theta + sigma e) - L(theta - sigma e)) / (2 sigma) e,
   the gradient of the smoothed meta-loss E[L(theta + sigma e)] (Salimans et al., 1703.03864).
-- `persistent`: persistent evolution strategies (Vicol et al., 2112.13835) over stretches: each
-  particle keeps its state, and the sum xi of all its perturbations since its training began takes
-  the place of e; antithetic. Unbiased for the smoothed loss of whole trainings in which every
-  stretch has a perturbation of its own, where truncation is not.
+- `persistent`: persistent evolution strategies (PES, Vicol et al., 2112.13835) over truncation
+  windows, antithetic: each particle keeps its unroll state, and e is replaced by xi, the sum of its
+  perturbations since its training began. Unlike truncation it is unbiased, for the smoothed loss of
+  whole trainings in which theta is perturbed anew in every window.
 
 Dimension key: N tasks, T steps.
 """
@@ -40,16 +41,17 @@ class Estimator:
 
     Fields:
       method: see above.
-      num_tasks: N; of evolution strategies as many antithetic pairs.
+      num_tasks: N; for evolution strategies the number of antithetic pairs.
       sigma: standard deviation of perturbations.
-      truncation: steps of a stretch, "truncated" and "persistent".
-      meta_loss: of whole trainings, of the losses at each step (see `Task.meta_batch`): their
-        "mean"; the mean of the "last" tenth; or half of each, "mixed". Stretches always take the
-        mean.
-      shaping: what stands for the difference of a pair's losses: itself, its "sign" (evolution
-        strategies alone), or itself "clipped" at three times the median magnitude over pairs. By
-        backpropagation each task's gradient is clipped so by its norm, and a diverged training
-        counts as none; of a pair, where both have diverged. Only the first is unbiased.
+      truncation: steps in a truncation window, for "truncated" and "persistent".
+      meta_loss: how whole trainings are judged by the losses at each step (see `Task.meta_batch`):
+        their "mean"; the mean of the "last" tenth; or the average of both, "mixed". Truncation
+        windows always take the mean.
+      shaping: what weights a pair's perturbation: the "difference" of its losses, the "sign" of
+        that (evolution strategies alone), or the difference "clipped" at three times its median
+        magnitude over pairs. With backpropagation "clipped" clips the norm of each task's gradient
+        likewise. "sign" and "clipped" leave out diverged trainings (pairs of which both diverged).
+        Only "difference" is unbiased.
 
     Raises:
       ValueError: an unknown word, or a number that is not positive.
@@ -71,15 +73,20 @@ class Estimator:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
 
     @property
-    def carries(self) -> bool:
-        """Whether inner trainings go on from one gradient to the next."""
+    def truncates(self) -> bool:
+        """Whether inner trainings continue from one gradient to the next."""
         return self.method in ("truncated", "persistent")
 
 
-class Carried(NamedTuple):
-    """Inner trainings under way, one a task; of a pair both, on a leading axis of two.
+class UnrollState(NamedTuple):
+    """Inner trainings under way, one for each task.
 
-    `xi` is the sum of perturbations since the training began; `horizon` its length.
+    Fields:
+      setting: what tells the task from others of its family (`TaskFamily.sample`).
+      inner: parameters, optimizer state and steps done; with "persistent" those of both trainings
+        of a pair, on a leading axis of two.
+      xi: the sum of perturbations since the training began.
+      horizon: the training's length in steps.
     """
 
     setting: PyTree
@@ -92,10 +99,10 @@ class Carried(NamedTuple):
 
 
 def _whole(build: Build, family: TaskFamily, estimator: Estimator, longest: int):
-    """(theta, key, horizon) -> meta-loss of one training of so many steps, at most `longest`.
+    """(theta, key, horizon) -> meta-loss of one training of `horizon` steps.
 
-    Differentiable with "unrolled", where steps behind the horizon are taken and thrown away; else a
-    loop of exactly as many steps.
+    With "unrolled" it is differentiable: a scan of `longest` steps, of which those after the
+    horizon change nothing. Else it is a loop of `horizon` steps.
     """
 
     def loss(theta, key, horizon):
@@ -140,19 +147,22 @@ def whole_gradient(
 
     Args:
       build: (theta, horizon) -> optimizer.
-      family, estimator: what and how.
-      theta: where.
-      keys: one a task.
-      horizon: inner steps, of all, or with "unrolled" of each.
-      longest: the most that they can be, for "unrolled"; needed where they are traced.
+      family: the tasks.
+      estimator: the method.
+      theta: the optimizer's parameters.
+      keys: one for each task.
+      horizon: inner steps of all trainings, or (with "unrolled") of each.
+      longest: an upper bound of the horizon, needed for "unrolled" where the horizon is traced.
+
+    Returns:
+      The meta-loss, and a gradient like theta.
     """
     if longest is None:
         longest = int(np.max(np.asarray(horizon))) if estimator.method == "unrolled" else 0
     loss = _whole(build, family, estimator, longest)
     if estimator.method == "unrolled":
-        many = jnp.broadcast_to(jnp.asarray(horizon, jnp.int32), (len(keys),))
-
-        losses, grads = jax.vmap(jax.value_and_grad(loss), (None, 0, 0))(theta, keys, many)
+        horizons = jnp.broadcast_to(jnp.asarray(horizon, jnp.int32), (len(keys),))
+        losses, grads = jax.vmap(jax.value_and_grad(loss), (None, 0, 0))(theta, keys, horizons)
         return _mean_loss(losses, estimator), _mean_gradient(grads, estimator)
     keys = jax.vmap(jax.random.split)(keys)  # [N, 2]: perturbations, tasks
     noise = jax.vmap(lambda key: _normal_like(key, theta))(keys[:, 0])
@@ -166,57 +176,66 @@ def whole_gradient(
     return _mean_loss(0.5 * (up + down), estimator), _weighted_mean(weights, noise)
 
 
-# Stretches ----------------------------------------------------------------------------------------
+# Truncation windows -------------------------------------------------------------------------------
 
 
-def begin_carried(
+def begin_unrolls(
     build: Build,
     family: TaskFamily,
     estimator: Estimator,
     theta: PyTree,
     keys: Key[Array, "N"],
     horizons: Int[Array, "N"],
-) -> Carried:
-    """Trainings before their first step, each somewhere in its horizon so that ends are spread.
+) -> UnrollState:
+    """Unroll states before the first step.
 
-    Each is shorter by a random multiple of the truncation, so that not all end at once.
+    Each first training is shorter than its horizon by a random number of truncation windows, so
+    that not all end at once.
+
+    Args:
+      build, family, estimator, theta: see `whole_gradient`.
+      keys: one for each task.
+      horizons: of the trainings; multiples of the truncation window.
     """
     fresh = _fresh(build, family, estimator, theta, keys, horizons)
-    stretches = jnp.maximum(horizons // estimator.truncation, 1)
+    windows = jnp.maximum(horizons // estimator.truncation, 1)
     ages = jax.vmap(lambda key, n: jax.random.randint(jax.random.fold_in(key, 2**17), (), 0, n))(
-        keys, stretches
+        keys, windows
     )
-    left = (stretches - ages) * estimator.truncation
+    left = (windows - ages) * estimator.truncation
     return fresh._replace(horizon=left)
 
 
-def carried_gradient(
+def window_gradient(
     build: Build,
     family: TaskFamily,
     estimator: Estimator,
     theta: PyTree,
-    carried: Carried,
+    unrolls: UnrollState,
     keys: Key[Array, "N"],
     horizons: Int[Array, "N"],
-) -> tuple[Float[Array, ""], PyTree, Carried]:
-    """Mean loss of one stretch of every training, its gradient, and the trainings after it.
+) -> tuple[Float[Array, ""], PyTree, UnrollState]:
+    """Continues every training by one truncation window, by "truncated" or "persistent".
 
-    Trainings that have come to their horizon begin anew first: another task, start and horizon,
-    and (PES) an empty sum of perturbations.
+    Trainings that have reached their horizon are first replaced by new ones: another task, start
+    and horizon, and (PES) a sum of perturbations of zero.
 
     Args:
-      build, family, estimator, theta: as of `whole_gradient`; "truncated" or "persistent".
-      carried: the trainings.
-      keys: one a task.
-      horizons: of those that begin anew; multiples of the truncation.
+      build, family, estimator, theta: see `whole_gradient`.
+      unrolls: the trainings.
+      keys: one for each task.
+      horizons: of new trainings; multiples of the truncation window.
+
+    Returns:
+      The mean loss in the window, a gradient like theta, and the trainings after the window.
     """
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(keys)  # [N, 3]
     fresh = _fresh(build, family, estimator, theta, keys[:, 0], horizons)
-    step = carried.inner.step
-    ended = (step[0] if estimator.method == "persistent" else step) >= carried.horizon
-    carried = _choose(ended, fresh, carried, estimator)
+    step = unrolls.inner.step
+    ended = (step[0] if estimator.method == "persistent" else step) >= unrolls.horizon
+    unrolls = _choose(ended, fresh, unrolls, estimator)
 
-    def stretch(theta, setting, inner, horizon, key):
+    def window(theta, setting, inner, horizon, key):
         task, optimizer = family.task(setting), build(theta, horizon)
 
         def step(inner, t):
@@ -226,26 +245,26 @@ def carried_gradient(
         return jnp.mean(losses), inner
 
     if estimator.method == "truncated":
-        given = carried.setting, jax.lax.stop_gradient(carried.inner), carried.horizon
-        gradients = jax.vmap(jax.value_and_grad(stretch, has_aux=True), (None, 0, 0, 0, 0))
+        given = unrolls.setting, jax.lax.stop_gradient(unrolls.inner), unrolls.horizon
+        gradients = jax.vmap(jax.value_and_grad(window, has_aux=True), (None, 0, 0, 0, 0))
         (losses, inner), grads = gradients(theta, *given, keys[:, 1])
         loss, gradient = _mean_loss(losses, estimator), _mean_gradient(grads, estimator)
-        return loss, gradient, carried._replace(inner=inner)
+        return loss, gradient, unrolls._replace(inner=inner)
     noise = jax.vmap(lambda key: _normal_like(key, theta))(keys[:, 2])
-    xi = jax.tree.map(jnp.add, carried.xi, noise)
+    xi = jax.tree.map(jnp.add, unrolls.xi, noise)
     signs = estimator.sigma * jnp.array([1.0, -1.0])
     # [2, N]: the batches are common to a pair, the states are not.
     losses, inner = jax.vmap(
-        lambda sign, inner: jax.vmap(stretch)(
-            _moved(theta, noise, sign), carried.setting, inner, carried.horizon, keys[:, 1]
+        lambda sign, inner: jax.vmap(window)(
+            _moved(theta, noise, sign), unrolls.setting, inner, unrolls.horizon, keys[:, 1]
         )
-    )(signs, carried.inner)
+    )(signs, unrolls.inner)
     weights = _shaped(losses[0] - losses[1], estimator.shaping) / (2 * estimator.sigma)
     loss = _mean_loss(losses, estimator)
-    return loss, _weighted_mean(weights, xi), carried._replace(inner=inner, xi=xi)
+    return loss, _weighted_mean(weights, xi), unrolls._replace(inner=inner, xi=xi)
 
 
-def _fresh(build, family, estimator, theta, keys, horizons) -> Carried:
+def _fresh(build, family, estimator, theta, keys, horizons) -> UnrollState:
     def one(key, horizon):
         keys = jax.random.split(key)
         setting = family.sample(keys[0])
@@ -256,11 +275,11 @@ def _fresh(build, family, estimator, theta, keys, horizons) -> Carried:
         inner = jax.tree.map(lambda a: jnp.stack([a, a]), inner)
         xi = jax.tree.map(lambda a: jnp.zeros((len(keys), *a.shape), a.dtype), theta)
     else:
-        xi = jnp.zeros(len(keys))  # nothing to keep
-    return Carried(setting, inner, xi, horizons)
+        xi = jnp.zeros(len(keys))  # not used
+    return UnrollState(setting, inner, xi, horizons)
 
 
-def _choose(ended, fresh: Carried, carried: Carried, estimator: Estimator) -> Carried:
+def _choose(ended, fresh: UnrollState, unrolls: UnrollState, estimator: Estimator) -> UnrollState:
     def along(axis):
         def pick(a, b):
             shape = [1] * a.ndim
@@ -270,11 +289,11 @@ def _choose(ended, fresh: Carried, carried: Carried, estimator: Estimator) -> Ca
         return pick
 
     first = int(estimator.method == "persistent")
-    return Carried(
-        jax.tree.map(along(0), fresh.setting, carried.setting),
-        jax.tree.map(along(first), fresh.inner, carried.inner),
-        jax.tree.map(along(0), fresh.xi, carried.xi),
-        along(0)(fresh.horizon, carried.horizon),
+    return UnrollState(
+        jax.tree.map(along(0), fresh.setting, unrolls.setting),
+        jax.tree.map(along(first), fresh.inner, unrolls.inner),
+        jax.tree.map(along(0), fresh.xi, unrolls.xi),
+        along(0)(fresh.horizon, unrolls.horizon),
     )
 
 
@@ -296,7 +315,7 @@ def _moved(theta, noise, scale):
 
 
 def _bound(magnitude_N):
-    """Three times the median of those that are finite."""
+    """Three times the median of the finite magnitudes."""
     finite = jnp.where(jnp.isfinite(magnitude_N), magnitude_N, jnp.nan)
     return 3 * jnp.nan_to_num(jnp.nanmedian(finite)) + 1e-12
 
@@ -317,7 +336,7 @@ def _mean_loss(losses, estimator: Estimator):
 
 
 def _mean_gradient(grads, estimator: Estimator):
-    """Of gradients [N, ...], each clipped where that is asked for."""
+    """Mean over tasks of gradients [N, ...], clipped as the estimator's shaping says."""
     if estimator.shaping == "difference":
         return jax.tree.map(lambda g: g.mean(0), grads)
     norm_N = jax.vmap(optax.tree.norm)(grads)

@@ -1,4 +1,4 @@
-"""What optimizers are trained on: a task, and a family of tasks.
+"""What learned optimizers are trained on: tasks, and families of tasks.
 
 Dimension key: T steps.
 """
@@ -19,15 +19,15 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A problem to be optimized: where it starts, what is minimised, on which data.
+    """An optimization problem: initial parameters, a loss, and data.
 
     Fields:
       init: key -> parameters.
       batch: key -> a batch to train on.
       loss: (parameters, batch) -> scalar.
-      test: parameters -> scalar on data that `batch` never gives; None where there is none.
-      meta_batch: key -> a batch that the meta-loss is measured on, after every step and at
-        `ico.optim.eval_params`. None: it is the loss of the batches trained on, before the step.
+      test: parameters -> scalar, on data that `batch` never draws; None if there is no test.
+      meta_batch: key -> a batch to measure the meta-loss on, after every step and at
+        `ico.optim.eval_params`. With None the meta-loss is the training loss before every step.
     """
 
     init: Callable[[Key[Array, ""]], PyTree]
@@ -39,11 +39,11 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class TaskFamily:
-    """A distribution of tasks of one shape, so that many run side by side.
+    """A distribution of tasks whose parameters and batches have the same shapes (for vmap).
 
     Fields:
-      sample: key -> what tells one task from another, a pytree of arrays.
-      task: that -> a Task; called with traced arrays.
+      sample: key -> setting, a pytree of arrays that tells one task from another.
+      task: setting -> Task; called with traced arrays.
     """
 
     sample: Callable[[Key[Array, ""]], PyTree]
@@ -51,7 +51,7 @@ class TaskFamily:
 
 
 def family_of(task: Task) -> TaskFamily:
-    """The family of one task: only starts and batches differ."""
+    """The family of a single task: its trainings differ in initial parameters and batches alone."""
     return TaskFamily(lambda key: jnp.zeros(()), lambda _: task)
 
 
@@ -64,7 +64,7 @@ class Inner(NamedTuple):
 
 
 def begin(optimizer: optax.GradientTransformationExtraArgs, task: Task, key) -> Inner:
-    """Before the first step."""
+    """An inner training before its first step."""
     params = task.init(key)
     return Inner(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
@@ -72,7 +72,7 @@ def begin(optimizer: optax.GradientTransformationExtraArgs, task: Task, key) -> 
 def inner_step(
     optimizer: optax.GradientTransformationExtraArgs, task: Task, inner: Inner, key
 ) -> tuple[Inner, Float[Array, ""]]:
-    """One step on one batch; the loss is that before the step."""
+    """One step on one batch; the loss returned is that before the step."""
     value, grads = jax.value_and_grad(task.loss)(inner.params, task.batch(key))
     updates, opt_state = optimizer.update(grads, inner.opt_state, inner.params, value=value)
     params = optax.apply_updates(inner.params, updates)
@@ -82,11 +82,11 @@ def inner_step(
 def watched_step(
     optimizer: optax.GradientTransformationExtraArgs, task: Task, inner: Inner, key
 ) -> tuple[Inner, Float[Array, ""]]:
-    """One step, and what the meta-loss gains by it: see `Task.meta_batch`."""
+    """One step, and its term of the meta-loss: see `Task.meta_batch`."""
     inner, value = inner_step(optimizer, task, inner, key)
     if task.meta_batch is None:
         return inner, value
-    # Far from the small numbers that a batch may fold in.
+    # 2**17 is far from the small numbers that a batch may fold in.
     batch = task.meta_batch(jax.random.fold_in(key, 2**17))
     return inner, task.loss(eval_params(inner.opt_state, inner.params), batch)
 
@@ -99,25 +99,28 @@ def run(
     *,
     test_every: int = 0,
 ) -> tuple[PyTree, Float[Array, "T"], Float[Array, "E"]]:
-    """Trains a task with any optimizer: what a learned one and its rivals are measured by.
+    """Trains a task with any optimizer, learned or not.
 
     Args:
       optimizer: any; it gets `value=loss`.
       task: what is optimized.
-      key: of start and batches: equal keys give equal starts and batches to all optimizers.
+      key: for initial parameters and batches, which are the same for all optimizers.
       num_steps: T.
-      test_every: steps between tests, of which the last is behind the last step; 0 is none.
+      test_every: steps between tests, the last of which comes after the last step; 0 tests never.
 
     Returns:
-      Parameters to use (`ico.optim.eval_params`), losses of the batches before each step [T], and
-      test losses [T // test_every].
+      The parameters to evaluate (`ico.optim.eval_params`), training losses before each step [T],
+      and test losses [T // test_every].
 
     Raises:
-      ValueError: `test_every` without a test, or that does not divide `num_steps`.
+      ValueError: `test_every` without a test, or one that does not divide `num_steps`.
     """
     optimizer = optax.with_extra_args_support(optimizer)
     if test_every and (task.test is None or num_steps % test_every):
-        raise ValueError(f"test_every = {test_every} wants a task with a test and must divide T")
+        raise ValueError(
+            f"test_every = {test_every} needs a task with a test and must divide "
+            f"num_steps = {num_steps}"
+        )
     keys = jax.random.split(key)
 
     def step(inner, t):
@@ -128,10 +131,10 @@ def run(
         inner, losses = jax.lax.scan(step, inner, times)
         return eval_params(inner.opt_state, inner.params), losses, jnp.zeros(0)
 
-    def stretch(inner, ts):
+    def until_test(inner, ts):
         inner, losses = jax.lax.scan(step, inner, ts)
         assert task.test is not None
         return inner, (losses, task.test(eval_params(inner.opt_state, inner.params)))
 
-    inner, (losses, tests) = jax.lax.scan(stretch, inner, times.reshape(-1, test_every))
+    inner, (losses, tests) = jax.lax.scan(until_test, inner, times.reshape(-1, test_every))
     return eval_params(inner.opt_state, inner.params), losses.reshape(-1), tests

@@ -6,7 +6,6 @@ from ico.models._classifiers import (
     MLPClassifier,
     PatchConv,
     ResNetClassifier,
-    ViTClassifier,
 )
 from ico.models._in_context_regression import (
     DiagonalLinearTransformer,
@@ -28,6 +27,7 @@ from ico.models._learner import learner
 from ico.models._linear_transformer import LinearTransformer
 from ico.models._mixer import Mixer, MixerKind
 from ico.models._sequence_transformer import SequenceTransformer, TokenTransformer
+from ico.models._vit import ViT, ViTBlock, ViTClassifier
 
 __all__ = [
     "AlternatingTransformer",
@@ -44,6 +44,8 @@ __all__ = [
     "ResNetClassifier",
     "SequenceTransformer",
     "TokenTransformer",
+    "ViT",
+    "ViTBlock",
     "ViTClassifier",
     "average_products",
     "block_scalars",

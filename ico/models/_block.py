@@ -1,7 +1,7 @@
 """The transformer block of the in-context models: attention with absorbed projections, and MLP.
 
-Dimension key: B tasks, T reading tokens, S tokens read, E token width, H heads, A head width,
-M hidden width of the MLP.
+Dimension key: B tasks, T tokens with queries, S context tokens (keys and values), E token width,
+H heads, A head width, M hidden width of the MLP.
 """
 
 from typing import Literal, cast
@@ -17,7 +17,7 @@ Kind = Literal["linear", "softmax"]
 
 
 class Attention(nn.Module):
-    """Attention of some tokens over others, no biases (2212.07677, Eq. 3).
+    """Attention of query tokens over context tokens, no biases (2212.07677, Eq. 3).
 
     Parameters, for row vectors (`key = e W`): query, key [H, E, A], value [H, E, A],
     out [H, A, E]. The paper's matrices are W_K = key^T, W_Q = query^T, W_V = value^T, P = out^T.
@@ -32,9 +32,9 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, reading_BTE: Float[Array, "B T E"], read_BSE: Float[Array, "B S E"]
+        self, queries_BTE: Float[Array, "B T E"], context_BSE: Float[Array, "B S E"]
     ) -> Float[Array, "B T E"]:
-        E, H, A = reading_BTE.shape[-1], self.num_heads, self.head_dim
+        E, H, A = queries_BTE.shape[-1], self.num_heads, self.head_dim
         in_init = nn.initializers.variance_scaling(
             self.init_scale, "fan_in", "truncated_normal", batch_axis=(0,)
         )
@@ -50,11 +50,11 @@ class Attention(nn.Module):
         # the same for all heads; so T tokens with H heads are T H queries of one head.
         query_key_HEE = jnp.einsum("hea,hfa->hef", query_HEA, key_HEA)
         value_out_HEE = jnp.einsum("hea,haf->hef", value_HEA, out_HAE)
-        B, T, _ = reading_BTE.shape
-        q_BTHE = jnp.einsum("bte,hef->bthf", reading_BTE, query_key_HEE)
-        q, kv = q_BTHE.reshape(B, T * H, 1, E), read_BSE[:, :, None]
+        B, T, _ = queries_BTE.shape
+        q_BTHE = jnp.einsum("bte,hef->bthf", queries_BTE, query_key_HEE)
+        q, kv = q_BTHE.reshape(B, T * H, 1, E), context_BSE[:, :, None]
         if self.kind == "linear":
-            # One E x E state a task serves many queries; a lone query is cheaper by its scores.
+            # One E x E state per task serves many queries; for a single query scores are cheaper.
             form = "parallel" if T * H == 1 else "chunked"
             o = cast(Array, linear_attention(q, kv, kv, causal=False, form=form))
         else:
@@ -81,7 +81,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and, if `mlp_dim` > 0, an MLP; each with a residual, and a LayerNorm if asked.
+    """Attention and, if `mlp_dim` > 0, an MLP, each with a residual and optionally a LayerNorm.
 
     `damping` multiplies both updates. `update="targets"` lets attention write only into the last
     `num_outputs` coordinates, as a gradient step does. `token_clip` > 0 clips every coordinate
@@ -112,10 +112,10 @@ class Block(nn.Module):
     def __call__(
         self, tokens_BTE: Float[Array, "B T E"], num_context: int, only_queries: bool = False
     ) -> Float[Array, "B U E"]:
-        """One block over num_context context tokens and the queries behind them.
+        """One block over `num_context` context tokens followed by query tokens.
 
-        Keys and values come from the context alone: the queries are read by nobody. With
-        `only_queries` the updated queries alone are returned, which is all a last layer needs.
+        Keys and values come from the context alone; no token attends to a query token. With
+        `only_queries` only the updated query tokens are returned, which is all a last layer needs.
         """
         normed_BTE = self.attention_norm(tokens_BTE) if self.norm_attention else tokens_BTE
         first = num_context if only_queries else 0

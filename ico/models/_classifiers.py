@@ -1,10 +1,9 @@
-"""Classifiers of images: what optimizers are tried on. The last layer is called `head` in all.
+"""Image classifiers. The last layer of each is called `head`.
 
-Dimension key: B batch, H height, W width, C channels, F features, K classes, T tokens, D width.
+Dimension key: B batch, H height, W width, C channels, K classes.
 """
 
 from collections.abc import Sequence
-from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +29,8 @@ class MLPClassifier(nn.Module):
 class PatchConv(nn.Module):
     """A convolution as one matrix product on patches, its kernel [size * size * C, features].
 
-    Under `vmap` over kernels, as of many trainings side by side, XLA's own convolution becomes a
-    grouped one, which its CPU back end does slowly; a batched product is fast.
+    Under `vmap` over kernels (many networks trained at once) XLA's own convolution becomes a
+    grouped one, which is slow on CPU; a batched matrix product is fast.
     """
 
     features: int
@@ -40,7 +39,7 @@ class PatchConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 features"]:
-        """As with padding "SAME" and a bias."""
+        """The convolution with padding "SAME" and a bias."""
         _, H, W, C = x.shape
         pads = []
         for length in (H, W):
@@ -51,19 +50,20 @@ class PatchConv(nn.Module):
         wide = jnp.concatenate(parts, axis=-1)  # [B, H + pads, W2, size * C]
         parts = [_cut(wide, 1, i, self.size, self.stride) for i in range(self.size)]
         patches = jnp.concatenate(parts, axis=-1)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(),
-                            (self.size**2 * C, self.features))  # fmt: skip
+        kernel = self.param(
+            "kernel", nn.initializers.lecun_normal(), (self.size**2 * C, self.features)
+        )
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return patches @ kernel + bias[None, None, None]
 
 
 def _cut(x, axis: int, start: int, size: int, stride: int):
-    """Every stride-th slice from the start on, as many as windows of a size fit in."""
+    """Every stride-th slice from `start`, one for each window of `size` that fits."""
     return jax.lax.slice_in_dim(x, start, start + x.shape[axis] - size + 1, stride, axis)
 
 
 class ConvClassifier(nn.Module):
-    """Convolutions of stride two with ReLU, then a dense layer on all that they give."""
+    """Convolutions of stride two with ReLU, then a dense layer on the flattened features."""
 
     num_classes: int
     widths: Sequence[int] = (16, 32)
@@ -76,44 +76,11 @@ class ConvClassifier(nn.Module):
         return nn.Dense(self.num_classes, name="head")(x.reshape(len(x), -1))
 
 
-class ViTClassifier(nn.Module):
-    """A vision transformer (Dosovitskiy et al. 2021): patches, learned places, mean of the tokens.
-
-    Raises:
-      ValueError: patches do not divide the image, or heads the width.
-    """
-
-    num_classes: int
-    patch: int = 2
-    dim: int = 64
-    depth: int = 4
-    num_heads: int = 4
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
-        """Logits."""
-        B, H, W, _ = x.shape
-        if H % self.patch or W % self.patch:
-            raise ValueError(f"patches of {self.patch} do not divide images of {H} x {W}")
-        x_BTD = PatchConv(self.dim, self.patch, self.patch, name="embed")(x)
-        x_BTD = x_BTD.reshape(B, -1, self.dim)
-        place_TD = self.param("place", nn.initializers.normal(0.02), x_BTD.shape[1:])
-        x_BTD = x_BTD + jnp.asarray(place_TD)[None]
-        for i in range(self.depth):
-            normed = nn.LayerNorm(name=f"attention_norm_{i}")(x_BTD)
-            attention = nn.MultiHeadDotProductAttention(self.num_heads, name=f"attention_{i}")
-            x_BTD = x_BTD + cast(jax.Array, attention(normed))
-            normed = nn.LayerNorm(name=f"mlp_norm_{i}")(x_BTD)
-            hidden = jax.nn.gelu(nn.Dense(4 * self.dim, name=f"up_{i}")(normed))
-            x_BTD = x_BTD + nn.Dense(self.dim, name=f"down_{i}")(hidden)
-        return nn.Dense(self.num_classes, name="head")(nn.LayerNorm(name="norm")(x_BTD).mean(1))
-
-
 class ResNetClassifier(nn.Module):
-    """A residual network (He et al. 2016); of these depths ResNet-34.
+    """A residual network (He et al. 2016); with the default depths ResNet-34.
 
-    Batch normalisation, whose running means are no parameters, is group normalisation here (Wu and
-    He 2018), of 32 groups or as many as there are channels.
+    Batch normalisation, whose running means are not parameters, is replaced by group normalisation
+    (Wu and He 2018) with 32 groups, or one for each channel where there are fewer.
     """
 
     num_classes: int
@@ -138,7 +105,7 @@ def _norm(x, name: str):
 
 
 def _residual(x, features: int, stride: int, name: str):
-    """Two convolutions; called inside a compact module, whose parameters these are."""
+    """Two convolutions and a skip; called in a compact method, whose module owns the parameters."""
     h = nn.Conv(features, (3, 3), (stride, stride), use_bias=False, name=f"{name}_a")(x)
     h = jax.nn.relu(_norm(h, f"{name}_a_norm"))
     h = nn.Conv(features, (3, 3), use_bias=False, name=f"{name}_b")(h)

@@ -123,7 +123,7 @@ def from_block_scalars(scalars: PyTree, width: int) -> PyTree:
     """The model in which every part of a token is only ever multiplied by numbers: CompressedAlg.
 
     Args:
-      scalars: as of `block_scalars`.
+      scalars: from `block_scalars`.
       width: of a part.
 
     Returns:

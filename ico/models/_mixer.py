@@ -5,6 +5,7 @@ width, W width of the convolution.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, cast, get_args
 
 import jax
@@ -37,19 +38,19 @@ class Mixer(nn.Module):
 
     Fields:
       kind: "softmax"; "linear" (unscaled) and "gated_linear"; "delta" and "gated_delta"; "mesa"
-        (exact) and "gated_mesa" (whose regulariser is forgotten, too); "mesa_cg", MesaNet's, with
-        its cap on forgetting and a regulariser of at least 1/4.
+        (exact) and "gated_mesa" (which forgets its regulariser too); "mesa_cg", MesaNet's, with its
+        cap on forgetting and a regulariser of at least 1/4.
       num_heads, head_dim: H and A.
-      normalise: whether keys and queries are brought to length one. "delta" needs it. Softmax
+      normalise: whether keys and queries are normalised to length one; "delta" needs it. Softmax
         then multiplies their cosines by a learned scale, as 2010.04245 does; it starts at ten.
-      conv_width: width W of a causal convolution, a channel by itself, with SiLU, on keys and
-        queries; 0 is none.
-      norm_output: whether every head's output is brought to unit mean square (RMSNorm).
+      conv_width: width W of a causal depthwise convolution, with SiLU, on keys and queries; 0 is
+        none.
+      norm_output: whether every head's output is normalised to unit mean square (RMSNorm).
       free_lam: whether lam itself is the parameter, as in the authors' code of 2309.05858; else
-        its softplus is lam. It starts at one.
-      gate_bias: where the logits of forgetting start; half is left after 280 positions at 6.
-      init_std: standard deviation of all matrices; None is 1 / sqrt(fan in).
-      chunk_size: of the layers that go by chunks.
+        lam is the softplus of the parameter. lam starts at one.
+      gate_bias: initial logit of the forget gate; at 6 half is left after 280 positions.
+      init_std: initial standard deviation of all matrices; None is 1 / sqrt(fan in).
+      chunk_size: of the layers computed in chunks.
       num_steps: of conjugate gradient, "mesa_cg" alone.
     """
 
@@ -76,26 +77,24 @@ class Mixer(nn.Module):
 
         Args:
           x_BTE: the tokens.
-          code_TP: a position code, concatenated to what keys and queries are made of.
-          segment_ids: equal numbers for positions of one packed sequence; not for "softmax".
+          code_TP: a position code, concatenated to the tokens for keys and queries.
+          segment_ids: equal numbers for positions of one packed sequence.
 
         Raises:
-          ValueError: an unknown kind, or segments with softmax.
+          ValueError: an unknown kind.
         """
         if self.kind not in get_args(MixerKind):
             raise ValueError(f"kind must be one of {get_args(MixerKind)}, not {self.kind!r}")
-        if self.kind == "softmax" and segment_ids is not None:
-            raise ValueError("softmax attention takes no packed sequences")
         E, H, A = x_BTE.shape[-1], self.num_heads, self.head_dim
         q, k, v = self._projections(x_BTE, code_TP, segment_ids)
         out_HAE = self.param("out", self._init(H * A), (H, A, E))
-        o_BTHA = self._mix(x_BTE, q, k, v, segment_ids)
+        o_BTHA = _KINDS[self.kind](self, x_BTE, (q, k, v), segment_ids)
         if self.norm_output:
             o_BTHA = cast(Array, nn.RMSNorm(name="norm")(o_BTHA))
         return jnp.einsum("btha,hae->bte", o_BTHA, out_HAE)
 
     def _projections(self, x_BTE, code_TP, segment_ids):
-        """Queries, keys and values [B, T, H, A] as the layer gets them."""
+        """The queries, keys and values [B, T, H, A] that the layer is given."""
         E, H, A = x_BTE.shape[-1], self.num_heads, self.head_dim
         placed = x_BTE
         if code_TP is not None:
@@ -132,44 +131,17 @@ class Mixer(nn.Module):
             y_BTHA = y_BTHA + before * c_WHA[w][None, None]
         return y_BTHA
 
-    def _mix(self, x_BTE, q, k, v, segment_ids):
-        kind, H = self.kind, self.num_heads
-        if kind == "softmax":
-            if self.normalise:
-                start = nn.initializers.constant(math.log(_SHARPNESS))
-                scale_H = jnp.exp(self.param("log_scale", start, (H,)))
-                return softmax_attention(q * scale_H[None, None, :, None], k, v, scale=1.0)
-            return softmax_attention(q, k, v)
-        sides = {"segment_ids": segment_ids, "chunk_size": self.chunk_size}
-        if kind in ("linear", "gated_linear"):
-            forget = self._forget(x_BTE) if kind == "gated_linear" else None
-            return linear_attention(q, k, v, forget=forget, **sides)
-        if kind in ("delta", "gated_delta"):
-            forget = self._forget(x_BTE) if kind == "gated_delta" else None
-            return delta_rule(q, k, v, beta=self._beta(x_BTE), forget=forget, **sides)
-        if kind == "mesa_cg":
-            start = nn.initializers.constant(_ONE)
-            reg_HA = 0.25 + jax.nn.softplus(self.param("reg", start, (H, self.head_dim)))
-            beta = self._beta(x_BTE)
-            forget = cap_forget(self._forget(x_BTE), beta)
-            return mesa_cg(
-                q, k, v, reg=reg_HA, forget=forget, beta=beta, num_steps=self.num_steps, **sides
-            )
-        forget = self._forget(x_BTE) if kind == "gated_mesa" else None
-        start = nn.initializers.constant(1.0 if self.free_lam else _ONE)
-        lam_H = self.param("lam", start, (H,))
-        lam_H = lam_H if self.free_lam else jax.nn.softplus(lam_H)
-        if kind == "gated_mesa":  # exact only while a tenth is left of the past in a chunk
-            sides["chunk_size"] = min(self.chunk_size, 16)
-        return mesa(q, k, v, lam=lam_H, forget=forget, **sides)
+    def _sides(self, segment_ids):
+        """Arguments common to the layers with a state."""
+        return {"segment_ids": segment_ids, "chunk_size": self.chunk_size}
 
     def _beta(self, x_BTE):
-        """How strongly each position writes, in (0, 1)."""
+        """How strongly each position writes, in (0, 1), [B, T, H]."""
         E, H = x_BTE.shape[-1], self.num_heads
         return jax.nn.sigmoid(x_BTE @ self.param("beta", self._init(E), (E, H)))
 
     def _forget(self, x_BTE):
-        """What is left of the past at each position, in (0, 1)."""
+        """The share of the state that each position keeps, in (0, 1), [B, T, H]."""
         E, H = x_BTE.shape[-1], self.num_heads
         bias_H = self.param("gate_bias", nn.initializers.constant(self.gate_bias), (H,))
         logits = x_BTE @ self.param("gate", self._init(E), (E, H)) + bias_H[None, None]
@@ -177,5 +149,90 @@ class Mixer(nn.Module):
 
 
 def _unit(x):
-    """Length one; zero stays zero, with a gradient."""
+    """Normalises to length one; zero stays zero, and has a gradient."""
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
+
+
+# The kinds, functions (mixer, tokens, (q, k, v), segment_ids) -> outputs of the heads [B, T, H, A].
+# They run inside the mixer's compact method, so parameters that they ask for are the mixer's.
+
+
+def _softmax(mixer: Mixer, x_BTE, qkv, segment_ids):
+    q, k, v = qkv
+    mask = None if segment_ids is None else _same_sequence(segment_ids)
+    if not mixer.normalise:
+        return softmax_attention(q, k, v, mask=mask)
+    start = nn.initializers.constant(math.log(_SHARPNESS))
+    scale_H = jnp.exp(mixer.param("log_scale", start, (mixer.num_heads,)))
+    return softmax_attention(q * scale_H[None, None, :, None], k, v, scale=1.0, mask=mask)
+
+
+def _linear(mixer: Mixer, x_BTE, qkv, segment_ids):
+    return linear_attention(*qkv, **mixer._sides(segment_ids))
+
+
+def _gated_linear(mixer: Mixer, x_BTE, qkv, segment_ids):
+    return linear_attention(*qkv, forget=mixer._forget(x_BTE), **mixer._sides(segment_ids))
+
+
+def _delta(mixer: Mixer, x_BTE, qkv, segment_ids):
+    return delta_rule(*qkv, beta=mixer._beta(x_BTE), **mixer._sides(segment_ids))
+
+
+def _gated_delta(mixer: Mixer, x_BTE, qkv, segment_ids):
+    forget, beta = mixer._forget(x_BTE), mixer._beta(x_BTE)
+    return delta_rule(*qkv, beta=beta, forget=forget, **mixer._sides(segment_ids))
+
+
+def _mesa(mixer: Mixer, x_BTE, qkv, segment_ids):
+    return mesa(*qkv, lam=_lam(mixer), **mixer._sides(segment_ids))
+
+
+def _gated_mesa(mixer: Mixer, x_BTE, qkv, segment_ids):
+    forget, sides = mixer._forget(x_BTE), mixer._sides(segment_ids)
+    # Exact only while a tenth of the past is left within a chunk, so chunks are short.
+    sides["chunk_size"] = min(mixer.chunk_size, 16)
+    return mesa(*qkv, lam=_lam(mixer), forget=forget, **sides)
+
+
+def _mesa_cg(mixer: Mixer, x_BTE, qkv, segment_ids):
+    start = nn.initializers.constant(_ONE)
+    reg_HA = mixer.param("reg", start, (mixer.num_heads, mixer.head_dim))
+    beta = mixer._beta(x_BTE)
+    return mesa_cg(
+        *qkv,
+        reg=0.25 + jax.nn.softplus(reg_HA),
+        forget=cap_forget(mixer._forget(x_BTE), beta),
+        beta=beta,
+        num_steps=mixer.num_steps,
+        **mixer._sides(segment_ids),
+    )
+
+
+def _lam(mixer: Mixer):
+    """The regulariser's inverse of every head, [H]."""
+    start = nn.initializers.constant(1.0 if mixer.free_lam else _ONE)
+    lam_H = mixer.param("lam", start, (mixer.num_heads,))
+    return lam_H if mixer.free_lam else jax.nn.softplus(lam_H)
+
+
+def _same_sequence(segment_ids):
+    """Whether two positions belong to one packed sequence, [B, 1, T, T].
+
+    A sequence ends where the number changes, as in the layers with a state.
+    """
+    changes_BT = segment_ids[:, 1:] != segment_ids[:, :-1]
+    which_BT = jnp.cumsum(jnp.pad(changes_BT, ((0, 0), (1, 0))), axis=1)
+    return (which_BT[:, :, None] == which_BT[:, None, :])[:, None]
+
+
+_KINDS: dict[str, Callable[..., Array]] = {
+    "softmax": _softmax,
+    "linear": _linear,
+    "gated_linear": _gated_linear,
+    "delta": _delta,
+    "gated_delta": _gated_delta,
+    "mesa": _mesa,
+    "gated_mesa": _gated_mesa,
+    "mesa_cg": _mesa_cg,
+}

@@ -47,19 +47,19 @@ class SequenceTransformer(nn.Module):
     """Predicts the next vector of a sequence at every position.
 
     Fields:
-      kinds: of the layers, one each; ("softmax", "mesa") is the paper's hybrid.
+      kinds: the kind of each layer; ("softmax", "mesa") is the paper's hybrid.
       num_inputs, num_outputs: I and O.
-      embed_dim: E, of a linear embedding and a linear read-out; 0 works on the inputs as they are,
-        constructed tokens say, and reads the first O coordinates.
+      embed_dim: E, width of a linear embedding, with a linear read-out. With 0 the tokens are the
+        inputs themselves (constructed tokens, say), and their first O coordinates the prediction.
       num_heads, head_dim: of every layer.
-      position_dim: width of a sinusoidal code concatenated to what makes keys and queries of the
-        first layer; 0 is none.
+      position_dim: width of a sinusoidal code that is concatenated to the tokens for keys and
+        queries of the first layer; 0 is none.
       mlp_dim: hidden width of the MLP of each block; 0 is none.
       layer_norm, token_clip: see `SequenceBlock`.
       normalise: whether keys and queries have length one, in all layers but the first.
       free_lam: see `Mixer`.
       init_std: standard deviation of all weights. The paper's: 2e-4 on constructed tokens, 0.05.
-      chunk_size: of the layers that go by chunks.
+      chunk_size: of the layers computed in chunks.
     """
 
     kinds: tuple[MixerKind, ...]
@@ -135,19 +135,20 @@ class SequenceTransformer(nn.Module):
 class TokenTransformer(nn.Module):
     """A language model whose layers may be of any kind: logits of the next token.
 
-    LayerNorm before every mixer and MLP and before the head, which is the embedding transposed.
-    Keys and queries have length one, every head's output unit mean square, whatever the kind.
+    LayerNorm comes before every mixer and MLP and before the head, which is the transposed
+    embedding. Whatever the kind, keys and queries are normalised to length one, and every head's
+    output to unit mean square.
 
     Fields:
       vocab_size: V.
-      kinds: of the layers, one each.
+      kinds: the kind of each layer.
       dim: E, the width of the tokens.
       num_heads, head_dim: of every layer.
       mlp_dim: hidden width of the MLPs; 0 is none.
       conv_width: see `Mixer`; in every layer.
-      position_dim: as of `SequenceTransformer`.
+      position_dim: see `SequenceTransformer`.
       gate_bias: see `Mixer`.
-      chunk_size: of the layers that go by chunks.
+      chunk_size: of the layers computed in chunks.
     """
 
     vocab_size: int
@@ -195,11 +196,11 @@ class TokenTransformer(nn.Module):
 
         Args:
           ids_BT: token ids.
-          segment_ids: equal numbers for positions of one packed sequence; not with softmax layers
-            or a position code.
+          segment_ids: equal numbers for positions of one packed sequence; not with a position
+            code.
 
         Raises:
-          ValueError: no layer, or segments with softmax layers or a position code.
+          ValueError: no layer, or segments with a position code.
         """
         if segment_ids is not None and self.position_dim:
             raise ValueError("a position code would run on across packed sequences")

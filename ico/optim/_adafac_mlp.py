@@ -14,11 +14,11 @@ from jaxtyping import Array, Float, Key
 from ico.optim import _per_parameter as each
 
 PyTree = Any
-_SCALE = 1e-3  # of the step, and of the exponent of its length
+_SCALE = 1e-3  # of an update, and of the exponent of its length
 
 
 def adafac_mlp_init(key: Key[Array, ""], *, hidden: Sequence[int] = (4, 4)) -> PyTree:
-    """What it learns, {"network": ...}: 37 features to `hidden` to two outputs, for any model."""
+    """theta = {"network": ...}, an MLP with 30 features, `hidden`, two outputs; for any model."""
     return each.theta_init(key, hidden, 2)
 
 
@@ -27,17 +27,17 @@ def adafac_mlp(
 ) -> optax.GradientTransformationExtraArgs:
     """A small network gives every parameter its update: `-1e-3 o_1 exp(1e-3 o_2)`.
 
-    Its features are the gradient, the parameter, momenta at three rates, second moments, plain and
-    factored as Adafactor's, each brought to unit mean square over its tensor, and time at eleven
-    scales. In the style of AdafacMLP, not its weights nor its features one by one; here theta is
-    meant to be meta-trained by `ico.metatrain`.
+    Its features are the gradient, the parameter, momenta at three decay rates, second moments,
+    plain and factored as Adafactor's, each brought to unit mean square over its tensor, and time at
+    eleven scales. It follows AdafacMLP's design, but has neither its weights nor exactly its
+    features; theta is meant to be meta-trained by `ico.metatrain`.
 
     Args:
-      theta: as of `adafac_mlp_init`. Its leaves may be traced.
-      learning_rate: a factor on all updates, or a schedule of it; one is as trained.
+      theta: from `adafac_mlp_init`, trained. Its leaves may be traced.
+      learning_rate: a factor on all updates, or a schedule; 1 is as trained.
 
     Returns:
-      A transform whose `update` wants parameters. States are float32.
+      A transform whose `update` needs params. Its state is float32.
 
     Raises:
       ValueError: (in `update`) params are missing.

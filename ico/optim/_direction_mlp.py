@@ -17,7 +17,7 @@ PyTree = Any
 
 
 def direction_mlp_init(key: Key[Array, ""], *, hidden: Sequence[int] = (8,)) -> PyTree:
-    """What it learns, {"network": ...}: features to `hidden` to one output, for any model."""
+    """theta = {"network": ...}, an MLP from features to `hidden` to one output, for any model."""
     return each.theta_init(key, hidden, 1)
 
 
@@ -28,17 +28,17 @@ def direction_mlp(
 
         update = -learning_rate o / rms(o)
 
-    with o the output of a network on the features of `adafac_mlp`, rms over the tensor. What is
-    learned carries over to other horizons and sizes, for step and schedule are the user's. In the
-    style of Celo2, not its weights. UNVERIFIED: Celo2's features, and how it treats vectors and
-    embeddings, which here are tensors like any other.
+    with o the output of a network on the features of `adafac_mlp`, and rms its root mean square
+    over the tensor. As the user sets learning rate and schedule, what is learned can serve other
+    horizons and sizes. It follows Celo2's design, but has not its weights. UNVERIFIED: Celo2's
+    features, and how it treats vectors and embeddings, which here are tensors like any other.
 
     Args:
-      theta: as of `direction_mlp_init`. Its leaves may be traced.
-      learning_rate: root mean square of an update in every tensor, or a schedule of it.
+      theta: from `direction_mlp_init`, trained. Its leaves may be traced.
+      learning_rate: root mean square of every tensor's update, or a schedule.
 
     Returns:
-      A transform whose `update` wants parameters. States are float32.
+      A transform whose `update` needs params. Its state is float32.
 
     Raises:
       ValueError: (in `update`) params are missing.

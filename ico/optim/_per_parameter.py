@@ -1,9 +1,9 @@
-"""What learned optimizers see of every single parameter, and a network that is applied to each.
+"""Features of every single parameter, and a network that is applied to each.
 
 After Metz et al., "Practical tradeoffs between memory, compute, and performance in learned
 optimizers" (2203.11860): momenta, second moments, and second moments factored as Adafactor's.
 
-Dimension key: R rates of decay, F features, I and O inputs and outputs of a layer.
+Dimension key: R decay rates, F features, I and O inputs and outputs of a layer.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,15 +15,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from ico.optim._by_layer import check_floating
+from ico.optim._by_group import check_floating
 from ico.optim._network import network_init
 
 DECAYS = (0.9, 0.99, 0.999)
 TIMES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 _SECOND = 0.999
 _TINY = 1e-8
-_WRITTEN_OUT = 64  # numbers of a kernel, at most
-NUM_FEATURES = 2 + 5 * len(DECAYS) + 2  # by `features_of`; vectors have two fewer a rate
+_MAX_UNROLLED = 64  # kernels up to this many entries are unrolled
+NUM_FEATURES = 2 + 5 * len(DECAYS) + 2  # of matrices; vectors have three fewer a decay rate
 
 
 class Moments(NamedTuple):
@@ -40,7 +40,7 @@ class Moments(NamedTuple):
 
 
 def moments_of(leaf) -> Moments:
-    """All zero."""
+    """Zero moments for a parameter."""
     R, shape = len(DECAYS), leaf.shape
     rows = columns = None
     if leaf.ndim >= 2:
@@ -57,7 +57,7 @@ def is_moments(node) -> bool:
 
 
 def move(moments: Moments, grad) -> Moments:
-    """One step of all running means."""
+    """All running means after one more gradient."""
     grad = grad.astype(jnp.float32)
     square = grad * grad
 
@@ -74,11 +74,11 @@ def move(moments: Moments, grad) -> Moments:
 
 
 def features_of(moments: Moments, grad, param) -> list[Float[Array, "..."]]:
-    """Features of every number of a tensor, each to be broadcast to its shape.
+    """Features of every entry of a tensor, each broadcastable to the tensor's shape.
 
-    Gradient, parameter; for every rate: momentum, momentum over the root of the second moment, and
-    by factored second moments: gradient, rows, columns; then the root of the second moment, and one
-    over it.
+    The gradient and the parameter. For every decay rate the momentum, the momentum over the root of
+    the second moment and, for matrices, the gradient scaled by factored second moments and the two
+    factors. Last, one over the root of the second moment, and the root itself.
     """
     grad, param = grad.astype(jnp.float32), param.astype(jnp.float32)
     root = jax.lax.rsqrt(moments.second + _TINY)
@@ -97,30 +97,29 @@ def features_of(moments: Moments, grad, param) -> list[Float[Array, "..."]]:
 
 
 def time_features(count) -> Float[Array, "T"]:
-    """Steps done, at eleven scales; each goes from -1 to 1 around its own."""
+    """Steps done, at eleven scales: each feature goes from -1 to 1 around its scale."""
     return jnp.tanh(jnp.log((count + 1) / jnp.asarray(TIMES, jnp.float32)))
 
 
 def apply_each(
     layers: dict[str, Any], features: Sequence[Float[Array, "..."]], shape, bias: Array
 ) -> list[Float[Array, "..."]]:
-    """An MLP on every number of a tensor; it sees each feature at unit mean square.
+    """An MLP on every entry of a tensor; it sees each feature at unit mean square.
 
-    The first layer is a product of its kernel with [F, numbers], for every shape of features: what
-    is the same along rows or columns is multiplied before it is spread. Its scale goes into the
-    kernel, not over all numbers. Small further layers are written out, for their products are too
-    small. (So written out, the first would be no faster, and minutes of compilation where it is
-    differentiated.)
+    The first layer is a product of its kernel with features [F, entries]. Features are grouped by
+    shape, so that those constant along rows or columns are multiplied before they are broadcast,
+    and the scale of a feature is applied to the kernel, not to all entries. Further layers with
+    small kernels are unrolled into sums, which are faster than tiny matrix products. (Unrolling the
+    first is no faster, and takes minutes to compile where it is differentiated.)
 
     Args:
-      layers: as of `network_init`; of its first kernel come the rows of as many as there are
-        features.
-      features: F, each to be broadcast to `shape`.
+      layers: from `network_init`; the first kernel has only the F rows of the features given.
+      features: F arrays, each broadcastable to `shape`.
       shape: of the tensor.
-      bias: of the first layer, with what is the same for all numbers, [width].
+      bias: of the first layer, with the contribution of features common to all entries, [width].
 
     Returns:
-      One array an output.
+      One array of the tensor's shape for each output.
     """
     kernel_FO = layers["dense_0"]["kernel"]
     scale_F = jnp.stack([jax.lax.rsqrt(jnp.mean(x * x) + 1e-5) for x in features])
@@ -135,7 +134,7 @@ def apply_each(
     for i in range(1, len(layers)):
         inputs = [jax.nn.relu(x) for x in outputs]
         kernel, offset = layers[f"dense_{i}"]["kernel"], layers[f"dense_{i}"]["bias"]
-        if kernel.size > _WRITTEN_OUT:
+        if kernel.size > _MAX_UNROLLED:
             product = jnp.tensordot(kernel.T, jnp.stack(inputs), 1)
             outputs = list(product + jnp.expand_dims(offset, range(1, 1 + len(shape))))
             continue
@@ -147,7 +146,7 @@ def apply_each(
 
 
 def feature_places(moments: Moments) -> Array:
-    """Which rows of the first kernel a tensor's features take: vectors have no factored ones."""
+    """Rows of the first kernel that a tensor's features use: vectors have no factored moments."""
     places = [0, 1]
     for r in range(len(DECAYS)):
         start = 2 + 5 * r
@@ -157,7 +156,7 @@ def feature_places(moments: Moments) -> Array:
 
 
 def output(theta, moments: Moments, grad, param, count) -> list[Float[Array, "..."]]:
-    """The network's outputs for every number of a tensor."""
+    """The network's outputs for every entry of a tensor."""
     layers = theta["network"]
     kernel = layers["dense_0"]["kernel"]
     rows = kernel[feature_places(moments)]
@@ -174,7 +173,7 @@ class PerParameterState(NamedTuple):
 
 
 def theta_init(key: Key[Array, ""], hidden: Sequence[int], num_outputs: int) -> dict[str, Any]:
-    """{"network": ...}, its last layer small: zero would show nothing of the layers before."""
+    """{"network": ...}; its last layer is small but not zero, or the others had no gradient."""
     network = network_init(key, (NUM_FEATURES + len(TIMES), *hidden, num_outputs))
     last = network[f"dense_{len(hidden)}"]
     # Far from the keys of the layers, which are those of `split`.
@@ -186,7 +185,7 @@ def theta_init(key: Key[Array, ""], hidden: Sequence[int], num_outputs: int) -> 
 def transform(
     name: str, theta, step_of: Callable[[list[Array], Array], Array]
 ) -> optax.GradientTransformationExtraArgs:
-    """The transform whose updates are `step_of(the network's outputs, steps done)`, by tensor."""
+    """The transform whose updates are `step_of(network outputs, steps done)`, tensor by tensor."""
 
     def init(params):
         check_floating(name, params)

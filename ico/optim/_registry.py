@@ -7,7 +7,12 @@ import optax
 
 from ico.optim._adafac_mlp import adafac_mlp, adafac_mlp_init
 from ico.optim._direction_mlp import direction_mlp, direction_mlp_init
-from ico.optim._l3rs import l3rs, l3rs_init
+from ico.optim._l3rs import L3RS
+
+
+def _l3rs(theta, num_steps=1000, learning_rate=1.0, **settings):
+    return l3rs_config(settings).optimizer(theta, num_steps, learning_rate)
+
 
 _MAKERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adafac_mlp": adafac_mlp,
@@ -15,7 +20,7 @@ _MAKERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adamw": optax.adamw,
     "direction_mlp": direction_mlp,
     "dowg": optax.contrib.dowg,
-    "l3rs": l3rs,
+    "l3rs": _l3rs,
     "lamb": optax.lamb,
     "lion": optax.lion,
     "muon": optax.contrib.muon,
@@ -33,9 +38,10 @@ def names() -> tuple[str, ...]:
 def make(name: str, **hyperparameters) -> optax.GradientTransformationExtraArgs:
     """An optimizer by its name, such as `make("adamw", learning_rate=1e-3)`.
 
-    Learned ones (l3rs, adafac_mlp, direction_mlp) want `theta`; `ico.optim.load` gives them back
-    trained. All take extra arguments, so that `value=loss` may be passed to any. The parameters to
-    use and to test are `ico.optim.eval_params(state, params)`.
+    Learned ones (l3rs, adafac_mlp, direction_mlp) need `theta`; `ico.optim.load` gives them back
+    trained. "l3rs" takes `num_steps`, `learning_rate` and the fields of `L3RS`; with `average=True`
+    the others default to those of `L3RS.averaged()`. All take extra arguments, so that `value=loss`
+    may be passed to any. Evaluate at `ico.optim.eval_params(state, params)`.
 
     Raises:
       ValueError: an unknown name, or a hyperparameter that the optimizer does not have.
@@ -48,12 +54,17 @@ def make(name: str, **hyperparameters) -> optax.GradientTransformationExtraArgs:
         raise ValueError(f"{name}: {error}") from error
 
 
+def l3rs_config(settings: dict[str, Any]) -> L3RS:
+    """The configuration of "l3rs" by its settings."""
+    return L3RS.averaged(**settings) if settings.get("average") else L3RS(**settings)
+
+
 class LearnedOptimizer(NamedTuple):
-    """A learned optimizer that has not learned yet: how theta starts, and what is made of it.
+    """A learned optimizer before its training: how theta starts, and what is made of it.
 
     Fields:
       name: as `make` knows it.
-      settings: further arguments of the optimizer; JSON has a form for them, if theta is saved.
+      settings: further arguments of the optimizer; they must fit into JSON if theta is saved.
       init: (key, parameters or their shapes) -> theta.
       has_horizon: whether it takes `num_steps`.
     """
@@ -69,34 +80,25 @@ class LearnedOptimizer(NamedTuple):
         return make(self.name, theta=theta, **self.settings, **horizon)
 
 
-def learned(name: str, *, universal: bool = False, **settings) -> LearnedOptimizer:
+def learned(name: str, **settings) -> LearnedOptimizer:
     """A learned optimizer to be meta-trained: "l3rs", "adafac_mlp" or "direction_mlp".
 
     Args:
       name: which.
-      universal: of "l3rs", whether one embedding serves all layers, of any model.
-      **settings: arguments of the optimizer (base_optimizers, average, anneal ...), and
-        those of its theta's start (hidden, embed_dim, log_step).
+      **settings: of "l3rs", the fields of `L3RS`, defaults as in `make`; of the others, arguments
+        of the optimizer, and `hidden`, the widths of the network's hidden layers.
 
     Raises:
-      ValueError: an optimizer that learns nothing.
+      ValueError: an optimizer that learns nothing, or an unknown setting.
     """
-    inits = {
-        "adafac_mlp": adafac_mlp_init,
-        "direction_mlp": direction_mlp_init,
-        "l3rs": l3rs_init,
-    }
+    inits = {"adafac_mlp": adafac_mlp_init, "direction_mlp": direction_mlp_init}
+    if name == "l3rs":
+        try:
+            config = l3rs_config(settings)
+        except TypeError as error:
+            raise ValueError(f"l3rs: {error}") from error
+        return LearnedOptimizer(name, settings, config.init, has_horizon=True)
     if name not in inits:
-        raise ValueError(f"learned optimizers are {', '.join(inits)}, not {name!r}")
-    of_start = {key: settings.pop(key) for key in ("hidden", "embed_dim", "log_step")
-                if key in settings}  # fmt: skip
-    if name != "l3rs":
-        return LearnedOptimizer(name, settings, lambda key, _: inits[name](key, **of_start))
-    of_both = {key: settings[key] for key in ("decays", "group", "average") if key in settings}
-    num_bases = len(settings.get("base_optimizers") or ("sgd", "adam"))
-
-    def init(key, params):
-        params = None if universal else params
-        return l3rs_init(key, params, num_bases=num_bases, **of_start, **of_both)
-
-    return LearnedOptimizer(name, settings, init, has_horizon=True)
+        raise ValueError(f"learned optimizers are {', '.join((*inits, 'l3rs'))}, not {name!r}")
+    at_start = {"hidden": settings.pop("hidden")} if "hidden" in settings else {}
+    return LearnedOptimizer(name, settings, lambda key, _: inits[name](key, **at_start))

@@ -32,12 +32,12 @@ def sparsify(
     end: float = 1.0,
     key: Key[Array, ""] | None = None,
 ) -> PyTree:
-    """A difference of parameters with some entries set to zero, by magnitude; exactly as many.
+    """A difference of parameters with an exact share of entries set to zero, by magnitude.
 
     Args:
       delta: tree of floating arrays of any shapes.
-      k: a share in [0, 1] of the entries: those kept (keep_top), those dropped (drop_top; random,
-        which drops as many anywhere), or the first dropped (slice).
+      k: a share in [0, 1] of the entries: the largest are kept (keep_top) or dropped (drop_top),
+        or entries drawn at random are dropped (random); with "slice", where the slice starts.
       mode: "slice" drops the entries whose rank by magnitude lies in [k, end), largest first.
       scope: ranks within each tensor, or within all of them together.
       stacked: keys of subtrees whose arrays hold a tensor for every entry of their first axis, as
@@ -85,11 +85,13 @@ def _top_share(arrays: list[Array], many: list[bool], scope: Scope, share: float
     """Masks of the largest share of all entries, or of those of every tensor."""
     if scope == "global":
         return top_mask(arrays, round(share * sum(a.size for a in arrays)))
-    return [
-        _each(a, round(share * a[0].size)) if stacked and len(a) else
-        top_mask([a], round(share * a.size))[0]
-        for a, stacked in zip(arrays, many, strict=True)
-    ]  # fmt: skip
+
+    def mask(array, stacked):
+        if stacked and len(array):
+            return _each(array, round(share * array[0].size))
+        return top_mask([array], round(share * array.size))[0]
+
+    return [mask(array, stacked) for array, stacked in zip(arrays, many, strict=True)]
 
 
 def _each(array: Array, count: int) -> Array:
@@ -181,7 +183,7 @@ def _bracket(bits: list[Array], count: int) -> tuple[Array, Array]:
 def _search(above, bracket, count: int) -> tuple[Array, Array]:
     """The largest threshold with at least `count` entries at or above it, and their number.
 
-    Or any with exactly `count`. By turns the secant of the counts and the middle.
+    Or any with exactly `count`. Alternates secant steps on the counts with bisection.
     """
     last = jnp.int32(2**31 - 1)
     low, high = bracket
@@ -239,13 +241,13 @@ def sparse_updates(
 ) -> optax.GradientTransformationExtraArgs:
     """At the end of each window of steps, sparsifies what the window changed.
 
-    Chain it last, behind the optimizer, whose state it does not touch: moments go on as if nothing
-    was dropped (UNVERIFIED in the papers; with `window=1` this is a mask on every update).
+    Chain it last, after the optimizer, whose state it does not touch: moments are those of the
+    whole updates (UNVERIFIED in the papers; with `window=1` this is a mask on every update).
 
     Args:
-      k, mode, scope, stacked, end: of `sparsify`, on the change over the window. Steps behind the
-        last whole window pass as they are.
-      window: tau, steps.
+      k, mode, scope, stacked, end: of `sparsify`, on the change over the window. Steps after the
+        last whole window are not sparsified.
+      window: its length in steps, tau.
       seed: for mode "random".
 
     Returns:
@@ -279,9 +281,14 @@ def sparse_updates(
         def close(updates):
             delta = jax.tree.map(lambda p, u, s: p + u - s, params, updates, state.start)
             kept = sparsify(
-                delta, k, mode=mode, scope=scope, stacked=stacked, end=end,
+                delta,
+                k,
+                mode=mode,
+                scope=scope,
+                stacked=stacked,
+                end=end,
                 key=jax.random.fold_in(state.key, state.count),
-            )  # fmt: skip
+            )
             updates = jax.tree.map(lambda s, d, p: s + d - p, state.start, kept, params)
             return updates, jax.tree.map(lambda p, u: p + u, params, updates)
 

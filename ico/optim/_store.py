@@ -1,5 +1,6 @@
 """Learned optimizers on disk: what was learned, and what it was learned on."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -10,10 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ico.optim._registry import make
+from ico.optim._registry import l3rs_config, make
 
 PyTree = Any
-_FORMAT = 1
+_FORMAT = 2
+_HORIZON = ("num_steps", "learning_rate")  # arguments of L3RS.optimizer, not fields
+# Names in format 1, of settings and of theta.
+_RENAMED = {"shared_step": "shared_learning_rate", "log_step": "log_learning_rate"}
 
 
 def save(
@@ -25,6 +29,9 @@ def save(
 ) -> Path:
     """Writes a learned optimizer to the folder `path`: optimizer.json and theta.npz.
 
+    Of "l3rs" all fields of the configuration are written, defaults too: they say how many base
+    optimizers theta is for, which theta alone does not.
+
     Args:
       path: the folder; made if need be.
       name: as `make` knows it, "l3rs" say.
@@ -34,13 +41,19 @@ def save(
       trained_on: a description, of anything that JSON has.
 
     Raises:
-      ValueError: an unknown optimizer or argument.
+      ValueError: an unknown optimizer or argument, or a theta for other settings.
       TypeError: settings or description that JSON has no form for.
     """
     settings = settings or {}
     make(name, theta=theta, **settings)
     text = json.dumps(
-        {"format": _FORMAT, "name": name, "settings": settings, "trained_on": trained_on}, indent=1
+        {
+            "format": _FORMAT,
+            "name": name,
+            "settings": _whole(name, settings),
+            "trained_on": trained_on,
+        },
+        indent=1,
     )
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -67,7 +80,8 @@ def load(path: str | os.PathLike, **changes) -> optax.GradientTransformationExtr
 
     Raises:
       FileNotFoundError: no optimizer is there.
-      ValueError: the folder's files are damaged or of another format, or an unknown argument.
+      ValueError: the folder's files are damaged or of another format, an unknown argument, or (of
+        "l3rs") a change of `average` or of the number of base optimizers, for which theta is not.
 
     Example:
       folder = "runs/learned_optimizer/cpu-0/optimizers/l3rs-digits"
@@ -75,7 +89,10 @@ def load(path: str | os.PathLike, **changes) -> optax.GradientTransformationExtr
       updates, state = optimizer.update(grads, state, params, value=loss)
     """
     found, theta = load_theta(path)
-    return make(found["name"], theta=theta, **(found["settings"] | changes))
+    settings = found["settings"] | changes
+    if found["name"] == "l3rs":
+        _check_outputs(path, found["settings"], settings)
+    return make(found["name"], theta=theta, **settings)
 
 
 def load_theta(path: str | os.PathLike) -> tuple[dict[str, Any], PyTree]:
@@ -89,8 +106,8 @@ def load_theta(path: str | os.PathLike) -> tuple[dict[str, Any], PyTree]:
         raise FileNotFoundError(f"{path} holds no learned optimizer (optimizer.json)")
     try:
         found = json.loads((path / "optimizer.json").read_text())
-        if found["format"] != _FORMAT:
-            raise ValueError(f"format {found['format']}, this code reads {_FORMAT}")
+        if found["format"] not in (1, _FORMAT):
+            raise ValueError(f"format {found['format']}, this code reads 1 and {_FORMAT}")
         theta: dict = {}
         with np.load(path / "theta.npz", allow_pickle=False) as file:
             for name in file.files:
@@ -98,7 +115,30 @@ def load_theta(path: str | os.PathLike) -> tuple[dict[str, Any], PyTree]:
                 place = theta
                 for key in outer:
                     place = place.setdefault(key, {})
-                place[last] = jnp.asarray(file[name])
+                place[_RENAMED.get(last, last)] = jnp.asarray(file[name])
+        settings = {_RENAMED.get(key, key): value for key, value in found["settings"].items()}
+        found["settings"] = _whole(found["name"], settings)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a learned optimizer ({error})") from error
     return found, theta
+
+
+def _whole(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with, of "l3rs", the defaults that they leave open."""
+    if name != "l3rs":
+        return settings
+    given = {key: settings[key] for key in _HORIZON if key in settings}
+    config = l3rs_config({key: value for key, value in settings.items() if key not in _HORIZON})
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)} | given
+
+
+def _check_outputs(path, saved: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raises ValueError where theta's outputs would be taken for something else."""
+    found = len(saved["base_optimizers"]), saved["average"]
+    asked = len(settings["base_optimizers"]), settings["average"]
+    if found != asked:
+        kinds = [
+            f"{bases} base optimizers {'and an' if average else 'without'} average"
+            for bases, average in (found, asked)
+        ]
+        raise ValueError(f"{path}: theta is for {kinds[0]}, not for {kinds[1]}")

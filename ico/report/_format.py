@@ -63,6 +63,12 @@ def band(claim: dict) -> str:
     return f"{exact(low)} to {exact(high)}"
 
 
+def paper_value(claim: dict) -> str:
+    """The paper's own number, "" where it prints none."""
+    value = claim.get("paper_value")
+    return "" if value is None else exact(value)
+
+
 def duration(seconds: float | int) -> str:
     """Such as "42 seconds", "12 minutes", "3.5 hours"."""
     if seconds < 90:
@@ -82,8 +88,7 @@ def cost(results: dict) -> str:
     seconds, training = results["seconds"], results.get("training_seconds") or 0
     time = duration(seconds)
     if seconds < training:  # some studies found their models trained, by an earlier run of them
-        kept = f"{duration(training)} of work that was kept"
-        time = f"{kept} and {duration(seconds)} in the last studies"
+        time = f"{duration(training)} of cached training, {duration(seconds)} in the last run"
     device = machine.get("device", "cpu")
     if device != "cpu":
         time += f" on {device}"
@@ -92,9 +97,9 @@ def cost(results: dict) -> str:
     return ", ".join([*parts, time])
 
 
-def counts(results: dict) -> dict[str, int]:
-    """How many claims have each verdict, in the order of SYMBOLS, zeros included."""
-    verdicts = [claim["verdict"] for claim in results["claims"]]
+def counts(results: dict, kind: str | None = None) -> dict[str, int]:
+    """How many claims (of a kind) have each verdict, in the order of SYMBOLS, zeros included."""
+    verdicts = [c["verdict"] for c in results["claims"] if kind in (None, c.get("kind", "paper"))]
     return {name: verdicts.count(name) for name in SYMBOLS}
 
 

@@ -79,8 +79,9 @@ def page(title: str, body: str) -> str:
 
 
 def claims_table(results: dict, links: bool = False) -> str:
-    """All claims of a run: verdict, sentence, number, band."""
+    """All claims of a run: verdict, sentence, the paper's number where it has one, ours, band."""
     rows = []
+    papers = any(_format.paper_value(claim) for claim in results["claims"])
     for claim in results["claims"]:
         statement = escape(claim["statement"])
         if links:
@@ -89,13 +90,20 @@ def claims_table(results: dict, links: bool = False) -> str:
         rows.append(
             f"<tr><td>{_verdict(claim['verdict'])}</td>"
             f'<td>{statement} <span class="source">{escape(claim["source"])}</span></td>'
-            f'<td class="number" data-label="Measured">{value} {rest}</td>'
+            f"{_paper_cell(claim) if papers else ''}"
+            f'<td class="number" data-label="Ours">{value} {rest}</td>'
             f'<td class="number" data-label="Band">{escape(_format.band(claim))}</td></tr>'
         )
     return (
-        '<table class="claims"><thead><tr><th>Verdict</th><th>Claim</th><th>Measured</th>'
+        '<table class="claims"><thead><tr><th>Verdict</th><th>Claim</th>'
+        f"{'<th>Paper</th>' if papers else ''}<th>Ours</th>"
         f"<th>Band</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def _paper_cell(claim: dict) -> str:
+    value = escape(_format.paper_value(claim)) or "–"
+    return f'<td class="number" data-label="Paper">{value}</td>'
 
 
 def data_table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:

@@ -13,19 +13,28 @@ from ico.report._results import read_results
 
 
 def claims_markdown(results: dict) -> str:
-    """The claims of one run: claim, measured, band, verdict; and a last line with the cost."""
+    """The claims of one run: claim, paper, ours, band, verdict; and a last line with the cost.
+
+    Core claims, sentences of the paper's abstract, are marked.
+    """
     rows = []
     for claim in results["claims"]:
         source = f" ({claim['source']})" if claim["source"] else ""
+        core = "Core: " if claim.get("kind") == "core" else ""
+        verdict = f"{_format.SYMBOLS[claim['verdict']]} {claim['verdict']}"
+        failed = claim.get("failure_rate")
+        if failed is not None:
+            verdict += f" ({100 * failed:.0f}% of starts failed)"
         rows.append(
             [
-                claim["statement"] + source,
+                core + claim["statement"] + source,
+                _format.paper_value(claim),
                 _measured(claim),
                 _format.band(claim),
-                f"{_format.SYMBOLS[claim['verdict']]} {claim['verdict']}",
+                verdict,
             ]
         )
-    table = _markdown(["Claim", "Measured [95% interval]", "Band", "Verdict"], rows)
+    table = _markdown(["Claim", "Paper", "Ours [95% interval]", "Band", "Verdict"], rows)
     return f"{table}\n\n{_escape(_cost_line(results))}"
 
 
@@ -92,11 +101,17 @@ def replace_between_markers(
 
 def _summary(runs: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
     verdicts = list(_format.SYMBOLS)
-    header = ["Experiment", *(f"{_format.SYMBOLS[v]} {v}" for v in verdicts), "Cost", "Commit"]
+    header = [
+        "Experiment (core / all claims)",
+        *(f"{_format.SYMBOLS[v]} {v}" for v in verdicts),
+        "Cost",
+        "Commit",
+    ]
     rows = []
     for run in runs:
-        count = _format.counts(run)
-        numbers = [str(count[verdict]) for verdict in verdicts]
+        core, every = _format.counts(run, "core"), _format.counts(run)
+        # Core claims first: they are what the abstract says.
+        numbers = [f"{core[v]} / {every[v]}" for v in verdicts]
         rows.append([_name(run), *numbers, _format.cost(run), _format.commit(run)])
     return header, rows
 

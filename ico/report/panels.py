@@ -25,8 +25,10 @@ LOOKS = (
 
 
 def look(place: int) -> dict:
-    """The look of the learner at a place of a list; repeats beyond seven."""
-    return dict(LOOKS[place % len(LOOKS)])
+    """The look of the learner at a place of a list; from the eighth on colours repeat."""
+    turn, place = divmod(place, len(LOOKS))
+    other = LOOKS[(place + turn) % len(LOOKS)]
+    return LOOKS[place] | {"linestyle": other["linestyle"], "marker": other["marker"]}
 
 
 def finite(values) -> np.ndarray:

@@ -17,17 +17,23 @@ def loss(params):
     return jnp.sum((h @ params["head"]["kernel"] - 0.3) ** 2)
 
 
-def random_theta(**kwargs):
-    theta = optim.l3rs_init(jax.random.key(0), PARAMS, **kwargs)
+def perturbed(theta, size=0.3, seed=1):
+    """The tree with normal noise added, so that every part of a learned optimizer matters."""
     leaves, structure = jax.tree.flatten(theta)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return jax.tree.unflatten(
-        structure,
-        [a + 0.3 * jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)],
-    )
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    noisy = [a + size * jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, noisy)
+
+
+def random_theta(config=None):
+    """A theta of L3RS for PARAMS, away from its start."""
+    config = optim.L3RS() if config is None else config
+    return perturbed(config.init(jax.random.key(0), PARAMS))
 
 
 def run(optimizer, steps, params=PARAMS):
+    """Parameters and state after some steps, and (loss, gradients, updates) of each."""
+
     @jax.jit
     def step(params, state):
         value, grads = jax.value_and_grad(loss)(params)

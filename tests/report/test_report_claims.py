@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from ico.report import Claim, Measurement, all_measured, ratio, verdict
+from ico.report import Claim, EveryPair, Measurement, interval, ratio, unjudged, verdict
 
 FINITE = st.floats(-10, 10)
 ANY = st.one_of(FINITE, st.sampled_from([math.nan, math.inf, -math.inf]))
@@ -20,7 +20,7 @@ def _claim(low, high):
 
 
 def _measure(value, ci95):
-    return Measurement("study.loss", value, ci95, n_seeds=3, n_tasks=100)
+    return Measurement(value, ci95, n_seeds=3, n_tasks=100, claim="study.loss")
 
 
 @st.composite
@@ -80,7 +80,7 @@ def test_wrong_pairs_are_refused():
     with pytest.raises(ValueError, match="reversed"):
         verdict(_claim(0, 1), _measure(0.5, (0.6, 0.4)))
     with pytest.raises(ValueError, match=r"other\.loss"):
-        verdict(_claim(0, 1), Measurement("other.loss", 0.5, None, 0, 1))
+        verdict(_claim(0, 1), Measurement(0.5, None, 0, 1, claim="other.loss"))
 
 
 @pytest.mark.parametrize("band", [(None, None), (1.0, 0.0), (math.nan, 1.0), (0.0, math.inf)])
@@ -99,24 +99,59 @@ def test_study_is_the_id_before_the_dot():
     assert _claim(0, 1).study == "study"
 
 
-def test_import_loads_the_standard_library_alone():
+def test_kinds_are_three(annotations_off):
+    for kind in ("core", "paper", "ours"):
+        assert Claim("a.b", "", "", "", (0, 1), kind).kind == kind
+    with pytest.raises(ValueError, match="kind"):
+        Claim("a.b", "", "", "", (0, 1), "main")
+
+
+def test_what_cannot_be_measured_is_inconclusive_whatever_the_band():
+    for band in ((None, 0), (0, None), (-1, 1)):
+        assert verdict(_claim(*band), unjudged("left out")) == "inconclusive"
+
+
+def test_import_is_light():
     code = (
         "import sys; from ico.report import Claim; import ico.report; "
-        "print([m for m in sys.modules if m.split('.')[0] in ('numpy', 'matplotlib', 'jax')])"
+        "print([m for m in sys.modules if m.split('.')[0] in ('scipy', 'matplotlib', 'jax')])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
 
+BAND = (None, 1.05)
+
+
+def _pairs(*ratios, noise=0.01):
+    rng = np.random.default_rng(0)
+    return [(r * (1 + noise * rng.normal(size=100)), np.ones(100)) for r in ratios]
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_pair_that_is_not_finite_fails_for_all(place):
     """Wherever it stands: min and max pass over a nan that is not the first."""
-    claim = Claim("a.b", "", "", "ratio", (None, 1.05))
-    rng = np.random.default_rng(0)
-    pairs = [1 + 0.01 * rng.normal(size=(2, 100)) for _ in range(3)]
-    assert verdict(claim, all_measured(claim, *np.concatenate(pairs), statistic=ratio)) == (
-        "reproduced"
-    )
-    pairs[place][0, 5] = np.nan
-    found = all_measured(claim, *np.concatenate(pairs), statistic=ratio)
+    claim, pairs = Claim("a.b", "", "", "ratio", BAND), _pairs(1.0, 1.0, 1.0)
+    assert verdict(claim, EveryPair(pairs, ratio).within(BAND)) == "reproduced"
+    pairs[place][0][5] = np.nan
+    found = EveryPair(pairs, ratio).within(BAND)
     assert verdict(claim, found) == "inconclusive" and np.isnan(found.value)
+
+
+def test_every_pair_is_judged_by_the_worst():
+    claim = Claim("a.b", "", "", "ratio", (0.9, 1.1))
+    good = EveryPair(_pairs(1.0, 1.02, 0.97), ratio).within(claim.band)
+    assert verdict(claim, good) == "reproduced"
+    hull = [interval(*pair, statistic=ratio)[1] for pair in _pairs(1.0, 1.02, 0.97)]
+    assert good.ci95 == (min(low for low, _ in hull), max(high for _, high in hull))
+    bad = EveryPair(_pairs(1.0, 1.3, 0.97), ratio).within(claim.band)
+    assert verdict(claim, bad) == "not reproduced" and 1.29 < bad.value < 1.31
+    near = EveryPair(_pairs(1.0, 1.1, 0.97, noise=0.3), ratio).within(claim.band)
+    assert verdict(claim, near) == "inconclusive"
+
+
+def test_every_pair_of_one_is_a_plain_comparison():
+    pair = _pairs(0.98)[0]
+    found = EveryPair([pair], ratio).within((0.9, 1.1))
+    value, ends = interval(*pair, statistic=ratio)
+    assert (found.value, found.ci95) == (value, ends)

@@ -48,8 +48,8 @@ def _draw(directory, name="loss"):
     with report.style():
         fig, ax = pyplot.subplots()
         values_STX = np.random.default_rng(0).normal(size=(3, 20, 8))
-        report.band(ax, np.arange(8), values_STX, label="trained", resamples=50)
-        report.band(ax, np.arange(8), np.zeros(8), label="zero")
+        report.mean_line(ax, np.arange(8), values_STX, label="trained", resamples=50)
+        report.mean_line(ax, np.arange(8), np.zeros(8), label="zero")
         ax.set(xlabel="step", ylabel="loss")
         ax.legend()
         return report.save_figure(fig, directory, name)

@@ -4,11 +4,20 @@ import dataclasses
 import json
 import os
 
+import chex
 import numpy as np
 import pytest
 
 from ico import report
-from ico.report import Claim, Measurement, StudyResult, load_study, save_study
+from ico.report import (
+    Claim,
+    Measurement,
+    Records,
+    StudyResult,
+    load_study,
+    record,
+    save_study,
+)
 from ico.report._results import training_seconds
 
 
@@ -26,20 +35,23 @@ def test_studies_round_trip(tmp_path, studies):
         assert str(back.claims) == str(study.claims)  # as text: NaN is not equal to itself
         assert str(back.tables) == str(study.tables)
         assert (back.notes, back.seconds) == (study.notes, study.seconds)
-        assert back.arrays.keys() == study.arrays.keys()
-        for key, array in study.arrays.items():
-            np.testing.assert_array_equal(back.arrays[key], array)
+        assert len(back.records) == len(study.records)
+        for mine, theirs in zip(back.records, study.records, strict=True):
+            assert (mine.name, mine.axes) == (theirs.name, theirs.axes)
+            chex.assert_trees_all_equal(dict(mine.values), dict(theirs.values))
+        assert list(back.records.notes) == study.notes
 
 
 def test_numpy_values_become_plain(tmp_path):
     value, end = np.float32(0.5), np.float64(0.25)
     study = StudyResult(
-        [Measurement("a.b", value, (end, value), np.int64(3), np.int32(4))],
+        Records(),
+        [Measurement(value, (end, value), np.int64(3), np.int32(4), claim="a.b")],
         {"t": [{"x": np.arange(2), "y": np.bool_(True), 3: tmp_path}]},
     )
     save_study(tmp_path, "a", study)
     back = load_study(tmp_path, "a")
-    assert back.claims == [Measurement("a.b", 0.5, (0.25, 0.5), 3, 4)]
+    assert back.claims == [Measurement(0.5, (0.25, 0.5), 3, 4, claim="a.b")]
     assert back.tables == {"t": [{"x": [0, 1], "y": True, "3": str(tmp_path)}]}
 
 
@@ -77,7 +89,7 @@ def test_damage_is_a_warning_and_none(tmp_path, capsys, studies, name, damage):
 def test_a_pair_from_two_saves_is_damage(tmp_path, studies):
     """Killed between the two files, the new arrays must not pass as the old study's."""
     save_study(tmp_path, "s", studies["one_layer"])
-    save_study(tmp_path, "t", StudyResult(arrays={"loss": np.zeros(3)}))
+    save_study(tmp_path, "t", StudyResult(Records([record(loss=np.zeros(3))])))
     folder = tmp_path / "studies"
     os.replace(folder / "t.npz", folder / "s.npz")
     assert load_study(tmp_path, "s") is None
@@ -94,24 +106,10 @@ def test_study_names_stay_in_their_folder(tmp_path, name):
         save_study(tmp_path, name, StudyResult())
 
 
-def test_objects_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="'bad' holds objects"):
-        save_study(tmp_path, "s", StudyResult(arrays={"bad": np.array([{}], dtype=object)}))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_error_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    report.write_atomically(path, "old")
-
-    def fail(*_):
-        raise OSError("no space")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="no space"):
-        report.write_atomically(path, "new")
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-    assert path.read_text() == "old"
+def test_a_study_that_was_not_measured_yet_is_told_from_one_without_claims(tmp_path):
+    for claims in (None, []):
+        save_study(tmp_path, "s", StudyResult(claims=claims))
+        assert load_study(tmp_path, "s").claims == claims
 
 
 def test_results_have_the_schema_of_the_design(tmp_path, write):
@@ -123,7 +121,9 @@ def test_results_have_the_schema_of_the_design(tmp_path, write):
     assert design | {"studies", "machine", "config", "training_seconds"} == results.keys()
     for claim in results["claims"]:
         assert {"id", "statement", "source", "measured", "unit", "band", "n_seeds"} <= claim.keys()
-        assert {"ci95", "verdict"} <= claim.keys()
+        assert {"ci95", "verdict", "kind", "paper_value", "failure_rate"} <= claim.keys()
+    kinds = [(claim["kind"], claim["paper_value"]) for claim in results["claims"]]
+    assert kinds[:3] == [("core", 0.2062), ("ours", None), ("paper", None)]
     assert {"jax", "jaxlib", "flax", "optax", "numpy", "python"} == results["versions"].keys()
     assert results["seconds"] == 112.5
     assert results["studies"]["deep"] == {"seconds": 100.0, "notes": [], "git": results["git"]}
@@ -154,6 +154,16 @@ def test_results_need_declared_single_claims(tmp_path, write, studies):
     with pytest.raises(ValueError, match=r"never claimed: deep\.gain"):
         write(tmp_path, claims=[Claim("one_layer.loss", "", "", "", (0, 1))])
     assert not (tmp_path / "results.json").exists()
+
+
+def test_results_of_before_these_fields_existed_load(tmp_path, write):
+    results = write(tmp_path)
+    for claim in results["claims"]:
+        for name in ("kind", "paper_value", "failure_rate"):
+            del claim[name]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    claim = report.read_results(tmp_path)["claims"][0]
+    assert (claim["kind"], claim["paper_value"], claim["failure_rate"]) == ("paper", None, None)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"experiment": "x"}', None])

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import chex
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,12 @@ def test_hash_sees_every_change(tmp_path):
         {"seed": "1"},
         {"seed": 1},
         {"seed": True},
+        {"x": np.ones(2)},
+        {"x": np.ones(2, np.float32)},
+        {"x": np.ones((2, 1))},
+        {"x": np.array([1.0, 1.0 + 1e-15])},
+        {"x": jax.random.key(0)},
+        {"x": jax.random.key(1)},
     ]
     folders = {train.artifact_directory(tmp_path, "a", spec) for spec in different}
     assert len(folders) == len(different)
@@ -76,13 +83,44 @@ def test_hash_sees_every_change(tmp_path):
 
 @pytest.mark.parametrize(
     "spec",
-    [{"a": np.ones(2)}, {"a": {1: 2}}, {"a": np.float32(1)}, {"a": {3}}, {"a": jnp.ones(())}],
+    [{"a": print}, {"a": {1: 2}}, {"a": object()}, {"a": {3}}],
 )
 def test_what_has_no_canonical_form_is_refused(spec, tmp_path):
     with pytest.raises(TypeError, match=r"spec\.a"):
         train.artifact_directory(tmp_path, "a", spec)
     with pytest.raises(ValueError, match="not finite"):
         train.artifact_directory(tmp_path, "a", {"a": float("nan")})
+
+
+def test_arrays_of_numpy_and_jax_are_one_spec(tmp_path):
+    folders = {
+        train.artifact_directory(tmp_path, "a", {"x": make([1.0, 2.0], "float32")})
+        for make in (np.array, jnp.array)
+    }
+    assert len(folders) == 1
+
+
+def test_what_is_kept_is_made_once_and_the_same_when_found(tmp_path):
+    made = []
+
+    def make(folder):
+        made.append(folder)
+        (folder / "note").write_text("inside its folder")
+        return {"loss": np.float64(1) / 3, "deep": {"w": jnp.ones(2, jnp.bfloat16)}}
+
+    first, second = (train.kept(tmp_path, "a", {"s": 1}, make, commit="abc") for _ in range(2))
+    assert len(made) == 1 and (made[0] / "note").exists()
+    chex.assert_trees_all_equal(first, second)
+    assert first["loss"].dtype == np.float64 and first["deep"]["w"].dtype == jnp.bfloat16
+    assert json.loads((made[0] / "done.json").read_text())["git"] == "abc"
+    train.kept(tmp_path, "a", {"s": 2}, make)
+    assert len(made) == 2
+
+
+def test_a_maker_that_fails_leaves_no_artefact(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        train.kept(tmp_path, "a", {}, lambda folder: 1 / 0)
+    assert train.kept(tmp_path, "a", {}, lambda folder: {"x": np.ones(1)})["x"] == 1
 
 
 def test_round_trip(tmp_path):
@@ -94,10 +132,10 @@ def test_round_trip(tmp_path):
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(PARAMS), strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
-    assert {p.name for p in directory.iterdir()} == {"spec.json", "params.npz", "done.json"}
+    assert {p.name for p in directory.iterdir()} == {"spec.json", "arrays.npz", "done.json"}
 
 
-@pytest.mark.parametrize("name", ["params.npz", "done.json"])
+@pytest.mark.parametrize("name", ["arrays.npz", "done.json"])
 def test_damaged_artefact_warns_and_is_none(name, tmp_path):
     train.save_artifact(tmp_path, PARAMS)
     data = bytearray((tmp_path / name).read_bytes())

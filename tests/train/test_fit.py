@@ -283,8 +283,10 @@ for seeds, data in ((0, program.Rows), (2, lambda: program.sample)):
     w = split.params["w"]
     assert len(w.sharding.device_set) == 4 and w.sharding.is_fully_replicated
     worst = max(worst, float(np.max(np.abs(np.asarray(w) - np.asarray(whole.params["w"])))))
-lowered = train._compiled.compiled_chunk(program.STEP, program.sample, 10, True, four)
-text = lowered.lower(program.new_state(2), None).compile().as_text()
+from ico.train._compiled import Frozen, compiled_chunk
+lowered = compiled_chunk(
+    program.STEP, program.sample, 10, True, Frozen(()), Frozen(train.mesh.replicated(four)), four)
+text = lowered.lower(program.new_state(2), None, ()).compile().as_text()
 assert "all-reduce" in text, "the batch is not split"
 odd = lambda key: {k: v[:6] for k, v in program.sample(key).items()}
 try:

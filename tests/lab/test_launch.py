@@ -10,96 +10,78 @@ import time
 
 import pytest
 
-CONFIG = '''
-import dataclasses
-from experiments.launch import Experiment
-from ico.report import Claim
+PAPER = '''
+"""On tiny papers.
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """A paper that needs no training."""
-
-    batch_size: int = 8
-    """Tasks a step."""
-    sizes: tuple[int, ...] = (1, 2)
-
-    def validate(self):
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be positive, got {self.batch_size}")
-
-EXPERIMENT = Experiment(
-    name="tiny", title="On tiny papers", authors="A. Uthor", year=2022, arxiv="0000.00000",
-    shows="that one is one",
-    presets={"smoke": Config(batch_size=2), "cpu": Config(), "paper": Config(batch_size=99)},
-    studies={"first": "the first study", "second": "the second study"},
-    claims=(Claim("first.one", "One is one.", "Eq. 1", "", (1.0, 1.0)),
-            Claim("second.two", "Two is large.", "Eq. 2", "ratio", (3.0, None))),
-    cost={"smoke": "a second", "cpu": "two seconds", "paper": "three seconds"},
-    package="tiny_paper",
-)
-'''
-
-RUN = """
+That one is one.
+"""
 import os, signal, time
-from ico.report import Measurement, StudyResult
+import numpy as np
+from ico import lab
 
-def first(context):
+class Config(lab.Config):
+    # Tasks a step.
+    batch_size: lab.Count = 8
+    sizes: lab.Distinct[lab.Count] = (1, 2)
+
+paper = lab.Paper(
+    "tiny", authors="A. Uthor", year=2022, arxiv="0000.00000", config=Config,
+    smoke={"batch_size": 2}, paper={"batch_size": 99},
+    cost={"smoke": "a second", "cpu": "two seconds", "paper": "three seconds"},
+)
+
+@paper.study("the first study")
+def first(run):
     _log("first")
-    return StudyResult(claims=[Measurement("first.one", 1.0, None, 0, 0)])
+    yield lab.record(one=np.asarray(1.0))
 
-def second(context):
+first.claim("one", "One is one.", "Eq. 1", band=(1.0, 1.0), of=lab.exact("one"))
+
+@paper.study("the second study")
+def second(run):
     _log("second")
     mode = os.environ.get("TINY", "")
     if mode == "crash":
         raise RuntimeError("something is broken")
     if mode == "full":
-        raise OSError(28, "No space left on device", str(context.directory))
+        raise OSError(28, "No space left on device", str(run.directory))
     if mode == "data":
-        from experiments.launch import InputError
-        raise InputError("data", "no such folder; download it first")
+        raise lab.InputError("data", "no such folder; download it first")
     if mode == "file":
-        open(context.directory / "absent")
+        open(run.directory / "absent")
     if mode in ("term", "int", "kill"):
         os.kill(os.getpid(), getattr(signal, "SIG" + mode.upper()))
         time.sleep(30)
     if mode == "train":
         from ico.train import Interrupted
-        raise Interrupted("SIGTERM", 7, context.directory)
+        raise Interrupted("SIGTERM", 7, run.directory)
     if mode == "nan":
         from ico.train import NonFiniteLoss
         raise NonFiniteLoss(7, None, {"loss": float("nan")}, None)
     if mode == "wait":
         time.sleep(300)
-    return StudyResult(claims=[Measurement("second.two", 2.0, (1.5, 2.5), 3, 10)])
+    yield lab.record(two=[1.5, 2.5] if mode != "claim" else [0.0])
+
+@second.claim("two", "Two is large.", "Eq. 2", band=(3.0, None), unit="ratio")
+def _two(records):
+    if os.environ.get("TINY") == "claim":
+        raise RuntimeError("the claim is broken")
+    return lab.Measurement(2.0, (1.5, 2.5), 3, 10)
 
 def _log(name):
     with open(os.environ["TINY_LOG"], "a") as log:
         log.write(name + "\\n")
 
-STUDIES = {"first": first, "second": second}
-"""
-
-MAIN = """
-from experiments.launch import launch
-from tiny_paper.config import EXPERIMENT
-raise SystemExit(launch(EXPERIMENT))
-"""
+if __name__ == "__main__":
+    raise SystemExit(paper.main())
+'''
 
 
 class Paper:
     """Runs the tiny paper, in this process or in one of its own."""
 
     def __init__(self, folder, environment, monkeypatch, capsys):
-        package = folder / "tiny_paper"
-        package.mkdir()
-        for name, text in {
-            "__init__": "",
-            "config": CONFIG,
-            "run": RUN,
-            "figures": "def draw(directory):\n    return []\n",
-            "__main__": MAIN,
-        }.items():
-            (package / f"{name}.py").write_text(text)
+        (folder / "tiny_paper.py").write_text(PAPER)
         self.log, self.out, self.folder = folder / "log", folder / "out", folder
         self.environment = environment | {"TINY_LOG": str(self.log)}
         self.environment["PYTHONPATH"] += os.pathsep + str(folder)
@@ -108,17 +90,16 @@ class Paper:
         monkeypatch.syspath_prepend(folder)
         # The cache belongs to a process; the tests have their own.
         monkeypatch.setattr("ico.train.enable_compilation_cache", lambda: None)
+        monkeypatch.setattr("ico.train.compile_quickly", lambda: None)
         for name in [name for name in sys.modules if name.startswith("tiny_paper")]:
             monkeypatch.delitem(sys.modules, name)
 
     def __call__(self, *arguments, mode="", out=True):
-        import tiny_paper.config
-
-        from experiments.launch import launch
+        import tiny_paper
 
         self.monkeypatch.setenv("TINY", mode)
         words = [*arguments, *(["--out", str(self.out)] if out else [])]
-        status = launch(tiny_paper.config.EXPERIMENT, words)
+        status = tiny_paper.paper.main(words)
         captured = self.capsys.readouterr()
         return status, captured.out, captured.err
 
@@ -201,7 +182,8 @@ def test_other_studies_are_added(paper):
         (["--preset", "smok"], ["preset", "smoke, cpu, paper", "did you mean"]),
         (["--preset"], ["preset"]),
         (["--studies", "first,sekond"], ["studies", "did you mean 'second'"]),
-        (["--batch-size", "-1"], ["batch_size", "positive"]),
+        (["--batch-size", "-1"], ["batch_size", "at least 1"]),
+        (["--sizes", "1", "1"], ["sizes", "twice"]),
         (["--batch-size", "many"], ["batch_size", "many"]),
         (["--batch_sise", "4"], ["--batch_sise", "did you mean --batch-size"]),
         (["--seed", "-1"], ["seed"]),
@@ -257,8 +239,16 @@ def test_space_that_runs_out_on_the_way(paper):
     assert paper("--resume")[0] == 0
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler, which a shell's background job starts without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("mode", "code"), [("train", 143), ("term", 143), ("int", 130)])
-def test_interrupted_and_resumed(paper, mode, code):
+def test_interrupted_and_resumed(paper, mode, code, ctrl_c):
     status, _, err = paper("--seed", "1", mode=mode)
     assert status == code
     assert f"python -m tiny_paper --seed 1 --out {paper.out} --resume" in err
@@ -287,6 +277,15 @@ def test_a_crash_keeps_the_finished_studies(paper):
     assert "--resume" in paper.capsys.readouterr().err
     assert paper.verdicts == {"first.one": "reproduced", "second.two": "not run"}
     assert paper("--resume")[0] == 0
+
+
+def test_a_broken_claim_does_not_cost_what_was_found(paper):
+    with pytest.raises(RuntimeError, match="claim is broken"):
+        paper(mode="claim")
+    status, out, _ = paper("--resume")
+    assert status == 0 and "second: already done" in out
+    assert paper.ran == ["first", "second"]
+    assert paper.verdicts == {"first.one": "reproduced", "second.two": "not reproduced"}
 
 
 def test_training_errors_are_one_line(paper):
@@ -329,47 +328,3 @@ def test_help_shows_the_defaults_of_the_preset(paper, capsys):
     shown = capsys.readouterr().out
     assert "(default: 99)" in shown and "Tasks a step." in shown
     assert "the second study" in shown and "three seconds" in shown
-
-
-def test_context_keys_are_stable_and_differ():
-    import jax
-    import numpy as np
-
-    from experiments.launch import Context
-
-    def bits(seed, name):
-        context = Context(config=None, directory=None, seed=seed, preset="cpu", progress=False)
-        return tuple(np.asarray(jax.random.key_data(context.key(name))).tolist())
-
-    assert bits(0, "train") == bits(0, "train")
-    assert len({bits(0, "train"), bits(0, "test"), bits(1, "train")}) == 3
-
-
-def test_listing_and_status(tmp_path, python):
-    from experiments._discovery import status
-
-    assert status("tiny", tmp_path) == "not published"
-    (tmp_path / "tiny").mkdir()
-    verdicts = ["reproduced"] * 12 + ["not reproduced", "inconclusive"]
-    results = {"claims": [{"verdict": verdict} for verdict in verdicts]}
-    (tmp_path / "tiny" / "results.json").write_text(json.dumps(results))
-    assert status("tiny", tmp_path) == "12 of 14 reproduced, 1 inconclusive, 1 not"
-    (tmp_path / "tiny" / "results.json").write_text("{")
-    assert "damaged" in status("tiny", tmp_path)
-
-
-def test_one_broken_experiment_hides_no_other(monkeypatch, tmp_path):
-    import experiments
-    from experiments import _discovery
-
-    for name, text in {"good": CONFIG, "bad": "1 / 0"}.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("")
-        (tmp_path / name / "config.py").write_text(text)
-    monkeypatch.setattr(_discovery, "FOLDER", tmp_path)
-    monkeypatch.setattr(experiments, "__path__", [str(tmp_path)])
-    found, broken = _discovery.discover()
-    for name in [name for name in sys.modules if re.match(r"experiments\.(good|bad)", name)]:
-        monkeypatch.delitem(sys.modules, name)
-    assert list(found) == ["good"]
-    assert broken == {"bad": "ZeroDivisionError: division by zero"}

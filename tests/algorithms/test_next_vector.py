@@ -1,0 +1,46 @@
+"""Predictors of the next vector, against sums and solves written out position by position."""
+
+import chex
+import jax
+import numpy as np
+
+from ico.algorithms import next_vector_gd, next_vector_ridge
+
+B, T, D = 3, 12, 4
+
+
+def vectors():
+    return jax.random.normal(jax.random.key(0), (B, T, D))
+
+
+class Predictors(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_one_gradient_step(self):
+        x = vectors()
+        ours = self.variant(next_vector_gd)(x)
+        for b, t in np.ndindex(B, T):
+            w = sum((np.outer(x[b, s], x[b, s - 1]) for s in range(1, t + 1)), np.zeros((D, D)))
+            np.testing.assert_allclose(ours[b, t], w @ x[b, t], rtol=1e-4, atol=1e-4)
+
+
+def test_ridge_counts_the_newest_pair():
+    x = np.asarray(vectors(), np.float64)
+    y = np.random.default_rng(0).normal(size=(B, T, 2))
+    ours = next_vector_ridge(x, y, [1.0, 10.0])
+    chex.assert_shape(ours, (2, B, T, 2))
+    np.testing.assert_array_equal(ours[:, :, 0], 0)  # nothing is known
+    for r, inverse in enumerate((1.0, 10.0)):
+        for b, t in ((0, 4), (2, T - 1)):
+            past, later = x[b, :t], y[b, 1 : t + 1]
+            w = np.linalg.solve(past.T @ past + np.eye(D) / inverse, past.T @ later).T
+            np.testing.assert_allclose(ours[r, b, t], w @ x[b, t], rtol=1e-11)
+
+
+def test_ridge_finds_a_noiseless_system():
+    w = np.linalg.qr(np.random.default_rng(0).normal(size=(D, D)))[0]
+    x = [np.asarray(vectors(), np.float64)[:, 0]]
+    for _ in range(T):
+        x.append(x[-1] @ w.T)
+    x = np.stack(x, 1)
+    (found,) = next_vector_ridge(x[:, :-1], x[:, :-1], [1e9])
+    np.testing.assert_allclose(found[:, D + 1 :], x[:, D + 2 :], atol=1e-4)
