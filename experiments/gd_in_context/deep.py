@@ -16,7 +16,7 @@ import numpy as np
 import ico
 from experiments.gd_in_context import regression
 from experiments.gd_in_context.paper import paper
-from experiments.gd_in_context.regression import GD, LOSS, SEEDS
+from experiments.gd_in_context.regression import GD, SEEDS
 from ico import algorithms, lab, report
 from ico.models import LinearTransformer, learner, products
 
@@ -122,6 +122,12 @@ def beside_algorithms(trained: lab.Trained, rates: dict, episode, **axes):
             yield regression.level(final, trained, **axes, learner=name)
 
 
+def by_layer_picture(**options):
+    """A picture of the losses after each layer."""
+    options |= {"record": "by layer", "log": "y", "learner": SHOWN}
+    return regression.along("layer", "layer (or step)", **options)
+
+
 def _two_tied(run, trained, rates, episode):
     """What two tied layers are like: cosines with both algorithms, and their gamma."""
     learners = {
@@ -131,7 +137,7 @@ def _two_tied(run, trained, rates, episode):
     }
     pairs = [(MODEL, GD), (MODEL, GD_PLUS_PLUS)]
     cosine = ico.compare(learners, episode, pairs=pairs).cosine
-    gamma_S = np.array([gamma(trained.seed(s)["block_0"]) for s in range(trained.num_seeds)])
+    gamma_S = trained.by_seed(lambda model, params: gamma(params["block_0"]))
     fitted = float(rates[GD_PLUS_PLUS]["gamma"])
     run.note(f"Two tied layers: gamma fitted {fitted:.4f}, read from weights {gamma_S.mean():.4f}.")
     yield lab.record("two tied", to=GD, cosine=cosine[MODEL, GD])
@@ -231,17 +237,6 @@ def falls_with_depth(records):
 
 
 deep.table("losses", lab.rows("loss", reference={"learner": GD_PLUS_PLUS}))
-by_layer = functools.partial(
-    lab.lines,
-    "layer",
-    "loss",
-    record="by layer",
-    color="learner",
-    learner=SHOWN,
-    xlabel="layer (or step)",
-    ylabel=LOSS,
-    log="y",
-)
 BEST = "gradient descent at its best fixed rate and of GD++ after as many steps as there are layers"
 READ = "Loss read off after each layer, beside the two algorithms after as many steps"
 deep.figure(
@@ -252,7 +247,7 @@ deep.figure(
     name="deep_training",
 )
 deep.figure(
-    by_layer(panel="model"),
+    by_layer_picture(panel="model"),
     f"Paper, Figs. 3a, 3b and 7, and beyond. {READ}. {SEEDS}",
     name="deep_by_layer",
 )
@@ -263,16 +258,7 @@ deep.figure(
     name="deep_cosines",
 )
 deep.figure(
-    lab.lines(
-        "depth",
-        "loss",
-        color="learner",
-        panel="weights",
-        xlabel="layers (steps)",
-        ylabel=LOSS,
-        log="y",
-        learner=SHOWN,
-    ),
+    regression.along("depth", "layers (steps)", panel="weights", log="y", learner=SHOWN),
     "Paper, Figs. 3 and 7 together. Loss after the last layer against the number of layers, beside "
     "gradient descent at its best fixed rate and GD++ of as many steps, with 95% intervals.",
     name="deep_by_depth",

@@ -5,7 +5,7 @@ One layer is trained on a finite set of tasks and tested on fresh ones.
 
 from experiments.gd_in_context import regression
 from experiments.gd_in_context.paper import paper
-from experiments.gd_in_context.regression import GD, LOSS
+from experiments.gd_in_context.regression import GD
 from ico import lab, tasks
 from ico.models import LinearTransformer, learner
 
@@ -69,7 +69,7 @@ fixed_task_set.figure(
     name="fixed_task_set_curves",
 )
 fixed_task_set.figure(
-    lab.lines("tasks", "loss", color="learner", xlabel="tasks trained on", ylabel=LOSS, log="xy"),
+    regression.along("tasks", "tasks trained on", log="xy"),
     "Paper, Figs. 15 and 16. Loss after training against the number of tasks trained on, on fresh "
     "tasks and on the trained tasks themselves, beside one gradient step, with 95% intervals. "
     "Logarithmic axes.",

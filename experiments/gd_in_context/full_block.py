@@ -37,7 +37,7 @@ full_block.figure(
     name="full_block_training",
 )
 full_block.figure(
-    deep.by_layer(),
+    deep.by_layer_picture(),
     f"Paper, Fig. 8. {deep.READ}. {regression.SEEDS}",
     name="full_block_by_layer",
 )

@@ -14,7 +14,7 @@ import numpy as np
 import ico
 from experiments.gd_in_context import regression
 from experiments.gd_in_context.paper import paper
-from experiments.gd_in_context.regression import GD, LAYER, LOSS, SEEDS, STEP, ZERO
+from experiments.gd_in_context.regression import GD, LAYER, LOSS, SEEDS, ZERO
 from ico import algorithms, lab, report
 from ico.algorithms import constructions
 from ico.models import LinearTransformer, interpolate, learner, normalise, products
@@ -34,7 +34,7 @@ def one_layer(run):
     learners = {
         GD: descent,
         LAYER: trained,
-        HALFWAY: ico.Seeded(trained.apply, halfway),
+        HALFWAY: trained.remade(halfway),
         ZERO: (regression.predict_zero, {}),
     }
     yield from regression.compared(learners, regression.draw(run, "one_layer/test"), alike=(LAYER,))
@@ -191,10 +191,12 @@ def training(records):
     left, middle, right = axes[0]
     report.panels.level(left, curve["gd_loss"], GD, **report.panels.look(1))
     top = np.nanmax([np.nanmax(report.panels.finite(curve["loss"])), curve["gd_loss"]])
-    left.set(xlabel=STEP, ylabel=LOSS, ylim=(0, 1.1 * top))
-    middle.set(xlabel=STEP, ylabel="cosine with gradient descent")
-    right.set(xlabel=STEP, ylabel="distance to gradient descent")
+    left.set(ylabel=LOSS, ylim=(0, 1.1 * top))
+    middle.set(ylabel="cosine with gradient descent")
+    right.set(ylabel="distance to gradient descent")
     right.set_ylim(bottom=0)
+    for ax in axes[0]:
+        ax.set_xlabel("training step")
     report.legend_below(fig, axes, 3)
     return fig
 

@@ -3,8 +3,6 @@
 Both are as they are for the training distribution: the layer's weights, and the searched rate.
 """
 
-import functools
-
 from experiments.gd_in_context import regression
 from experiments.gd_in_context.paper import paper
 from experiments.gd_in_context.regression import GD, LAYER
@@ -43,18 +41,23 @@ for _name, _words, _values in (
         of=lab.every(lab.ratio("loss", change=_name, learner=(LAYER, GD)), value=_values),
     )
 out_of_distribution.table("losses", lab.rows("loss", reference={"learner": GD}))
-_along = functools.partial(
-    lab.lines, "value", "loss", color="learner", panel="change", ylabel=regression.LOSS, log="y"
-)
 out_of_distribution.figure(
-    _along(xlabel="scale (training: 1)", change=["input_range", "weight_scale"]),
+    regression.along(
+        "value",
+        "scale (training: 1)",
+        panel="change",
+        log="y",
+        change=["input_range", "weight_scale"],
+    ),
     "Paper, Figs. 2 and 6. The layer trained at range and scale 1, and one gradient step at the "
     "rate searched there, on tasks with inputs of another range and weights of another scale. "
     "Means with their 95% intervals, on logarithmic loss axes.",
     name="out_of_distribution_scale",
 )
 out_of_distribution.figure(
-    _along(xlabel="norm of the context inputs", change=list(NORMS)),
+    regression.along(
+        "value", "norm of the context inputs", panel="change", log="y", change=list(NORMS)
+    ),
     "Paper, Fig. 6. The same two on inputs of other distributions, each task rescaled so that its "
     "context inputs have the Frobenius norm on the horizontal axis. Means with their 95% "
     "intervals, on logarithmic loss axes.",

@@ -16,7 +16,7 @@ import numpy as np
 from experiments.gd_in_context import regression
 from experiments.gd_in_context.paper import paper
 from experiments.gd_in_context.regression import LAYER, LOSS, ZERO
-from ico import Seeded, algorithms, lab, report, tasks
+from ico import algorithms, lab, report, tasks
 from ico.data import diabetes
 from ico.models import scale_updates
 
@@ -47,7 +47,7 @@ def real_data(run):
         config = tasks.Tabular(batch_size=run.config.real_tasks, num_context=n)
         scaled = scale_updates(trained.params, 10 / n)  # it adds up where GD averages
         learners = {
-            LAYER: Seeded(trained.apply, scaled),
+            LAYER: trained.remade(scaled),
             TRAINED_RATE: regression.gradient_step(run),
             ZERO: (regression.predict_zero, {}),
         }

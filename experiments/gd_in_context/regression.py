@@ -23,7 +23,7 @@ from ico.report import Record, Records
 from ico.types import Episode
 
 LAYER, GD, ZERO = "trained layer", "gradient descent", "zero predictor"
-LOSS, STEP = "loss (half squared error)", "training step"
+LOSS = "loss (half squared error)"
 SEEDS = "Thick lines are means over seeds, thin lines the seeds."
 
 
@@ -168,13 +168,19 @@ def level(loss: np.ndarray, trained: lab.Trained, **axes: Any) -> Record:
     return lab.record("curve", **axes, step=steps, loss=np.full(len(steps), loss.mean()))
 
 
-# Pictures of such curves, and of the cosines after training.
-while_training = functools.partial(
-    lab.lines, "step", "loss", record="curve", color="learner", xlabel=STEP, ylabel=LOSS
-)
-cosines = functools.partial(
-    lab.bars, "cosine", color="learner", ylabel="cosine with gradient descent"
-)
+def along(x: str, xlabel: str, **options: Any) -> Callable[[Records], Any]:
+    """A picture of losses along an axis, a line a learner: see `lab.lines`."""
+    return lab.lines(x, "loss", color="learner", xlabel=xlabel, ylabel=LOSS, **options)
+
+
+def while_training(**options: Any) -> Callable[[Records], Any]:
+    """A picture of the curves of `curve` and `level`."""
+    return along("step", "training step", record="curve", **options)
+
+
+def cosines(**options: Any) -> Callable[[Records], Any]:
+    """A picture of cosines with gradient descent after training, a bar a learner."""
+    return lab.bars("cosine", color="learner", ylabel="cosine with gradient descent", **options)
 
 
 def beside_gd(x: str, xlabel: str, *, log: bool = False) -> Callable[[Records], Any]:

@@ -16,6 +16,7 @@ from experiments.gd_in_context.paper import paper
 from experiments.gd_in_context.regression import GD, SEEDS
 from ico import lab, report
 from ico.models import AlternatingTransformer
+from ico.probes import token_dependence
 
 SOFTMAX, LINEAR = "softmax, then linear", "linear, then linear"
 REPEATED, ANOTHER = "repeated pair", "another pair"
@@ -78,15 +79,10 @@ def gradient_norms(run, trained):
     model, n = trained.model, prompt.x.shape[1]
 
     def norms(params):
-        def first_layer(tokens, position):
-            block = model.bind({"params": params}).blocks[0]
-            return jnp.sum(block(tokens, 2 * n)[:, position])
-
+        block = model.bind({"params": params}).blocks[0]
         tokens = model.apply({"params": params}, prompt, method=model.tokens)
-        gradients = jax.vmap(jax.grad(first_layer), (None, 0))(tokens, jnp.arange(2 * n - 1))
-        norm_PP = jnp.linalg.norm(gradients.mean(1), axis=-1)[:, : 2 * n]
-        own = jnp.diagonal(norm_PP[:, :-1])
-        following = jnp.diagonal(norm_PP[:, 1:])
+        norm_PP = token_dependence(lambda tokens: block(tokens, 2 * n), tokens)[:-2, :-1]
+        own, following = jnp.diagonal(norm_PP), jnp.diagonal(norm_PP, offset=1)
         others = (norm_PP.sum(-1) - own - following) / (2 * n - 2)
         return jnp.stack([own, following, others])
 

@@ -46,7 +46,7 @@ class ExpectedLossTest(chex.TestCase):
                     x_query=jnp.broadcast_to(eye, (4, 4, 4)),
                 )
                 prediction = algorithms.gd_plus_plus(params, basis, all_steps=True)[..., 0]
-                exact = 0.5 / 12 * jnp.sum((prediction - eye) ** 2, axis=(1, 2))
+                exact = 0.5 / 12 * jnp.sum((prediction - eye[None]) ** 2, axis=(1, 2))
                 values = jnp.linalg.eigvalsh(x_ND.T @ x_ND)[None]
                 by_spectrum = expected(params["rate"], params["gamma"], values)
                 chex.assert_trees_all_close(by_spectrum, exact, rtol=1e-4)
@@ -54,40 +54,33 @@ class ExpectedLossTest(chex.TestCase):
 
 def test_the_fitted_rate_of_one_step_is_its_closed_form():
     """Minimum of a quadratic: rate = N E tr(S) / E tr(S^2) over the contexts it is fitted on."""
-    values = eigenvalues(0, 500)
-    fitted = algorithms.best_rates(
-        values, 1, judge(values), jax.random.key(0), plain=True, num_updates=400, **SIZES
-    )["tied"]
+    values = eigenvalues(0, 200)
+    arguments = (values, 1, judge(values), jax.random.key(0))
+    fitted = algorithms.best_rates(*arguments, plain=True, num_updates=400, **SIZES)
     best = TASK.num_context * values.sum() / (values**2).sum()
-    assert float(fitted["rate"]) == pytest.approx(float(best), rel=1e-2)
-    assert float(fitted["gamma"]) == 0.0
+    assert float(fitted["tied"]["rate"]) == pytest.approx(float(best), rel=1e-2)
+    assert float(fitted["tied"]["gamma"]) == 0.0
+    again = algorithms.best_rates(*arguments, plain=True, num_updates=400, **SIZES)
+    chex.assert_trees_all_equal(fitted, again)
+    chex.assert_tree_all_finite(fitted)
 
 
+@pytest.mark.slow
 def test_free_steps_end_no_higher_than_tied_ones_on_other_contexts():
     """Also twelve of them, which a fit to the end blows up: iterates are chosen by the judge."""
     others = eigenvalues(1, 2_000)
     fitted = algorithms.best_rates(
-        eigenvalues(0, 500), 12, judge(others), jax.random.key(0), num_updates=60, **SIZES
+        eigenvalues(0, 200), 12, judge(others), jax.random.key(0), num_updates=60, **SIZES
     )
     chex.assert_shape(list(fitted["free"].values()), (12,))
     chex.assert_shape(list(fitted["tied"].values()), ())
-    held_out = judge(eigenvalues(2, 5_000))
+    held_out = judge(eigenvalues(2, 20_000))
     tied = jax.tree.map(lambda number: jnp.full(12, number), fitted["tied"])
     assert held_out(fitted["free"]) < held_out(tied) < 0.5 * 4 / 12
-
-
-def test_the_same_key_gives_the_same_rates():
-    values = eigenvalues(0, 50)
-    fits = [
-        algorithms.best_rates(values, 2, judge(values), jax.random.key(3), num_updates=20, **SIZES)
-        for _ in range(2)
-    ]
-    chex.assert_trees_all_equal(*fits)
-    chex.assert_tree_all_finite(fits[0])
 
 
 def test_a_judge_that_is_never_finite_is_named():
     with pytest.raises(ValueError, match="finite loss"):
         algorithms.best_rates(
-            eigenvalues(0, 50), 2, lambda _: np.nan, jax.random.key(0), num_updates=2, **SIZES
+            eigenvalues(0, 200), 2, lambda _: np.nan, jax.random.key(0), num_updates=2, **SIZES
         )
