@@ -75,7 +75,7 @@ def recipe(
     return lab.Recipe(num_steps, rate, schedule=schedule, clip=clip, b2=b2)
 
 
-def searched_rate(run: lab.Run, dim: int = 10) -> dict[str, np.ndarray]:
+def searched_rate(run: lab.Run, dim: int = 10) -> dict[str, jax.Array]:
     """Gradient descent's learning rate for N = d = dim, searched once a run: {"rate": []}.
 
     On the authors' grid, which is divided by N in the update, and on tasks of its own.
@@ -87,7 +87,8 @@ def searched_rate(run: lab.Run, dim: int = 10) -> dict[str, np.ndarray]:
         candidates, key = {"rate": jnp.asarray(rates)}, run.key(f"search/gd-{dim}")
         return algorithms.line_search(algorithms.gd, candidates, sampler_of(task), key)[0]
 
-    return run.kept(f"rate-{dim}", {"task": task, "rates": rates}, search)
+    found = run.kept(f"rate-{dim}", {"task": task, "rates": rates}, search)
+    return jax.tree.map(jnp.asarray, found)
 
 
 def gradient_step(run: lab.Run, dim: int = 10) -> tuple:
