@@ -4,6 +4,7 @@ Importing this package loads little; Matplotlib comes with the first function th
 """
 
 import importlib
+from typing import Any
 
 from ico.report._claims import Band, Claim, Kind, Measurement, unjudged, verdict
 from ico.report._measured import EveryPair, difference, measured, ratio
@@ -53,7 +54,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name == "panels":  # a module of its own: parts of pictures
         return importlib.import_module(f"{__name__}.panels")
     if name not in _LAZY:
