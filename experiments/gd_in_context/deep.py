@@ -8,6 +8,7 @@ Dimension key: S seeds, T tasks, L layers, M contexts, D inputs.
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +109,9 @@ def beside_algorithms(trained: lab.Trained, rates: dict, episode, **axes):
     depth = trained.model.num_layers
     descent = functools.partial(algorithms.gd, num_steps=depth, all_steps=True)
     plus = functools.partial(algorithms.gd_plus_plus, num_steps=depth, all_steps=True)
-    learners = {MODEL: ico.Seeded(learner(trained.model, all_layers=True), trained.params)}
+    learners: dict[str, Any] = {
+        MODEL: ico.Seeded(learner(trained.model, all_layers=True), trained.params)
+    }
     for name, params in rates.items():
         learners[name] = (plus if name == GD_PLUS_PLUS else descent, params)
     found = ico.compare(learners, episode, pairs=())

@@ -3,6 +3,8 @@
 Both are as they are for the training distribution: the layer's weights, and the searched rate.
 """
 
+from typing import Any
+
 from experiments.gd_in_context import regression
 from experiments.gd_in_context.paper import paper
 from experiments.gd_in_context.regression import GD, LAYER
@@ -17,6 +19,7 @@ NORMS = {f"{name} inputs, norm": name for name in ("normal", "exponential", "lap
 def out_of_distribution(run):
     """The trained layer and gradient descent, at its training-time rate, on other tasks."""
     learners = {LAYER: regression.trained_layer(run), GD: regression.gradient_step(run)}
+    changes: list[tuple[str, float, dict[str, Any]]]
     changes = [("input_range", value, {"input_range": value}) for value in RANGES]
     changes += [("weight_scale", value, {"weight_scale": value}) for value in SCALES]
     for name, inputs in NORMS.items():

@@ -12,6 +12,8 @@ squared errors of the query; a "ratio" is the loss of a model over that of the a
 compared with, on the same tasks.
 """
 
+from typing import Annotated
+
 from ico import lab
 
 
@@ -23,11 +25,11 @@ class Config(lab.Config):
     # Tasks that gradient descent's learning rate is searched on.
     search_tasks: lab.Count = 100_000
     # Tasks that losses are compared on.
-    eval_tasks: lab.within(int, 2) = 10_000
+    eval_tasks: Annotated[int, lab.Range(2)] = 10_000
     # Tasks of learning curves.
     curve_tasks: lab.Count = 1_000
     # Tasks for the loss of one gradient step.
-    closed_form_tasks: lab.within(int, 16) = 1_000_000
+    closed_form_tasks: Annotated[int, lab.Range(16)] = 1_000_000
     # Tasks a training step, for one layer on plain tokens.
     batch_size: lab.Count = 1024
     # Tasks a training step, for all other models.
@@ -65,9 +67,9 @@ class Config(lab.Config):
     # Training in fixed_task_set.
     task_set_steps: lab.Count = 3_000
     # Rows in context in real_data; the table has 442.
-    real_contexts: lab.Distinct[lab.within(int, 1, 400)] = (10, 20, 30, 40)
+    real_contexts: lab.Distinct[Annotated[int, lab.Range(1, 400)]] = (10, 20, 30, 40)
     # Tasks drawn from the real table for each context length.
-    real_tasks: lab.within(int, 2) = 4_000
+    real_tasks: Annotated[int, lab.Range(2)] = 4_000
 
 
 SMOKE = {

@@ -29,8 +29,8 @@ SEEDS = "Thick lines are means over seeds, thin lines the seeds."
 
 def task_of(run: lab.Run, dim: int = 10, **changes: Any) -> tasks.LinearRegression:
     """The paper's task with N = d = dim."""
-    sizes = {"batch_size": run.config.batch_size, "num_inputs": dim, "num_context": dim}
-    return tasks.LinearRegression(**sizes | changes)
+    task = tasks.LinearRegression(run.config.batch_size, num_inputs=dim, num_context=dim)
+    return dataclasses.replace(task, **changes)
 
 
 def sampler_of(task: tasks.LinearRegression | tasks.Sine) -> Callable[..., Episode]:
