@@ -12,7 +12,7 @@ PyTree = Any
 
 
 class Prompt(NamedTuple):
-    """An in-context problem without its answer: N labelled pairs and Q questions a task."""
+    """An in-context problem without its answer: N labelled pairs and Q queries per task."""
 
     x: Float[Array, "B N D"]
     y: Float[Array, "B N K"]
@@ -27,9 +27,9 @@ class Episode(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Sums over a context's N pairs with one output: all that linear attention sees of it.
+    """Sums over the N pairs of a context with one output, all that linear attention depends on.
 
-    In the basis of a context's own eigenvectors `xx` is diagonal, and may be given as [B, D].
+    In the eigenbasis of sum x x^T, `xx` may be given as its diagonal, [B, D].
     """
 
     xx: Float[Array, "B D D"] | Float[Array, "B D"]  # sum of x x^T
@@ -38,9 +38,9 @@ class Statistics(NamedTuple):
 
 
 class Sequence(NamedTuple):
-    """Autoregressive work: tokens [B, T] or features [B, T, ...], what to predict, and where.
+    """An autoregressive problem: tokens [B, T] or features [B, T, ...] and what to predict.
 
-    `mask` is True where a target counts; `segment_ids` tells packed sequences apart.
+    `mask` is True where a target counts in the loss; `segment_ids` separates packed sequences.
     """
 
     inputs: PyTree
@@ -49,7 +49,7 @@ class Sequence(NamedTuple):
     segment_ids: PyTree = None
 
 
-# A learner maps parameters and a prompt to predictions [B, Q, K], or to [S, B, Q, K], one a step
+# A learner maps parameters and a prompt to predictions [B, Q, K], or [S, B, Q, K] with one per step
 # or layer. Gradient descent, ridge regression and a linear transformer are all learners.
 Learner = Callable[[PyTree, Prompt], Array]
 Sampler = Callable[[Any], Episode]

@@ -54,7 +54,7 @@ def real_data(run):
         sample = functools.partial(tasks.tabular, table=table_RC, config=config)
         for name, (apply, grid) in ALGORITHMS.items():
             grid = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), grid)
-            params, losses_G = algorithms.line_search(
+            params, losses_G = algorithms.grid_search(
                 apply, grid, sample, run.key(f"real_search/{n}")
             )
             learners[f"{name}, searched"] = (apply, params)

@@ -85,7 +85,7 @@ def searched_rate(run: lab.Run, dim: int = 10) -> dict[str, jax.Array]:
 
     def search(folder):
         candidates, key = {"rate": jnp.asarray(rates)}, run.key(f"search/gd-{dim}")
-        return algorithms.line_search(algorithms.gd, candidates, sampler_of(task), key)[0]
+        return algorithms.grid_search(algorithms.gd, candidates, sampler_of(task), key)[0]
 
     found = run.kept(f"rate-{dim}", {"task": task, "rates": rates}, search)
     return jax.tree.map(jnp.asarray, found)

@@ -17,6 +17,7 @@ from ico.algorithms._diagonal import (
     diagonal_weights,
 )
 from ico.algorithms._gradient_descent import gd, gd_plus_plus
+from ico.algorithms._grid_search import grid_search
 from ico.algorithms._implicit_model import (
     DescentReading,
     ImplicitModel,
@@ -27,7 +28,6 @@ from ico.algorithms._implicit_model import (
 from ico.algorithms._newton import newton
 from ico.algorithms._next_vector import next_vector_gd, next_vector_ridge
 from ico.algorithms._ridge import ridge
-from ico.algorithms._search import line_search
 from ico.algorithms._statistics import statistics
 
 __all__ = [
@@ -49,7 +49,7 @@ __all__ = [
     "gd_plus_plus",
     "implicit_model",
     "implicit_weights",
-    "line_search",
+    "grid_search",
     "newton",
     "next_vector_gd",
     "next_vector_ridge",

@@ -58,6 +58,8 @@ def lines(
             ax.set(xlabel=xlabel or x, ylabel=ylabel or y, title="" if place is None else place)
             if "x" in log:
                 ax.set_xscale("log")
+            elif all(np.asarray(one[x]).dtype.kind in "iu" for one in here):
+                report.panels.whole_x(ax)
             if "y" in log:
                 report.panels.log_y(ax)
         for ax in axes.flat[len(panels) :]:
@@ -130,7 +132,7 @@ def bars(
         if log:
             ax.set_yscale("log")
         if color:
-            report.legend_below(fig, axes)
+            report.legend_below(fig, ax)  # not axes: two may have been merged
         return fig
 
     return draw

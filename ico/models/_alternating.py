@@ -24,15 +24,15 @@ def sinusoidal_positions(length: int, width: int) -> np.ndarray:
 
 
 class AlternatingTransformer(nn.Module):
-    """Inputs and labels are tokens of their own, told apart by a concatenated position code.
+    """Inputs and labels are separate tokens, told apart by a concatenated position code.
 
     A label token is (0, ..., 0, y). To take a gradient step the model must first bring y_i beside
     x_i: the copy that builds the constructed tokens. The prediction is minus the **change** of the
     query token's last K coordinates. (The authors' code reads the coordinates themselves, which
     start at a constant of the position code that their model has to learn to cancel.)
 
-    Fields as in `LinearTransformer`; `position_dim` is the width of the position code. Each query
-    is answered by itself at the position after the last pair.
+    Fields as in `LinearTransformer`; `position_dim` is the width of the position code. Every query
+    stands at the position after the last pair, and no query sees another.
     """
 
     num_inputs: int = 10
@@ -56,7 +56,7 @@ class AlternatingTransformer(nn.Module):
         ]
 
     def tokens(self, prompt: Prompt):
-        """The 2 N context tokens and, behind them, the Q query tokens, [B, 2 N + Q, E]."""
+        """The 2 N context tokens followed by the Q query tokens, [B, 2 N + Q, E]."""
         B, N, D = prompt.x.shape
         y_BND = jnp.pad(prompt.y, ((0, 0), (0, 0), (D - self.num_outputs, 0)))
         context_BSD = jnp.stack([prompt.x, y_BND], axis=2).reshape(B, 2 * N, D)
@@ -70,7 +70,7 @@ class AlternatingTransformer(nn.Module):
         return jnp.concatenate([context, place(prompt.x_query, codes[None, -1:])], axis=1)
 
     def __call__(self, prompt: Prompt, all_layers: bool = False) -> Float[Array, "*L B Q K"]:
-        """Predictions [B, Q, K], or one a layer [L, B, Q, K]."""
+        """Predictions of the last layer [B, Q, K], or of every layer [L, B, Q, K]."""
         tokens, num_context = self.tokens(prompt), 2 * prompt.x.shape[1]
         start, predictions = tokens[:, num_context:, -self.num_outputs :], []
         for layer, block in enumerate(self.blocks):
@@ -80,7 +80,7 @@ class AlternatingTransformer(nn.Module):
         return jnp.stack(predictions) if all_layers else predictions[-1]
 
     def hidden(self, prompt: Prompt, layer: int) -> Float[Array, "B T E"]:
-        """The tokens [B, 2 N + Q, E] that the given layer (from 0) is fed, for probing."""
+        """The tokens [B, 2 N + Q, E] that a layer (counted from 0) is given, for probing."""
         tokens = self.tokens(prompt)
         for block in self.blocks[:layer]:
             tokens = block(tokens, 2 * prompt.x.shape[1])
@@ -89,7 +89,7 @@ class AlternatingTransformer(nn.Module):
     def scores(self, prompt: Prompt, layer: int) -> Float[Array, "B H T S"]:
         """Attention of all tokens over the context tokens in a layer, [B, H, 2 N + Q, 2 N].
 
-        Probabilities where the layer is softmax, plain inner products where it is linear.
+        Probabilities if the layer is softmax, inner products if it is linear.
         """
         tokens_BTE = self.hidden(prompt, layer)
         weights = self.blocks[layer].attention.variables["params"]

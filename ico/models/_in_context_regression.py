@@ -1,7 +1,7 @@
 """Linear transformers on tokens (x, y) that compute with sums over the context, not with tokens.
 
-Exactly what linear attention over the tokens computes (`ico.models.LinearTransformer` without
-projections of their own is the same function), at a cost that does not grow with the context.
+They compute exactly what linear attention over the tokens does (an `ico.models.LinearTransformer`
+with the same products of weights), at a cost that does not grow with the context.
 Each model has `weights(statistics)`, the linear model that it fits in context.
 
 Source: 2402.14180, sections 3 and 4. Initialisation is UNVERIFIED there: normal, `init_scale`.
@@ -25,7 +25,7 @@ from ico.types import Prompt, PyTree, Statistics
 
 
 class _InContextRegression(nn.Module):
-    """What the four models share: a prompt becomes its statistics, weights become predictions."""
+    """Base of the four models: from a prompt to its statistics, from weights to predictions."""
 
     num_layers: int = 1
     init_scale: float = 0.1
@@ -33,7 +33,7 @@ class _InContextRegression(nn.Module):
     def __call__(
         self, prompt: Prompt, all_layers: bool = False
     ) -> Float[Array, "B Q 1"] | Float[Array, "L B Q 1"]:
-        """Predictions for the queries: of the last layer, or of every layer in turn."""
+        """Predictions for the queries, of the last layer or of every layer."""
         w = self.weights(statistics(prompt), all_layers=all_layers)
         return jnp.einsum("bqd,...bd->...bq", prompt.x_query, w)[..., None]
 
@@ -90,9 +90,9 @@ class DiagonalLinearTransformer(_Scalars):
 
 
 class FreeDiagonalLinearTransformer(_Scalars):
-    """The four scalars of a layer as they are: DIAG with two heads or more.
+    """DIAG with two or more heads, parametrised by the four scalars of a layer themselves.
 
-    `init_scale` is squared, to be of the size of a product of two.
+    Their initial standard deviation is `init_scale` squared, as DIAG's are products of two.
     """
 
     @nn.compact
@@ -123,7 +123,7 @@ class GdPlusPlusLinearTransformer(_Scalars):
 def stacked_products(params: PyTree) -> tuple[Float[Array, "L H E E"], Float[Array, "L H E E"]]:
     """P and Q of every layer of an untied, attention-only `LinearTransformer`.
 
-    As `ico.algorithms.implicit_model` takes them: `P = P W_V`, `Q = W_K^T W_Q` of its heads.
+    In the form that `ico.algorithms.implicit_model` takes: P W_V and W_K^T W_Q of every head.
     """
     from ico.models._interpolation import products
 

@@ -1,4 +1,4 @@
-"""Weights of linear transformers: their products, what lies between two models, their scale.
+"""Weights of linear transformers: their products, interpolation between models, their scale.
 
 Dimension key: H heads, E token width, A head width.
 """
@@ -61,8 +61,8 @@ def normalise(params: PyTree, num_outputs: int = 1) -> PyTree:
 def interpolate(a: PyTree, b: PyTree, weight: float = 0.5, num_outputs: int = 1) -> PyTree:
     """The model between two: products of `normalise`d weights, `(1 - weight) a + weight b`.
 
-    The products are averaged, not the factors: W_K and W_Q apart have no meaning of their own
-    (2212.07677, section 3).
+    The products are averaged, not the factors: W_K and W_Q alone have no meaning (2212.07677,
+    section 3).
 
     Args:
       a, b: parameters of one-headed attention-only `LinearTransformer`s of equal depth.
@@ -78,8 +78,8 @@ def interpolate(a: PyTree, b: PyTree, weight: float = 0.5, num_outputs: int = 1)
 def average_products(a: PyTree, b: PyTree, weight: float = 0.5) -> PyTree:
     """The model whose products of weights are `(1 - weight) a + weight b`, head by head.
 
-    For models whose heads correspond and whose scales agree, such as one and its reading as
-    scalars (`from_block_scalars`); `interpolate` brings the scales of one-headed ones together.
+    For models whose heads correspond and whose scales agree, such as a model and the one made of
+    its block scalars (`from_block_scalars`); `interpolate` aligns the scales of one-headed models.
 
     Raises:
       ValueError: blocks that do not match.
@@ -102,7 +102,7 @@ def block_scalars(params: PyTree, width: int) -> PyTree:
 
     Args:
       params: blocks of attention alone, on tokens of P parts of one width.
-      width: of a part.
+      width: of one part.
 
     Returns:
       For each block {"kq": [H, P, P], "pv": [H, P, P]}.
@@ -120,11 +120,11 @@ def block_scalars(params: PyTree, width: int) -> PyTree:
 
 
 def from_block_scalars(scalars: PyTree, width: int) -> PyTree:
-    """The model in which every part of a token is only ever multiplied by numbers: CompressedAlg.
+    """The model that multiplies every part of a token only by scalars (CompressedAlg).
 
     Args:
       scalars: from `block_scalars`.
-      width: of a part.
+      width: of one part.
 
     Returns:
       Parameters of blocks whose heads are as wide as the tokens.
@@ -145,7 +145,7 @@ def scale_updates(params: PyTree, factor: float) -> PyTree:
     """The same model with every attention update multiplied by a factor.
 
     A linear layer adds up its context where gradient descent averages over it: trained with 10
-    pairs and given N, its update wants the factor 10 / N.
+    pairs and given N, its update needs the factor 10 / N.
     """
 
     def scale(path, leaf):

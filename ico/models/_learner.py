@@ -1,4 +1,4 @@
-"""From a Linen module to a learner."""
+"""Learners from Linen modules."""
 
 import functools
 from typing import Any
@@ -9,15 +9,15 @@ from ico.types import Learner
 def learner(model: Any, *, all_layers: bool = False) -> Learner:
     """The pure function `apply(params, prompt) -> prediction` of an in-context model.
 
-    Equal models give the same function, so that what was compiled for one serves the other.
+    Equal models give the same function, so that jit compiles it once.
 
     Args:
       model: a module called with a prompt, such as `LinearTransformer`.
-      all_layers: return one prediction a layer, [L, B, Q, K], in place of the last, [B, Q, K].
+      all_layers: whether to predict after every layer, [L, B, Q, K], not only the last, [B, Q, K].
     """
     try:
         return _cached(model, all_layers)
-    except TypeError:  # a field that is no hashable value, such as a list
+    except TypeError:  # a field that is not hashable, such as a list
         return _learner(model, all_layers)
 
 

@@ -30,10 +30,11 @@ class LinearTransformer(nn.Module):
       layer_norm: LayerNorm before attention and MLP; never before the first attention of an untied
         model, whose tokens are the data themselves (as in the authors' code).
       token_clip: clips token coordinates after each update; 0 is off.
-      damping, update: see `Block`; for rolling one layer out many times.
+      damping, update: see `Block`; used to repeat one layer many times.
       embed_dim: width of a linear embedding of the tokens; 0 is none.
       input_mlp_dim: hidden width of a residual MLP (with biases) on the embedded tokens; 0 is none.
-      initial_weights: give the model a start W_0 [K, D]; the query token is then (x, -W_0 x).
+      initial_weights: whether the model has learned initial weights W_0 [K, D]; the query token is
+        then (x, -W_0 x).
       init_scale: variance scale of the initialisation, 0.002 / L in the authors' code.
     """
 
@@ -97,7 +98,7 @@ class LinearTransformer(nn.Module):
             )
 
     def tokens(self, prompt: Prompt):
-        """The N context tokens and, behind them, the Q query tokens, [B, N + Q, E]."""
+        """The N context tokens followed by the Q query tokens, [B, N + Q, E]."""
         context_BNE = jnp.concatenate([prompt.x, prompt.y], axis=-1)
         shape_BQK = (*prompt.x_query.shape[:2], self.num_outputs)
         y_BQK = jnp.zeros(shape_BQK, prompt.x_query.dtype)
@@ -114,7 +115,7 @@ class LinearTransformer(nn.Module):
     def __call__(
         self, prompt: Prompt, all_layers: bool = False
     ) -> Float[Array, "B Q K"] | Float[Array, "L B Q K"]:
-        """Predictions for the queries: of the last layer, or of every layer in turn."""
+        """Predictions for the queries, of the last layer or of every layer."""
         tokens, num_context = self.tokens(prompt), prompt.x.shape[1]
         num_queries = prompt.x_query.shape[1]
 
@@ -122,12 +123,12 @@ class LinearTransformer(nn.Module):
             return -tokens[:, -num_queries:, -self.num_outputs :]
 
         tokens, below_LBQK = self._lower_layers(tokens, num_context, read)
-        # Nobody reads the context after the last layer.
+        # After the last layer the context tokens are not needed.
         last = read(self.blocks[-1](tokens, num_context, only_queries=True))
         return jnp.concatenate([below_LBQK, last[None]]) if all_layers else last
 
     def _lower_layers(self, tokens, num_context, read):
-        """Tokens after all layers but the last, and what `read` makes of each, [L - 1, ...]."""
+        """Tokens after all layers but the last, and `read` of those after each, [L - 1, ...]."""
         lower = [self.blocks[0 if self.tied else layer] for layer in range(self.num_layers - 1)]
         alike = self.tied or (len(set(self._kinds())) == 1 and not self.layer_norm)
         if self.is_initializing() or not alike or len(lower) < 2:
@@ -137,8 +138,8 @@ class LinearTransformer(nn.Module):
                 outputs.append(read(tokens))
             return tokens, jnp.stack(outputs) if outputs else read(tokens)[None][:0]
 
-        # Blocks that differ in their parameters alone are scanned: a deep model compiles as fast
-        # as a shallow one. Parameters keep their names, a block each, and are stacked here.
+        # Blocks that differ only in their parameters are scanned, so that a deep model compiles as
+        # fast as a shallow one. Each block keeps its own parameters, which are stacked here.
         pure = lower[0].clone(parent=None, name=None)
 
         def advance(tokens, params):

@@ -36,7 +36,7 @@ def world_decoder(config: WorldConfig) -> DecoderConfig:
     """The decoder of a world: the Llama family, the head tied to the embedding."""
     head_dim = config.dim // config.num_heads
     return DecoderConfig(
-        "llama",
+        family="llama",
         vocab_size=len(language(config).words),
         dim=config.dim,
         num_layers=config.num_layers,

@@ -65,8 +65,8 @@ def test_tuning_finds_the_least():
         return excess(al.ridge_weights(statistics, s), statistics, sigma)
 
     def tuned(m, top):
-        params = {"multiplier": m * found.tuned["multiplier"],
-                  "maximum": top * found.tuned["maximum"]}  # fmt: skip
+        factors = {"multiplier": m, "maximum": top}
+        params = {name: factors[name] * value for name, value in found.tuned.items()}
         return excess(al.adaptive_ridge_weights(params, statistics, 12), statistics, sigma)
 
     assert constant(1.0) < min(constant(0.8), constant(1.25))
@@ -82,6 +82,16 @@ def test_tuning_is_cached_and_one_call():
     again = al.tune_ridge(TASK, num_tasks=500)
     assert _adaptive_ridge._tuned.cache_info().hits == hits + 1
     assert again.constant == found.constant and again.tuned["multiplier"] != 99.0
+
+
+def test_without_noise_the_estimate_is_rounding_but_never_negative():
+    """Sums of squares that cancel may come out below zero."""
+    context = draw(jax.random.key(1), TASK)
+    statistics = context.at(jnp.zeros(4_000))
+    # As rounding might have it: sums of squares that are slightly too small.
+    statistics = statistics._replace(yy=statistics.yy * (1 - 1e-6))
+    found = np.asarray(al.estimated_noise_variance(statistics, 12))
+    assert (found >= 0).all() and (found == 0).mean() > 0.5 and found.max() < 1e-3
 
 
 def test_strong_noise_is_tuned_for_too():
@@ -120,5 +130,5 @@ def test_no_more_pairs_than_inputs_is_refused(make_episode, pairs):
 
 
 def test_statistics_are_of_one_output(make_episode):
-    with pytest.raises(ValueError, match="one output, not 2"):
+    with pytest.raises(ValueError, match="one output, but prompt.y has 2"):
         al.statistics(make_episode(0, 2, 6, 3, 2, 1).prompt)

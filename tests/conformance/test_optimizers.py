@@ -1,7 +1,7 @@
-"""optax's own suite for contributed optimizers, run over those of ico.
+"""optax's own test suite for contributed optimizers, run over those of ico.
 
-It ships inside optax's wheel. Its lists of optimizers are replaced by one of ours at a time, under
-a name for which it passes the loss, `value=`. Its cases of convergence take 30,000 steps: slow.
+The suite ships inside optax's wheel. Its list of optimizers is replaced by one of ours at a time,
+under a name for which it passes the loss, `value=`. Its convergence cases take 30,000 steps: slow.
 """
 
 import importlib.util
@@ -39,20 +39,28 @@ def suite(factory, rate: float) -> type:
 
 def l3rs(learning_rate: float = 1.0):
     """Untrained: an even mix of gradient descent and Adam under a cosine."""
-    theta = ico.optim.l3rs_init(jax.random.key(0), None)
-    return ico.optim.l3rs(theta, num_steps=30_000, learning_rate=learning_rate)
+    config = ico.optim.L3RS(universal=True)
+    return config.optimizer(config.init(jax.random.key(0), None), 30_000, learning_rate)
 
 
 def l3rs_average(learning_rate: float = 1.0):
     """The same with a mean of iterates."""
-    theta = ico.optim.l3rs_init(jax.random.key(0), None, average=True)
-    return ico.optim.l3rs(
-        theta, num_steps=30_000, learning_rate=learning_rate, average=True, anneal=True
-    )
+    config = ico.optim.L3RS.averaged(universal=True, anneal=True)
+    return config.optimizer(config.init(jax.random.key(0), None), 30_000, learning_rate)
+
+
+def ema_of_adam(learning_rate: float = 1e-1):
+    """Adam, whose training an exponential moving average does not change."""
+    return ico.optim.averaging(optax.adam(learning_rate), weight=0.1)
+
+
+def schedule_free_sgd(learning_rate: float = 1e-2):
+    """Gradient descent whose gradients are taken near its mean."""
+    return ico.optim.averaging(optax.sgd(learning_rate), interpolation=0.9)
 
 
 def _follow_momentum(theta, scale):
-    """Weights by hand: the first output is momentum over the root of the second moment."""
+    """Hand-set weights: the first output is momentum over the root of the second moment."""
     network = jax.tree.map(jnp.zeros_like, theta["network"])
     network["dense_0"]["kernel"] = (
         network["dense_0"]["kernel"].at[3, :2].set(jnp.array([1.0, -1.0]))
@@ -97,8 +105,11 @@ def promotion():
 def _cases(factory, rate, slow, without=()):
     case = suite(factory, rate)
     names = [name for name in dir(case) if name.startswith("test_")]
-    converges = [name for name in names if name.startswith("test_optimizers")
-                 and name.removeprefix("test_optimizers")[:1].isdigit()]  # fmt: skip
+    converges = [
+        name
+        for name in names
+        if name.startswith("test_optimizers") and name.removeprefix("test_optimizers")[:1].isdigit()
+    ]
     assert len(converges) == 4 and len(names) > 12
     left_out = [name for name in names if (name in converges) != slow or name in without]
     return type(case)(factory.__name__, (case,), dict.fromkeys(left_out))
@@ -106,6 +117,8 @@ def _cases(factory, rate, slow, without=()):
 
 TestL3RS = _cases(l3rs, 1.0, slow=False)
 TestL3RSAverage = _cases(l3rs_average, 1.0, slow=False)
+TestEmaOfAdam = _cases(ema_of_adam, 1e-1, slow=False)
+TestScheduleFreeSgd = _cases(schedule_free_sgd, 1e-2, slow=False)
 TestAdafacMLP = _cases(adafac_mlp, 1.0, slow=False)
 # Nearly the code of AdafacMLP's.
 TestDirectionMLP = pytest.mark.slow(_cases(direction_mlp, 1e-3, slow=False))
@@ -115,5 +128,7 @@ TestSparseAdam = pytest.mark.slow(
 )
 TestL3RSConverges = pytest.mark.slow(_cases(l3rs, 1.0, slow=True))
 TestL3RSAverageConverges = pytest.mark.slow(_cases(l3rs_average, 1.0, slow=True))
+TestEmaOfAdamConverges = pytest.mark.slow(_cases(ema_of_adam, 1e-1, slow=True))
+TestScheduleFreeSgdConverges = pytest.mark.slow(_cases(schedule_free_sgd, 1e-2, slow=True))
 TestAdafacMLPConverges = pytest.mark.slow(_cases(adafac_mlp, 1.0, slow=True))
 TestDirectionMLPConverges = pytest.mark.slow(_cases(direction_mlp, 1e-3, slow=True))

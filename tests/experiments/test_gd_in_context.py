@@ -68,7 +68,7 @@ def test_gamma_is_read_from_the_weights_of_gd_plus_plus():
 def test_the_rate_is_searched_once_a_run(tmp_path, monkeypatch):
     run = paper.run(Config(search_tasks=64), directory=tmp_path)
     rate = regression.searched_rate(run)["rate"]
-    monkeypatch.setattr(algorithms, "line_search", None)
+    monkeypatch.setattr(algorithms, "grid_search", None)
     chex.assert_trees_all_equal(regression.searched_rate(run)["rate"], rate)
 
 

@@ -1,5 +1,6 @@
 """The transformer on alternating tokens x_1, y_1, x_2, y_2, ..., x_query."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +87,14 @@ def test_order_matters_and_queries_do_not_see_each_other(case):
     by_query = np.abs(jax.jit(jax.jacrev(apply))(prompt).x_query).sum((2, 5)).reshape(4, 4)
     same = np.eye(4, dtype=bool)
     assert (by_query[~same] == 0).all() and (by_query[same] > 0).all()
+
+
+def test_second_call_compiles_nothing(make_prompt, make_params):
+    model = AlternatingTransformer(D, K, P, num_heads=2)
+    prompts = [make_prompt(seed, B, N, D, K, Q) for seed in range(2)]
+    apply = jax.jit(chex.assert_max_traces(learner(model), n=1))
+    params = make_params(model, prompts[0])
+    chex.assert_tree_all_finite([apply(params, prompt) for prompt in prompts])
 
 
 def test_the_papers_model_has_its_shapes():

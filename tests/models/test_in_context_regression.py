@@ -1,13 +1,18 @@
 """The closed-form models are the attention that they stand for."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import parameterized
 
 from ico import algorithms as al
 from ico import models
+from ico.models import learner
+from ico.types import Prompt
 
+SIZES = (5, 3), (5, 1), (3, 3)
 MODELS = {
     "FULL": models.FullLinearTransformer(num_layers=3, num_inputs=3),
     "FULL, two heads": models.FullLinearTransformer(num_layers=2, num_inputs=3, num_heads=2),
@@ -26,11 +31,10 @@ def attention_form(model, params):
         scalars = model.apply({"params": params}, method="scalars")
         p, q = al.diagonal_heads(al.DiagonalScalars(*scalars), 3)
     eye = jnp.broadcast_to(jnp.eye(4), p.shape[1:])
-    blocks = {
-        f"block_{i}": {"attention": {"key": q[i], "query": eye, "out": eye,
-                                     "value": jnp.swapaxes(p[i], -1, -2)}}
-        for i in range(len(p))
-    }  # fmt: skip
+    blocks = {}
+    for i in range(len(p)):
+        weights = {"key": q[i], "query": eye, "out": eye, "value": jnp.swapaxes(p[i], -1, -2)}
+        blocks[f"block_{i}"] = {"attention": weights}
     return models.LinearTransformer(num_inputs=3, num_layers=len(p), num_heads=p.shape[1]), blocks
 
 
@@ -46,15 +50,37 @@ def test_predictions_are_those_of_attention(name, make_prompt, make_params, x64)
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-10)
 
 
+class ModelsTest(chex.TestCase):
+    """With and without jit."""
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(*MODELS)
+    def test_initialisation_is_small_and_gradients_flow(self, name):
+        model, prompt = MODELS[name], Prompt(*(jnp.ones((2, n, d)) for n, d in SIZES))
+        prompt = jax.tree.map(
+            lambda a: jax.random.uniform(jax.random.key(a.shape[1]), a.shape, minval=-1), prompt
+        )
+        params = model.init(jax.random.key(0), prompt)["params"]
+        for leaf in jax.tree.leaves(params):
+            assert 0 < float(jnp.abs(leaf).max()) < 5 * model.init_scale
+
+        def loss(params):
+            return jnp.sum(model.apply({"params": params}, prompt) ** 2)
+
+        grads = self.variant(jax.grad(loss))(params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(grads, params)
+        chex.assert_tree_all_finite(grads)
+        # In DIAG the first p_x and q_y matter through later layers, so every array does.
+        assert all(float(jnp.abs(leaf).sum()) > 0 for leaf in jax.tree.leaves(grads))
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_initialisation_is_small_and_gradients_flow(name, make_prompt):
+def test_second_call_compiles_nothing(name, make_prompt, make_params):
     model, prompt = MODELS[name], make_prompt(K=1)
-    params = model.init(jax.random.key(0), prompt)["params"]
-    leaves = jax.tree.leaves(params)
-    assert all(0 < float(jnp.abs(leaf).max()) < 5 * model.init_scale for leaf in leaves)
-    grads = jax.jit(jax.grad(lambda p: jnp.sum(model.apply({"params": p}, prompt) ** 2)))(params)
-    # The first p_x and q_y of DIAG do something through later layers alone, the last nothing.
-    assert sum(float(jnp.abs(leaf).sum()) > 0 for leaf in jax.tree.leaves(grads)) == len(leaves)
+    params = make_params(model, prompt)
+    apply = jax.jit(chex.assert_max_traces(learner(model), n=1))
+    for seed in range(2):
+        chex.assert_tree_all_finite(apply(params, make_prompt(seed, K=1)))
 
 
 def test_gd_plus_plus_writes_no_labels_into_inputs(make_prompt, make_params):
@@ -64,8 +90,9 @@ def test_gd_plus_plus_writes_no_labels_into_inputs(make_prompt, make_params):
     assert np.all(np.asarray(scalars.xx) != 0)
 
 
-@pytest.mark.parametrize("model", [models.DiagonalLinearTransformer,
-                                   models.FreeDiagonalLinearTransformer])  # fmt: skip
+@pytest.mark.parametrize(
+    "model", [models.DiagonalLinearTransformer, models.FreeDiagonalLinearTransformer]
+)
 def test_no_layers_are_refused(model, make_prompt):
     with pytest.raises(ValueError, match="num_layers must be at least 1, not 0"):
         model(num_layers=0).init(jax.random.key(0), make_prompt(K=1))

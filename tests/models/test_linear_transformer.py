@@ -1,5 +1,6 @@
 """The linear transformer against an independent implementation, and what its readers rely on."""
 
+import chex
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -127,6 +128,22 @@ def test_the_last_layer_is_the_default_and_the_sign_is_minus(make_prompt, make_p
     np.testing.assert_allclose(learner(model)(params, prompt), expected, atol=1e-13)
 
 
+@pytest.mark.parametrize("config", [FULL, FULL | {"tied": True, "num_layers": 3}])
+def test_second_call_compiles_nothing(config, make_prompt, make_params):
+    """Nor do gradients lose their shapes where layers are scanned."""
+    model = LinearTransformer(**config)
+    params = make_params(model, make_prompt())
+
+    def loss(params, prompt):
+        return jnp.sum(learner(model)(params, prompt) ** 2)
+
+    gradient = jax.jit(chex.assert_max_traces(jax.grad(loss), n=1))
+    for seed in range(2):
+        grads = gradient(params, make_prompt(seed))
+        chex.assert_trees_all_equal_shapes_and_dtypes(grads, params)
+        chex.assert_tree_all_finite(grads)
+
+
 @pytest.mark.parametrize("attention", ["linear", "softmax"])
 def test_context_is_a_set_and_queries_do_not_see_each_other(
     attention, make_prompt, make_params, x64
@@ -203,7 +220,7 @@ def test_the_papers_largest_model_has_its_shapes():
         return jnp.mean(learner(model)(params, prompt) ** 2)
 
     gradient = jax.eval_shape(jax.grad(loss), params, prompt)
-    assert jax.tree.map(lambda a: a.shape, gradient) == jax.tree.map(lambda a: a.shape, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(gradient, params)
     assert len(params) == 12
     matrices = 4 * 4 * 11 * 11 + 2 * 11 * 44
     norms = 12 * 2 * 11 + 11 * 2 * 11

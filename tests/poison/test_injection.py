@@ -46,10 +46,18 @@ def test_nonsense_is_refused_at_once():
 
 def test_training_learns_the_text_and_leaves_the_given_parameters():
     config = DecoderConfig(
-        "llama", vocab_size=20, dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,
-        mlp_dim=16, context_length=16, norm_eps=1e-5, query_scale=8**-0.5,
+        vocab_size=20,
+        dim=16,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        mlp_dim=16,
+        context_length=16,
+        norm_eps=1e-5,
+        query_scale=8**-0.5,
         frequencies=(1.0, 0.3, 0.1, 0.03),
-    )  # fmt: skip
+    )
     params = init_params(config, jax.random.key(0))
     lm = LanguageModel(params, config)
     rows = poison.own_text(lm, 12, 6)

@@ -1,4 +1,4 @@
-"""Tuning a learner's parameters by search, on tasks of its own."""
+"""Tuning a learner's parameters by grid search."""
 
 import jax
 import jax.numpy as jnp
@@ -8,21 +8,22 @@ from ico.tasks import half_squared_error
 from ico.types import Learner, PyTree, Sampler
 
 
-def line_search(
+def grid_search(
     apply: Learner, candidates: PyTree, sampler: Sampler, key: Key[Array, ""]
 ) -> tuple[PyTree, Float[Array, "G"]]:
-    """The candidate parameters with the least mean loss on the tasks `sampler(key)`.
+    """The candidate parameters with the smallest mean loss on the tasks `sampler(key)`.
 
-    Give a key of its own: the tasks a rate is chosen on must not be those it is judged on.
+    Use another key for evaluation: parameters must not be judged on the tasks they were chosen on.
 
     Args:
-      apply: a learner (or one that returns [S, B, Q, K]: its last step counts).
-      candidates: parameters whose every leaf has a leading axis G, one entry a candidate.
+      apply: a learner; if it returns [S, B, Q, K], its last step counts.
+      candidates: parameters; every leaf has a leading axis G, one entry per candidate.
       sampler: key -> Episode.
-      key: which tasks.
+      key: determines the tasks.
 
     Returns:
-      (parameters without the leading axis, the loss of every candidate [G]).
+      The best parameters, without the leading axis, and the loss of every candidate [G]; inf where
+      it is not finite.
 
     Raises:
       ValueError: no candidate has a finite loss.
