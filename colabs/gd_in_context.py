@@ -191,9 +191,9 @@ for n in contexts:
         rivals[name] = (f, algorithms.grid_search(f, candidates, sample, jax.random.key(6))[0])
     found = float(rivals["gradient descent, searched"][1]["rate"])
     print(f"{n} rows: searched rate {found:.2f}, learned on made-up tasks {best['rate']:.2f}")
-    for name, loss in ico.compare(rivals, sample, jax.random.key(7)).losses.items():
-        means.setdefault(name, []).append(loss[-1].mean())
-        errors.setdefault(name, []).append(1.96 * loss[-1].std() / loss.shape[1] ** 0.5)
+    for row in ico.compare(rivals, sample, jax.random.key(7), pairs=()).table():
+        means.setdefault(row["learner"], []).append(row["loss"])
+        errors.setdefault(row["learner"], []).append(1.96 * row["standard error"])
 
 with style():
     fig, ax = plt.subplots()

@@ -37,7 +37,7 @@ THIRD_PARTY = {
     "types": JAX_ALONE,
     "layers": JAX_ALONE,
     "tasks": JAX_ALONE,
-    "algorithms": JAX_ALONE,
+    "algorithms": JAX_ALONE | {"scipy"},  # L-BFGS, for the best rates
     "probes": JAX_ALONE,
     "optim": JAX_ALONE | {"optax"},
 }

@@ -9,6 +9,7 @@ from ico.algorithms._adaptive_ridge import (
     ridge_weights,
     tune_ridge,
 )
+from ico.algorithms._best_rates import best_rates, expected_loss
 from ico.algorithms._diagonal import (
     DiagonalScalars,
     diagonal_heads,
@@ -36,12 +37,14 @@ __all__ = [
     "TunedRidge",
     "adaptive_ridge",
     "adaptive_ridge_weights",
+    "best_rates",
     "constructions",
     "descent_reading",
     "diagonal_heads",
     "diagonal_scalars",
     "diagonal_weights",
     "estimated_noise_variance",
+    "expected_loss",
     "gd",
     "gd_plus_plus",
     "implicit_model",

@@ -58,7 +58,7 @@ def lines(
             ax.set(xlabel=xlabel or x, ylabel=ylabel or y, title="" if place is None else place)
             if "x" in log:
                 ax.set_xscale("log")
-            elif all(isinstance(record.get(x), int) for record in found):
+            elif all(np.asarray(one[x]).dtype.kind in "iu" for one in here):
                 report.panels.whole_x(ax)
             if "y" in log:
                 report.panels.log_y(ax)
@@ -85,7 +85,7 @@ def _line(ax, records: Records, x: str, y: str, over: str, label: str | None, st
     ordered = sorted(records, key=lambda record: record.axes[x])
     found = [_interval(record, y, over) for record in ordered]
     places = [record.axes[x] for record in ordered]
-    low, high = np.array([ends for _, ends in found]).T
+    low, high = report.panels.finite([ends for _, ends in found]).T
     report.panels.line(ax, places, [value for value, _ in found], label, **style)
     ax.fill_between(places, low, high, color=style["color"], alpha=0.2, linewidth=0)
 
@@ -126,6 +126,7 @@ def bars(
                 axes_of = {a: v for a, v in ((x, place), (color, one)) if a is not None}
                 for r in found.where(**axes_of):
                     value, ends = report.interval(r[y])
+                    value, *ends = report.panels.finite([value, *ends])  # a gap if it diverged
                     at = group + width * (number - (len(colors) - 1) / 2)
                     error = np.abs(np.array(ends)[:, None] - value)
                     label = str(one) if one is not None and not group else None
@@ -136,7 +137,7 @@ def bars(
         if log:
             ax.set_yscale("log")
         if color:
-            report.legend_below(fig, axes)
+            report.legend_below(fig, ax)  # not axes: two may have been merged
         return fig
 
     return draw

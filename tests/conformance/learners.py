@@ -236,8 +236,8 @@ LEARNERS = {
 HELPERS = {
     *("statistics", "ridge_weights", "adaptive_ridge_weights", "estimated_noise_variance"),
     *("diagonal_heads", "diagonal_scalars", "descent_reading"),
-    *("grid_search", "tune_ridge"),
-    "constructions.next_vector",  # for sequences: tests/models
+    *("best_rates", "expected_loss", "grid_search", "tune_ridge"),
+    *("constructions.next_vector", "next_vector_gd", "next_vector_ridge"),  # for sequences
 }
 
 

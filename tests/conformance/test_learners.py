@@ -186,8 +186,9 @@ class Learners(chex.TestCase):
 
         result = ico.compare(learners, sample, jax.random.key(0))
         chex.assert_tree_all_finite(result.losses)
-        for name, losses in result.losses.items():
-            chex.assert_shape(losses, (L if LEARNERS[name].every_step else 1, B))
+        for name in learners:
+            steps = L if LEARNERS[name].every_step else 1
+            chex.assert_shape(result.by_step(name), (steps, B))
         equal = {1: ("implicit_weights", "implicit_model"), 2: ("gd", "constructions.gd")}
         difference = result.sensitivity_difference[equal[num_outputs]]
         chex.assert_trees_all_close(difference, np.zeros(B), atol=1e-12)
