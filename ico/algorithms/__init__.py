@@ -2,12 +2,10 @@
 
 from ico.algorithms import constructions
 from ico.algorithms._adaptive_ridge import (
-    TunedRidge,
     adaptive_ridge,
     adaptive_ridge_weights,
     estimated_noise_variance,
     ridge_weights,
-    tune_ridge,
 )
 from ico.algorithms._diagonal import (
     DiagonalScalars,
@@ -32,7 +30,6 @@ __all__ = [
     "DescentReading",
     "DiagonalScalars",
     "ImplicitModel",
-    "TunedRidge",
     "adaptive_ridge",
     "adaptive_ridge_weights",
     "constructions",
@@ -50,5 +47,4 @@ __all__ = [
     "ridge",
     "ridge_weights",
     "statistics",
-    "tune_ridge",
 ]
