@@ -26,6 +26,7 @@ _DEEPEST = 30  # layers
 
 @paper.study("How many layers of GD++ does a condition number take?")
 def gd_plus_plus_convergence(run):
+    """Layers until the error is below a tolerance, by condition number."""
     for power in range(1, run.config.condition_numbers + 1):
         kappa = 4.0**power
         spectra = [_spectrum(run, kappa, f"{power}/{k}") for k in range(run.config.spectra)]
@@ -103,11 +104,11 @@ def _fits(records: Records) -> list[dict]:
 
 
 @gd_plus_plus_convergence.figure(
-    "Theorem 5.1. Layers of GD++, scalars fitted to each spectrum, until the mean squared error over "
-    "its hundred eigenvalues is 1e-4 of its start; interpolated between depths. Circles: spectra "
+    "Theorem 5.1. Layers of GD++, scalars fitted to each spectrum, until the mean squared error "
+    "over its hundred eigenvalues is 1e-4 of its start; interpolated between depths. Circles: spectra "
     "drawn log-uniformly at a condition number."
 )
-def layers_by_condition_number(records: Records):
+def _layers_by_condition_number(records: Records):
     kappa_N, layers_KN = _curve(records)
     logs_N = np.log(kappa_N)
     fig, axes = report.canvas(1)

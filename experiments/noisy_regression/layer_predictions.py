@@ -15,6 +15,7 @@ from ico.lab import Records
 
 @paper.study("What does the implicit model look like after each layer?")
 def layer_predictions(run):
+    """Its loss after each layer, and its length along the oracle's weights."""
     contexts = draw_contexts(run, "layers/test", run.config.profile_tasks)
     for name, model in best_models(run).items():
         for sigma in (0.0, 1.0, 3.0, 5.0):

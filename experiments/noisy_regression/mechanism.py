@@ -39,6 +39,7 @@ _weights = jax.jit(diagonal_weights)
 
 @paper.study("Do the layers rescale by the noise, and do they have momentum?")
 def mechanism(run):
+    """Zeroed scalars, the effective step against noise, and regressions of steps on steps."""
     depth = max(run.config.depths)
     chosen = best(run, "DIAG", depth)
     scalars = chosen.model.apply({"params": chosen.params}, method="scalars")
@@ -179,8 +180,8 @@ mechanism.figure(
         xlabel="standard deviation of the noise",
         ylabel="<w, w_OLS> / |w_OLS|^2",
     ),
-    "How far the deepest DIAG and GD++ models of the table, ConstRR and the ridge oracle that knows "
-    "sigma go along the least-squares solution at each noise level.",
+    "How far the deepest DIAG and GD++ models of the table, ConstRR and the ridge oracle that "
+    "knows sigma go along the least-squares solution at each noise level.",
     name="effective_step",
 )
 
@@ -280,7 +281,7 @@ mechanism.claim(
 
 
 @mechanism.table("what explains a step")
-def regressions(records: Records) -> list[dict]:
+def _regressions(records: Records) -> list[dict]:
     found = records["regression"]
     return [
         _regression_row(found.one(step=step, of="step"), found.one(step=step, of="momentum"))

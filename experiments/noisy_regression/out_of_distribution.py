@@ -101,8 +101,8 @@ out_of_distribution.note(
     "shifted task. Statistics are scaled by the number of pairs before a model sees them."
 )
 out_of_distribution.note(
-    f"A mean beyond {FAR:g} is that of a few contexts which a model cubed at every layer: the second "
-    "table has their share."
+    f"A mean beyond {FAR:g} is that of a few contexts which a model cubed at every layer: the "
+    "second table has their share."
 )
 out_of_distribution.table(
     "loss", side_by_side("shift", of=lambda record: float(record["loss"].mean()))
@@ -114,11 +114,11 @@ out_of_distribution.table(
 
 
 @out_of_distribution.figure(
-    "Expected excess over the oracle of the shifted task, for models trained and baselines tuned at "
-    "noise up to 5. The open marker is the deepest DIAG. Arrows at the right edge: means beyond 100, "
-    "where a few contexts blow up."
+    "Expected excess over the oracle of the shifted task, for models trained and baselines tuned "
+    "at noise up to 5. The open marker is the deepest DIAG. Arrows at the right edge: means beyond "
+    "100, where a few contexts blow up."
 )
-def by_shift(records: Records):
+def _by_shift(records: Records):
     names, learners = records.axis("shift"), records.axis("learner")
     fig, axes = report.canvas(1, height=5.0)
     ax, deepest = axes[0, 0], deepest_diag(learners)

@@ -25,6 +25,8 @@ Several = lab.within(int, 2)
 
 
 class Config(lab.Config):
+    """What a preset chooses. The bands are not among it."""
+
     # Inputs of a task. Diabetes, the smallest of the real tables, has ten.
     num_inputs: lab.within(int, 1, 10) = 10
     # Pairs in the context of a task. Wine, the shortest of the real tables, has 178 rows.
@@ -80,6 +82,7 @@ class Config(lab.Config):
     real_tasks: Several = 4_000
 
     def check(self) -> None:
+        """Raises ValueError, its first word the field, where fields do not fit together."""
         if self.num_context <= self.num_inputs:
             raise ValueError(
                 f"num_context must be above num_inputs ({self.num_inputs}), or least squares "

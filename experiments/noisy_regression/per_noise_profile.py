@@ -27,6 +27,7 @@ def levels(run: lab.Run) -> Float[np.ndarray, "G"]:
 
 @paper.study("And at each noise level by itself?")
 def per_noise_profile(run):
+    """Losses at fixed noise levels of models and baselines."""
     contexts = draw_contexts(run, "profile/test", run.config.profile_tasks)
     models = best_models(run, all_depths=True)
     learners = {name: model.weights for name, model in models.items()} | baselines(run)
@@ -48,7 +49,7 @@ per_noise_profile.table(
     "noise up to 5 (gray line). DIAG is darker the deeper. Bands are 95% intervals over contexts; "
     "the axis ends at 1e-5."
 )
-def by_level(records: Records):
+def _by_level(records: Records):
     learners = records.axis("learner")
     depths = sorted({int(name.split()[1]) for name in learners if name.startswith("DIAG, ")})
     looks = {name: look_of(name) for name in learners}

@@ -71,9 +71,9 @@ real_data.note(
     f"medians are compared; the share of tasks with a loss beyond {FAR:g} is given."
 )
 real_data.note(
-    "Intervals are over tasks drawn from one table: they say how sure the order is there. Models and "
-    "baselines are those for noise up to 5; searched ridge has one noise variance, searched on other "
-    "draws of the same tasks. An empty mean is one that overflowed."
+    "Intervals are over tasks drawn from one table: they say how sure the order is there. Models "
+    "and baselines are those for noise up to 5; searched ridge has one noise variance, searched on "
+    "other draws of the same tasks. An empty mean is one that overflowed."
 )
 
 
@@ -109,7 +109,7 @@ def median(values: Float[np.ndarray, "T"]) -> float:
 
 
 def gap(a: Float[np.ndarray, "T"], b: Float[np.ndarray, "T"]) -> Float[np.ndarray, "T"]:
-    """Differences of losses; one that overflowed is infinitely worse, and as bad as another such."""
+    """Differences of losses. One that overflowed is infinitely worse, and as bad as another."""
     a, b = (np.where(np.isfinite(losses), losses, np.inf) for losses in (a, b))
     both = np.isinf(a) & np.isinf(b)
     return np.where(both, 0.0, np.where(both, 0.0, a) - np.where(both, 0.0, b))
@@ -150,12 +150,12 @@ def _gaps(records: Records) -> list[dict]:
 
 
 @real_data.figure(
-    "Median half squared error when ten random columns of a real table predict another, by the noise "
-    "added to the labels in the context; inputs standardised (top) or whitened (bottom) by the rows "
-    "outside the task. The open marker is the deepest DIAG. Axes end just above the loss of "
+    "Median half squared error when ten random columns of a real table predict another, by the "
+    "noise added to the labels in the context; inputs standardised (top) or whitened (bottom) by the "
+    "rows outside the task. The open marker is the deepest DIAG. Axes end just above the loss of "
     "predicting zero."
 )
-def by_table(records: Records):
+def _by_table(records: Records):
     tables, inputs = records.axis("table"), records.axis("inputs")
     fig, axes = report.canvas(len(tables), len(inputs), height=3.0)
     deepest = deepest_diag(records.axis("learner"))

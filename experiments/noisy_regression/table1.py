@@ -338,7 +338,7 @@ def _forms(records: Records) -> list[dict]:
     "the paper's numbers. Lines without markers: ridge baselines (none where their loss is zero). "
     "The axis ends at 10."
 )
-def by_depth(records: Records):
+def _by_depth(records: Records):
     found = records[""]
     settings = found.axis("noise")
     fig, axes = report.canvas(2, -(-len(settings) // 2), sharex=True)

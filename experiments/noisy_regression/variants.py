@@ -4,6 +4,7 @@ Dimension key: S seeds, C noise settings, B tasks in a batch, T tasks, D inputs,
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -48,7 +49,7 @@ def make_model(variant: str, num_layers: int, num_inputs: int):
 
 
 @functools.lru_cache(maxsize=32)
-def training_loss(model, far: float):
+def training_loss(model, far: float) -> Callable:
     """The loss (params, contexts) that models are trained by; the same function for equal models.
 
     A loss l counts as `far log(1 + l / far)`, and one beyond `_LOST` not at all. Every layer cubes

@@ -13,13 +13,14 @@ from ico.lab import Records
 
 @paper.study("What do the matrices P and Q of a trained FULL model look like?")
 def weights(run):
+    """P and Q of the best seed at noise up to 5."""
     chosen = best(run, "FULL", max(run.config.full_depths))
     for name in ("p", "q"):
         yield lab.record(matrix=name.upper(), layers=chosen.params[name][:, 0])
 
 
 @weights.table("matrices")
-def _matrices(records: Records) -> list[dict]:
+def _shares(records: Records) -> list[dict]:
     rows = []
     for record in records:
         for layer, matrix_EE in enumerate(record["layers"], start=1):
@@ -39,10 +40,10 @@ def _matrices(records: Records) -> list[dict]:
 
 
 @weights.figure(
-    "Paper, Fig. 4. The matrices P and Q of the trained FULL model, one colour scale each; the last "
-    "row and column belong to y."
+    "Paper, Fig. 4. The matrices P and Q of the trained FULL model, one colour scale each; the "
+    "last row and column belong to y."
 )
-def matrices(records: Records):
+def _matrices(records: Records):
     fig, axes = report.canvas(len(records.stack("layers")[0]), len(records), height=2.4)
     for row, record in zip(axes, records, strict=True):
         for layer, (ax, matrix_EE) in enumerate(zip(row, record["layers"], strict=True), start=1):
