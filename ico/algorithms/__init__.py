@@ -24,6 +24,7 @@ from ico.algorithms._implicit_model import (
 from ico.algorithms._newton import newton
 from ico.algorithms._ridge import ridge
 from ico.algorithms._search import line_search
+from ico.algorithms._spectral_error import gd_plus_plus_error
 from ico.algorithms._statistics import statistics
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "estimated_noise_variance",
     "gd",
     "gd_plus_plus",
+    "gd_plus_plus_error",
     "implicit_model",
     "implicit_weights",
     "line_search",
