@@ -15,7 +15,7 @@ import threadpoolctl
 from jaxtyping import Float
 
 from experiments.noisy_regression.paper import look_of, paper
-from ico import lab, report
+from ico import algorithms, lab, report
 from ico.lab import Records
 
 _TOLERANCE = 1e-4  # of the mean squared error over eigenvalues, relative to no step at all
@@ -42,12 +42,6 @@ gd_plus_plus_convergence.note(
 )
 
 
-def _curve(records: Records) -> tuple[np.ndarray, np.ndarray]:
-    """Condition numbers [N], and layers of GD++ [K, N]."""
-    found = records.where(method="GD++")
-    return np.array(found.axis("kappa")), found.stack("layers").T
-
-
 @gd_plus_plus_convergence.claim(
     "linear",
     "The layers that GD++ needs grow linearly with the logarithm of the condition number",
@@ -56,17 +50,20 @@ def _curve(records: Records) -> tuple[np.ndarray, np.ndarray]:
     band=(0.9, None),
 )
 def _linear(records: Records) -> lab.Measurement:
-    kappa_N, layers_KN = _curve(records)
+    found = records.where(method="GD++")
+    kappa_N, layers_KN = np.array(found.axis("kappa")), found.stack("layers").T
 
-    def explained(layers_KN):
-        y = layers_KN.mean(0)
-        rho = np.corrcoef(np.log(kappa_N), y)[0, 1] if np.ptp(y) > 0 else float("nan")
-        return float(rho**2)
+    def explained(layers_KN, degree=1):
+        y, logs_N = layers_KN.mean(0), np.log(kappa_N)
+        if degree == 1:
+            return float(np.corrcoef(logs_N, y)[0, 1] ** 2) if np.ptp(y) > 0 else float("nan")
+        return 1 - np.var(y - np.polyval(np.polyfit(logs_N, y, degree), logs_N)) / np.var(y)
 
     value, ci95 = report.interval_of(explained, layers_KN)
     note = (
         f"condition numbers 4 to {kappa_N[-1]:g}, tolerance {_TOLERANCE:g}; the interval is over "
-        f"{len(layers_KN)} spectra at each"
+        f"{len(layers_KN)} spectra at each; a parabola explains {explained(layers_KN, 2):.3f}; "
+        "the band alone does not tell a line from a gentle curve"
     )
     return lab.Measurement(value, ci95, 0, layers_KN.size, note)
 
@@ -74,54 +71,28 @@ def _linear(records: Records) -> lab.Measurement:
 @gd_plus_plus_convergence.table("layers needed")
 def _layers(records: Records) -> list[dict]:
     rows = []
-    for kappa in records.axis("kappa"):
-        found = records.where(kappa=kappa)
-        layers_K = found.one(method="GD++")["layers"]
-        row = {
-            "condition number": kappa,
-            "layers, mean": float(layers_K.mean()),
-            "fewest": float(layers_K.min()),
-            "most": float(layers_K.max()),
-        }
-        for other in found.where(method="gradient descent"):
-            count = float(other["layers"][0])
-            row["gradient descent"] = count if np.isfinite(count) else f"more than {_DEEPEST}"
-        rows.append(row)
+    for record in records:
+        counts = {"mean": np.mean, "fewest": np.min, "most": np.max}
+        values = {name: float(of(record["layers"])) for name, of in counts.items()}
+        finite = np.isfinite(record["layers"]).all()
+        rows.append(dict(record.axes) | (values if finite else {"mean": f"more than {_DEEPEST}"}))
     return rows
 
 
-@gd_plus_plus_convergence.table("is it a line?")
-def _fits(records: Records) -> list[dict]:
-    """The band alone does not tell a line from a gentle curve."""
-    kappa_N, layers_KN = _curve(records)
-    logs_N, mean_N, rows = np.log(kappa_N), layers_KN.mean(0), []
-    for curve, degree in (("line", 1), ("parabola", 2)):
-        fit = np.polyfit(logs_N, mean_N, degree)
-        share = 1 - np.var(mean_N - np.polyval(fit, logs_N)) / np.var(mean_N)
-        fitted = " + ".join(f"{c:.2f} log^{p}" for p, c in enumerate(fit[::-1]))
-        rows.append({"layers as a function": curve, "fit": fitted, "explained": float(share)})
-    return rows
-
-
-@gd_plus_plus_convergence.figure(
-    "Theorem 5.1. Layers of GD++, scalars fitted to each spectrum, until the mean squared error "
-    "over its hundred eigenvalues is 1e-4 of its start; interpolated between depths. Circles: spectra "
-    "drawn log-uniformly at a condition number."
+gd_plus_plus_convergence.figure(
+    lab.lines(
+        "kappa",
+        "layers",
+        color="method",
+        log="x",
+        xlabel="condition number",
+        ylabel="layers",
+        looks={"GD++": look_of("GD++")},
+    ),
+    "Theorem 5.1. Layers, scalars fitted to each spectrum, until the mean squared error over its "
+    "hundred eigenvalues is 1e-4 of its start; interpolated between depths. Means over spectra "
+    "drawn log-uniformly at a condition number, with 95% intervals.",
 )
-def _layers_by_condition_number(records: Records):
-    kappa_N, layers_KN = _curve(records)
-    logs_N = np.log(kappa_N)
-    fig, axes = report.canvas(1)
-    ax = axes[0, 0]
-    style = look_of("GD++") | {"linestyle": "none", "marker": "o", "fillstyle": "none"}
-    ax.plot(kappa_N, layers_KN.T, alpha=0.5, **style)
-    line = np.polyval(np.polyfit(logs_N, layers_KN.mean(0), 1), logs_N)
-    ax.plot(kappa_N, line, color="black", linestyle="--", label="line fitted to the means")
-    ax.set(xscale="log", xlabel="condition number", ylabel="layers of GD++")
-    ax.set_xticks(kappa_N, [f"{value:g}" for value in kappa_N])
-    ax.minorticks_off()
-    ax.legend()
-    return fig
 
 
 def _spectrum(run: lab.Run, kappa: float, name: str) -> Float[np.ndarray, "V"]:
@@ -169,8 +140,8 @@ def _fit(spectrum, previous, rng, start: int, curvature: bool):
     x = np.concatenate([previous, more / _largest(spectrum, previous)])
 
     def error(flat):
-        value, gradient = log_error(flat.reshape(-1, 2), spectrum)
-        return value, np.where(curvature | (np.arange(flat.size) % 2 == 1), gradient, 0)
+        value, gradient = algorithms.gd_plus_plus_error(flat.reshape(-1, 2), spectrum)
+        return value, np.where([curvature, True], gradient, 0).ravel()
 
     # The line search tries steps so long that they overflow, and turns back by itself.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -185,34 +156,3 @@ def _largest(spectrum, scalars) -> float:
     for w_xx, _ in scalars:
         values = values * (1 + w_xx * values) ** 2
     return float(values.max())
-
-
-def log_error(
-    scalars: Float[np.ndarray, "L 2"], spectrum: Float[np.ndarray, "V"]
-) -> tuple[float, Float[np.ndarray, "2*L"]]:
-    """Log of the mean squared error, and its gradient by hand, in float64.
-
-    Args:
-      scalars: w_xx and w_yx of each layer.
-      spectrum: eigenvalues.
-
-    Returns:
-      (value, gradient over the flattened scalars).
-    """
-    values, error = spectrum, np.ones_like(spectrum)
-    tape = []
-    for w_xx, w_yx in scalars:
-        tape.append((values, error))
-        error, values = error * (1 + w_yx * values), values * (1 + w_xx * values) ** 2
-    mean = np.mean(error**2) + 1e-300
-    d_error, d_values = 2 * error / (len(error) * mean), np.zeros_like(spectrum)
-    gradient = np.zeros_like(scalars)
-    for layer in reversed(range(len(scalars))):
-        (values, error), (w_xx, w_yx) = tape[layer], scalars[layer]
-        grow = 1 + w_xx * values
-        gradient[layer] = np.sum(d_values * 2 * grow * values**2), np.sum(d_error * error * values)
-        d_error, d_values = (
-            d_error * (1 + w_yx * values),
-            d_error * error * w_yx + d_values * grow * (grow + 2 * w_xx * values),
-        )
-    return float(np.log(mean)), gradient.ravel()

@@ -1,13 +1,13 @@
-"""Section 4.3: do the layers of DIAG rescale by the noise, and do they have momentum?
+"""Section 4.3 and Fig. 4: do the layers of DIAG rescale by the noise, and do they have momentum?
 
-The deepest DIAG of Table 1 with one kind of scalar left out, how far along the least-squares
-solution it goes, and regressions of its steps.
+The matrices of FULL; the deepest DIAG of Table 1 with one kind of scalar left out, how far along
+the least-squares solution it goes, and regressions of its steps.
 
 That the last step's coefficient in a regression of w_{l+1} - w_l differs from zero proves nothing:
 rescaling alone gives it one. So the claim is on the regression of the layer's exact momentum term
 (`ico.algorithms.descent_reading`), which is zero in a model without momentum.
 
-Dimension key: L layers, G noise levels, T tasks, D inputs, C columns of a regression.
+Dimension key: L layers, G noise levels, T tasks, D inputs, E token width.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,26 +15,54 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 from scipy.stats import spearmanr
 
-from experiments.noisy_regression.contexts import (
-    EvalContexts,
-    at_noise,
-    baselines,
-    draw_contexts,
-    excess,
-    level,
-    prior_of,
-)
+from experiments.noisy_regression import testbed
 from experiments.noisy_regression.paper import look_of, paper
-from experiments.noisy_regression.per_noise_profile import STRONG, levels
+from experiments.noisy_regression.profiles import levels
 from experiments.noisy_regression.variants import best
 from ico import algorithms, lab, report
 from ico.algorithms import DiagonalScalars, diagonal_heads, diagonal_weights
 from ico.lab import Record, Records
+from ico.report import Regression
 
 _weights = jax.jit(diagonal_weights)
+
+
+@paper.study("What do the matrices P and Q of a trained FULL model look like?")
+def weights(run):
+    """P and Q of the best seed at noise up to 5, and what DIAG could hold of them."""
+    chosen = best(run, "FULL", max(run.config.full_depths))
+    for name in ("p", "q"):
+        for layer, matrix_EE in enumerate(np.asarray(chosen.params[name])[:, 0], start=1):
+            yield lab.record(matrix=name.upper(), layer=layer, values=matrix_EE)
+
+
+@weights.table("matrices")
+def _diagonals(records: Records) -> list[dict]:
+    rows = []
+    for record in records:
+        x, y = np.diag(record["values"])[:-1], record["values"][-1, -1]
+        held = (len(x) * x.mean() ** 2 + y**2) / np.sum(record["values"] ** 2)
+        row = {"mean of x diagonal": x.mean(), "its standard deviation": x.std(), "y diagonal": y}
+        row["share of squares that DIAG can hold"] = held
+        rows.append(dict(record.axes) | {name: float(number) for name, number in row.items()})
+    return rows
+
+
+@weights.figure(
+    "Paper, Fig. 4. The matrices P and Q of the trained FULL model, one colour scale each; the "
+    "last row and column belong to y."
+)
+def _matrices(records: Records):
+    fig, axes = report.canvas(len(records.axis("layer")), 2, height=2.4)
+    for ax, record in zip(axes.flat, records, strict=True):
+        top = float(np.abs(record["values"]).max())
+        picture = ax.imshow(record["values"], cmap="RdBu_r", vmin=-top, vmax=top)
+        ax.set(title=f"{record['matrix']}, layer {record['layer']}", xticks=[], yticks=[])
+        ax.grid(False)
+        fig.colorbar(picture, ax=ax, shrink=0.7)
+    return fig
 
 
 @paper.study("Do the layers rescale by the noise, and do they have momentum?")
@@ -45,8 +73,7 @@ def mechanism(run):
     scalars = chosen.model.apply({"params": chosen.params}, method="scalars")
     scalars = DiagonalScalars(*map(jnp.asarray, scalars))
     yield lab.record("scalars", **{f"w_{name}": leaf for name, leaf in scalars._asdict().items()})
-    contexts = draw_contexts(run, "mechanism/test", run.config.eval_tasks)
-    test = at_noise(contexts, prior_of(STRONG))
+    test = testbed.at_noise(testbed.draw(run, "mechanism/test", run.config.eval_tasks))
     yield from _left_out(scalars, test)
     yield from _effective_step(run, scalars)
     yield from step_regressions(scalars, test)
@@ -72,11 +99,11 @@ def _scalars(records: Records) -> list[dict]:
 # Rescaling ---------------------------------------------------------------------------------------
 
 
-def _left_out(scalars: DiagonalScalars, test: EvalContexts) -> Iterator[Record]:
+def _left_out(scalars: DiagonalScalars, test: testbed.EvalContexts) -> Iterator[Record]:
     """The loss when one kind of scalar is zero in all layers."""
     for name in ("", "yy", "xy", "xx"):
         less = scalars._replace(**{name: jnp.zeros_like(scalars.yy)} if name else {})
-        loss = excess(_weights(less, test.statistics), test.oracle)
+        loss = testbed.excess(_weights(less, test.statistics), test.oracle)
         yield lab.record("scalars left out", left_out=f"w_{name}" if name else "nothing", loss=loss)
 
 
@@ -96,15 +123,10 @@ mechanism.claim(
 )
 
 
-@mechanism.table("scalars left out")
-def _rises(records: Records) -> list[dict]:
-    found = records["scalars left out"]
-    whole, rows = found.one(left_out="nothing")["loss"], []
-    for record in found:
-        rise, (low, high) = lab.interval(record["loss"], whole, statistic=report.difference)
-        row = {"left out": record["left_out"], "loss": float(record["loss"].mean())}
-        rows.append(row | {"rise": rise, "95% low": low, "95% high": high})
-    return rows
+mechanism.table(
+    "scalars left out",
+    lab.rows("loss", record="scalars left out", reference={"left_out": "nothing"}),
+)
 
 
 # The effective step ------------------------------------------------------------------------------
@@ -112,24 +134,22 @@ def _rises(records: Records) -> list[dict]:
 
 def _effective_step(run, scalars: DiagonalScalars) -> Iterator[Record]:
     """How far along the least-squares solution learners go, by noise level."""
-    contexts = draw_contexts(run, "mechanism/step", run.config.profile_tasks)
+    contexts = testbed.draw(run, "mechanism/step", run.config.profile_tasks)
     # Levels met in training, but four at least: a rank correlation wants some.
     grid = levels(run)[: max(4, run.config.noise_levels - 2)]
-    plain = best(run, "GD++", max(run.config.depths))
-    constant = baselines(run)["ConstRR"]
-    along: dict[str, list] = {name: [] for name in ("DIAG", "oracle", "GD++", "ConstRR", "OLS")}
-    for sigma in grid:
-        at = at_noise(contexts, level(sigma))
-        ols = algorithms.ridge_weights(at.statistics, 0.0)
-        learners = {
-            "DIAG": _weights(scalars, at.statistics),
-            "oracle": at.oracle,
-            "GD++": plain.weights(at.statistics),
-            "ConstRR": constant(at.statistics),
-            "OLS": ols,
-        }
-        for name, w in learners.items():
-            along[name].append(np.asarray(jnp.sum(w * ols, axis=1)))
+    learners = {
+        "DIAG": lambda at: _weights(scalars, at.statistics),
+        "oracle": lambda at: at.oracle,
+        "GD++": lambda at: best(run, "GD++", max(run.config.depths)).weights(at.statistics),
+        "ConstRR": lambda at: testbed.baselines(run)["ConstRR"](at.statistics),
+        "OLS": lambda at: algorithms.ridge_weights(at.statistics, 0.0),
+    }
+    along: dict[str, list] = {name: [] for name in learners}
+    for sigma in map(float, grid):
+        at = testbed.at_noise(contexts, (sigma,))
+        ols = learners["OLS"](at)
+        for name, weights in learners.items():
+            along[name].append(jnp.sum(weights(at) * ols, axis=1))
     along_TG = {name: np.stack(values, axis=1) for name, values in along.items()}
     square_TG = along_TG.pop("OLS")
     for name, values_TG in along_TG.items():
@@ -159,15 +179,12 @@ def _step_falls(records: Records) -> lab.Measurement:
 
 @mechanism.table("effective step")
 def _steps(records: Records) -> list[dict]:
-    return [
-        {
-            "learner": record["learner"],
-            "without noise": float(record["step"][0]),
-            "at the strongest": float(record["step"][-1]),
-            "ratio": float(record["step"][-1] / record["step"][0]),
-        }
-        for record in records["effective step"]
-    ]
+    rows = []
+    for record in records["effective step"]:
+        first, last = (float(record["step"][place]) for place in (0, -1))
+        row = {"learner": record["learner"], "without noise": first, "at the strongest": last}
+        rows.append(row | {"ratio": last / first})
+    return rows
 
 
 mechanism.figure(
@@ -189,10 +206,10 @@ mechanism.figure(
 # Momentum ----------------------------------------------------------------------------------------
 
 
-def step_regressions(scalars: DiagonalScalars, test: EvalContexts) -> Iterator[Record]:
+def step_regressions(scalars: DiagonalScalars, test: testbed.EvalContexts) -> Iterator[Record]:
     """What regressions on the preconditioned gradient and the last step need, for all but step 1.
 
-    Of the whole step and of its momentum term, each as moments by task (`moments`).
+    Of the whole step and of its momentum term, each as moments by task (`ico.report.Regression`).
     """
     p, q = diagonal_heads(scalars, test.oracle.shape[1])
 
@@ -209,52 +226,30 @@ def step_regressions(scalars: DiagonalScalars, test: EvalContexts) -> Iterator[R
         columns = [descent_LTD[layer], w_LTD[layer] - w_LTD[layer - 1]]
         responses = {"step": w_LTD[layer + 1] - w_LTD[layer], "momentum": momentum_LTD[layer]}
         for of, y_TD in responses.items():
-            place = f"{layer} to {layer + 1}"
-            yield lab.record("regression", of=of, step=place, **moments(y_TD, columns))
+            fit = Regression.of(y_TD, columns)
+            yield lab.record("regression", of=of, step=f"{layer} to {layer + 1}", **fit._asdict())
 
 
-def moments(
-    y: Float[np.ndarray, "T D"], columns: list[Float[np.ndarray, "T D"]]
-) -> dict[str, np.ndarray]:
-    """Moments of a regression over tasks and coordinates: xx [T, C, C], xy [T, C], yy [T].
-
-    They are kept by task, so that tasks are what a bootstrap draws.
-    """
-    x_TDC = np.stack(columns, axis=-1)
-    xx = np.einsum("tdc,tde->tce", x_TDC, x_TDC)
-    return {"xx": xx, "xy": np.einsum("tdc,td->tc", x_TDC, y), "yy": np.sum(y**2, axis=1)}
+def _r_squared(fit: Regression) -> float:
+    return fit.r_squared
 
 
-def coefficients(xx, xy, yy) -> Float[np.ndarray, "C"]:
-    """Those of least squares; of columns that are the same each gets half."""
-    return np.linalg.pinv(xx.mean(0), rcond=1e-10, hermitian=True) @ xy.mean(0)
+def _last_step(fit: Regression) -> float:
+    return fit.coefficients[1]
 
 
-def last_step(xx, xy, yy) -> float:
-    """The coefficient of the last step."""
-    return float(coefficients(xx, xy, yy)[1])
-
-
-def r_squared(xx, xy, yy) -> float:
-    """The share explained; the mean of y is zero by symmetry (w and -w are alike)."""
-    explained, total = coefficients(xx, xy, yy) @ xy.mean(0), yy.mean()
-    return float(explained / total) if total > 0 else float("nan")
-
-
-def interval_over_tasks(statistic: Callable, record: Record):
-    """A statistic of a regression's moments, with its interval."""
-    return report.interval_of(statistic, record["xx"], record["xy"], record["yy"], resamples=500)
+def _fit(record: Record) -> Regression:
+    return Regression(record["xx"], record["xy"], record["yy"])
 
 
 def _least(of: str, statistic: Callable) -> Callable[[Records], lab.Measurement]:
     """The least of a statistic over steps."""
 
     def measure(records: Records) -> lab.Measurement:
-        steps = records["regression"].where(of=of)
-        found = [interval_over_tasks(statistic, record) for record in steps]
-        value, ci95 = min(found, key=lambda pair: pair[0])
-        count = len(steps.stack("yy")[0])
-        return lab.Measurement(value, ci95, 1, count, f"{len(found)} steps, all but the first")
+        fits = [_fit(record) for record in records["regression"].where(of=of)]
+        value, ci95 = min((fit.interval(statistic) for fit in fits), key=lambda found: found[0])
+        note = f"{len(fits)} steps, all but the first"
+        return lab.Measurement(value, ci95, 1, len(fits[0].yy), note)
 
     return measure
 
@@ -266,7 +261,7 @@ mechanism.claim(
     "section 4.3",
     unit="R^2",
     band=(0.95, None),
-    of=_least("step", r_squared),
+    of=_least("step", _r_squared),
 )
 mechanism.claim(
     "momentum",
@@ -276,37 +271,32 @@ mechanism.claim(
     unit="coefficient",
     band=(0.01, None),
     kind="core",
-    of=_least("momentum", last_step),
+    of=_least("momentum", _last_step),
 )
 
 
 @mechanism.table("what explains a step")
-def _regressions(records: Records) -> list[dict]:
+def _explained(records: Records) -> list[dict]:
     found = records["regression"]
     return [
-        _regression_row(found.one(step=step, of="step"), found.one(step=step, of="momentum"))
+        {"step": step} | _row(*(_fit(found.one(step=step, of=of)) for of in ("step", "momentum")))
         for step in found.axis("step")
     ]
 
 
-def _regression_row(whole: Record, momentum: Record) -> dict:
-    value, (low, high) = interval_over_tasks(r_squared, whole)
-    last, (last_low, last_high) = interval_over_tasks(last_step, whole)
-    exact, (exact_low, exact_high) = interval_over_tasks(last_step, momentum)
-    xx, xy, yy = whole["xx"], whole["xy"], whole["yy"]
-    return {
-        "step": whole["step"],
-        "R^2": value,
-        "R^2 low": low,
-        "R^2 high": high,
-        "R^2 of the gradient alone": r_squared(xx[:, :1, :1], xy[:, :1], yy),
-        "of the gradient": float(coefficients(xx, xy, yy)[0]),
-        "of the last step": last,
-        "last step low": last_low,
-        "last step high": last_high,
-        "momentum term's": exact,
-        "its low": exact_low,
-        "its high": exact_high,
-        "its R^2": r_squared(momentum["xx"], momentum["xy"], momentum["yy"]),
-        "momentum's share of the step": float(np.sqrt(momentum["yy"].sum() / yy.sum())),
+def _row(whole: Regression, momentum: Regression) -> dict:
+    alone = Regression(whole.xx[:, :1, :1], whole.xy[:, :1], whole.yy)
+    row = {
+        "R^2 of the gradient alone": alone.r_squared,
+        "of the gradient": float(whole.coefficients[0]),
+        "momentum term's R^2": momentum.r_squared,
+        "momentum's share of the step": float(np.sqrt(momentum.yy.sum() / whole.yy.sum())),
     }
+    for name, fit, statistic in (
+        ("R^2", whole, _r_squared),
+        ("last step", whole, _last_step),
+        ("momentum term's last step", momentum, _last_step),
+    ):
+        value, (low, high) = fit.interval(statistic)
+        row |= {name: value, f"{name} low": low, f"{name} high": high}
+    return row

@@ -9,17 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.noisy_regression.contexts import (
-    FAR,
-    STRONG,
-    EvalContexts,
-    baselines,
-    draw,
-    level,
-    prior_of,
-    share_far,
-)
-from experiments.noisy_regression.paper import deepest_diag, look_of, paper, side_by_side
+from experiments.noisy_regression import testbed
+from experiments.noisy_regression.paper import deepest_diag, look_of, paper
+from experiments.noisy_regression.testbed import FAR, EvalContexts
 from experiments.noisy_regression.variants import best_models
 from ico import lab, report, tasks
 from ico.algorithms import ridge_weights
@@ -64,12 +56,12 @@ def out_of_distribution(run):
     for shift in shifts(config):
         N = shift.num_context or config.num_context
         task = tasks.NoisyRegression(config.profile_tasks, config.num_inputs, N)
-        contexts = draw(run.key(f"shift/{shift.name}"), task)
+        contexts = testbed.draw_task(run.key(f"shift/{shift.name}"), task)
         test, scale_D = shifted(contexts, shift)
         # Linear attention adds up over the context: a model for N pairs is scaled to others.
         per_pair = Statistics(*(leaf * config.num_context / N for leaf in test.statistics))
         weights = {name: model.weights(per_pair) for name, model in models.items()}
-        for name, ridge in baselines(run, num_context=N).items():
+        for name, ridge in testbed.baselines(run, num_context=N).items():
             weights[name] = ridge(test.statistics)
         for name, w in weights.items():
             loss = 0.5 * jnp.sum((scale_D[None] * (w - test.oracle)) ** 2, axis=-1)
@@ -88,8 +80,8 @@ def shifted(contexts: tasks.NoisyContext, shift: Shift) -> tuple[EvalContexts, F
         xe=contexts.xe * scale_D[None],
         weights=shift.weight_scale * contexts.weights,
     )
-    prior = prior_of(STRONG) if shift.sigma is None else level(shift.sigma)
-    sigma = prior.sigma(contexts.u)
+    noise = testbed.STRONG if shift.sigma is None else (shift.sigma,)
+    sigma = tasks.NoisePrior.of(noise).sigma(contexts.u)
     statistics = moved.at(sigma)
     # w ~ N(0, weight_scale^2 I) is the unit prior at noise sigma / weight_scale.
     oracle = ridge_weights(statistics, (sigma / shift.weight_scale) ** 2)
@@ -104,12 +96,10 @@ out_of_distribution.note(
     f"A mean beyond {FAR:g} is that of a few contexts which a model cubed at every layer: the "
     "second table has their share."
 )
-out_of_distribution.table(
-    "loss", side_by_side("shift", of=lambda record: float(record["loss"].mean()))
-)
+out_of_distribution.table("loss", lab.grid("loss", rows=("shift",), columns="learner"))
 out_of_distribution.table(
     f"share of contexts beyond {FAR:g}",
-    side_by_side("shift", of=lambda record: share_far(record["loss"]), trained=True),
+    lab.grid("loss", rows=("shift",), columns="learner", of=testbed.share_far, trained=True),
 )
 
 
@@ -121,7 +111,7 @@ out_of_distribution.table(
 def _by_shift(records: Records):
     names, learners = records.axis("shift"), records.axis("learner")
     fig, axes = report.canvas(1, height=5.0)
-    ax, deepest = axes[0, 0], deepest_diag(learners)
+    ax, deepest = axes[0, 0], deepest_diag(records)
     for place, learner in enumerate(learners):
         look = look_of(learner) | {"linestyle": "none", "markersize": 7}
         look["marker"] = look["marker"] or "|"

@@ -15,10 +15,8 @@ Losses are expected excesses over the ridge oracle that knows sigma, 1/2 |w - w_
 paper's adjusted loss. Bands on losses of trained models are one-sided: training better passes.
 """
 
-from collections.abc import Callable
-
 from ico import lab, report
-from ico.report import Record, Records
+from ico.lab import Records
 
 # Sample sizes: an interval needs two.
 Several = lab.within(int, 2)
@@ -103,44 +101,32 @@ class Config(lab.Config):
         return (*self.sigma_max, *self.sigma_sets)
 
 
-# Equal numbers of contexts everywhere: then the studies share compiled programs.
-SMOKE = dict(
-    num_seeds=2,
-    sigma_max=(0.0, 5.0),
+# The same number of contexts everywhere: then the studies share compiled programs.
+_CONTEXTS = ("spectra_pool", "choice_tasks", "eval_tasks", "profile_tasks", "tuning_tasks")
+_RATES = ("learning_rate", "full_learning_rate", "deep_learning_rate")
+_STEPS = ("steps_per_layer", "full_steps", "deep_steps")
+_SMOKE = dict(
+    **dict.fromkeys((*_CONTEXTS, "real_tasks"), 64),
+    **dict.fromkeys(_STEPS, 2),
+    **dict.fromkeys(("num_seeds", "deep_depth", "spectra"), 2),
     depths=(2,),
     full_depths=(2,),
-    deep_depth=2,
+    sigma_max=(0.0, 5.0),
     batch_size=16,
-    steps_per_layer=2,
-    full_steps=2,
-    deep_steps=2,
-    spectra_pool=64,
-    choice_tasks=64,
-    eval_tasks=64,
-    profile_tasks=64,
     noise_levels=4,
-    tuning_tasks=64,
-    spectra=2,
     condition_numbers=3,
     count_gradient_descent=False,
-    real_tasks=64,
 )
 
 # The paper: batch 2048, 200,000 steps, best of five seeds, one to seven layers, all noise settings.
-PAPER = dict(
+_PAPER = dict(
+    **dict.fromkeys((*_STEPS, "most_steps"), 200_000),
+    **dict.fromkeys(_RATES, 1e-4),
+    **dict.fromkeys(("depths", "full_depths"), (1, 2, 3, 4, 5, 6, 7)),
     sigma_max=(0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0),
     sigma_sets=((1.0, 3.0), (1.0, 3.0, 5.0)),
-    depths=(1, 2, 3, 4, 5, 6, 7),
-    full_depths=(1, 2, 3, 4, 5, 6, 7),
     full_everywhere=True,
     batch_size=2048,
-    steps_per_layer=200_000,
-    most_steps=200_000,
-    full_steps=200_000,
-    deep_steps=200_000,
-    learning_rate=1e-4,
-    full_learning_rate=1e-4,
-    deep_learning_rate=1e-4,
 )
 
 paper = lab.Paper(
@@ -149,13 +135,11 @@ paper = lab.Paper(
     authors="Vladymyrov, von Oswald, Sandler, Ge",
     year=2024,
     arxiv="2402.14180",
-    smoke=SMOKE,
-    paper=PAPER,
+    smoke=_SMOKE,
+    paper=_PAPER,
     studies=(
         "table1",
-        "per_noise_profile",
-        "layer_predictions",
-        "weights",
+        "profiles",
         "mechanism",
         "gd_plus_plus_convergence",
         "out_of_distribution",
@@ -189,30 +173,12 @@ def look_of(learner: str) -> dict:
     return dict(zip(("color", "marker", "linestyle"), _LOOKS[variant], strict=True))
 
 
-def deepest_diag(learners: list[str]) -> str:
-    """Which of some learners is the DIAG with most layers."""
-    return max((name for name in learners if name.startswith("DIAG, ")), key=_layers)
+def looks(records: Records) -> dict[str, dict]:
+    """Those of all learners of some records."""
+    return {learner: look_of(learner) for learner in records.axis("learner")}
 
 
-def _layers(name: str) -> int:
-    return int(name.split()[1])
-
-
-def side_by_side(*rows: str, of: Callable[[Record], float], **where) -> Callable:
-    """A table with a row for each place on the axes `rows`, and a column for each learner.
-
-    Args:
-      *rows: axes.
-      of: what stands in a cell.
-      **where: which records.
-    """
-
-    def table(records: Records) -> list[dict]:
-        found: dict[tuple, dict] = {}
-        for record in records.where(**where):
-            place = {axis: record[axis] for axis in rows}
-            row = found.setdefault(tuple(place.values()), place)
-            row[record["learner"]] = of(record)
-        return list(found.values())
-
-    return table
+def deepest_diag(records: Records) -> str:
+    """Which of the learners is the DIAG with most layers."""
+    some = [name for name in records.axis("learner") if name.startswith("DIAG, ")]
+    return max(some, key=lambda name: int(name.split()[1]))

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.noisy_regression.contexts import FAR, baselines, share_far
-from experiments.noisy_regression.paper import deepest_diag, look_of, paper, side_by_side
+from experiments.noisy_regression import testbed
+from experiments.noisy_regression.paper import deepest_diag, look_of, paper
+from experiments.noisy_regression.testbed import FAR
 from experiments.noisy_regression.variants import best_models
 from ico import algorithms, data, lab, report, tasks
 from ico.algorithms import ridge_weights
-from ico.lab import Record, Records
+from ico.lab import Records
 from ico.types import Episode, Prompt
 
 TABLES = {
@@ -33,7 +34,7 @@ NOISES = (0.0, 1.0, 3.0)
 def real_data(run):
     """Regressions between columns of real tables, noise added at known levels, or their own."""
     config, models = run.config, best_models(run)
-    learners = {name: model.weights for name, model in models.items()} | baselines(run)
+    learners = {name: model.weights for name, model in models.items()} | testbed.baselines(run)
     for name, inputs in itertools.product(TABLES, ("standardised", "whitened")):
         table = jnp.asarray(TABLES[name]())
         task = tasks.Tabular(
@@ -116,26 +117,17 @@ def gap(a: Float[np.ndarray, "T"], b: Float[np.ndarray, "T"]) -> Float[np.ndarra
 
 
 _PLACE = ("table", "inputs", "noise")
+_grid = functools.partial(lab.grid, "loss", rows=_PLACE, columns="learner")
 
-
-def _median_loss(record: Record) -> float:
-    return median(record["loss"])
-
-
-real_data.table("median losses", side_by_side(*_PLACE, of=_median_loss))
-real_data.table(
-    "mean losses", side_by_side(*_PLACE, of=lambda record: float(record["loss"].mean()))
-)
-real_data.table(
-    f"share of tasks beyond {FAR:g}",
-    side_by_side(*_PLACE, of=lambda record: share_far(record["loss"]), trained=True),
-)
+real_data.table("median losses", _grid(of=median))
+real_data.table("mean losses", _grid())
+real_data.table(f"share of tasks beyond {FAR:g}", _grid(of=testbed.share_far, trained=True))
 
 
 @real_data.table("median of paired differences")
 def _gaps(records: Records) -> list[dict]:
     """How the deepest DIAG differs from all others, task by task: below zero, it is better."""
-    first, rows = deepest_diag(records.axis("learner")), []
+    first, rows = deepest_diag(records), []
     for other in records:
         if other["learner"] == first:
             continue
@@ -158,17 +150,17 @@ def _gaps(records: Records) -> list[dict]:
 def _by_table(records: Records):
     tables, inputs = records.axis("table"), records.axis("inputs")
     fig, axes = report.canvas(len(tables), len(inputs), height=3.0)
-    deepest = deepest_diag(records.axis("learner"))
+    deepest = deepest_diag(records)
     for row, kind in zip(axes, inputs, strict=True):
         for ax, table in zip(row, tables, strict=True):
             here = records.where(table=table, inputs=kind)
             for learner in here.axis("learner"):
                 found = here.where(learner=learner)
-                medians = [_median_loss(record) for record in found]
+                medians = [median(record["loss"]) for record in found]
                 style = look_of(learner) | {"fillstyle": "none" if learner == deepest else "full"}
                 ax.plot(found.axis("noise"), medians, label=learner, markersize=4, **style)
             # Which learners are worse than zero is told by the table.
-            zero = max(_median_loss(record) for record in here.where(learner="zero"))
+            zero = max(median(record["loss"]) for record in here.where(learner="zero"))
             ax.set(title=f"{table}\n{kind}", ylim=(0, 1.1 * zero))
     for ax in axes[-1]:
         ax.set_xlabel("noise added")

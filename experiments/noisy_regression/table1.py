@@ -6,24 +6,15 @@ DIAG does nearly what FULL does; GD++ ends where ConstRR is.
 Dimension key: S seeds, T tasks.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.noisy_regression.contexts import (
-    FAR,
-    STRONG,
-    at_noise,
-    baselines,
-    draw_contexts,
-    excess,
-    name_of,
-    prior_of,
-    share_far,
-)
-from experiments.noisy_regression.paper import look_of, paper
+from experiments.noisy_regression import testbed
+from experiments.noisy_regression.paper import looks, paper
 from experiments.noisy_regression.variants import best, loss_of, train_variant
 from ico import lab, report
 from ico.lab import Record, Records
@@ -64,30 +55,26 @@ def published(noise: str, learner: str, layers: int | None) -> float | None:
 def table1(run):
     """Every variant, depth and noise setting beside the baselines, on the same contexts."""
     config = run.config
-    contexts = draw_contexts(run, "table1/test", config.eval_tasks)
+    contexts = testbed.draw(run, "table1/test", config.eval_tasks)
     sizes = {"inputs": config.num_inputs, "pairs": config.num_context}
     for noise in config.settings:
-        test = at_noise(contexts, prior_of(noise))
-        for name, weights in baselines(run, noise).items():
-            loss = np.asarray(excess(weights(test.statistics), test.oracle))
-            yield lab.record(noise=name_of(noise), learner=name, layers=None, loss=loss, **sizes)
+        place = {"noise": testbed.name_of(noise), **sizes}
+        test = testbed.at_noise(contexts, noise)
+        for name, weights in testbed.baselines(run, noise).items():
+            loss = testbed.excess(weights(test.statistics), test.oracle)
+            yield lab.record(**place, learner=name, layers=None, loss=loss)
     for variant, depth in models_of(config):
         trained, settings = train_variant(run, variant, depth)
-        for place, noise in enumerate(settings):
-            test, chosen = at_noise(contexts, prior_of(noise)), best(run, variant, depth, noise)
+        for setting, noise in enumerate(settings):
+            place = {"noise": testbed.name_of(noise), **sizes}
+            test, chosen = testbed.at_noise(contexts, noise), best(run, variant, depth, noise)
             loss_ST = [
-                loss_of(trained.model, trained.seed(seed, place), test)
+                loss_of(trained.model, trained.seed(seed, setting), test)
                 for seed in range(trained.num_seeds)
             ]
-            yield lab.record(
-                noise=name_of(noise),
-                learner=variant,
-                layers=depth,
-                loss=loss_ST[chosen.seed],
-                seed_means=np.array([loss.mean() for loss in loss_ST]),
-                best_seed=np.asarray(chosen.seed),
-                **sizes,
-            )
+            seeds = {"seed_means": [loss.mean() for loss in loss_ST], "best_seed": [chosen.seed]}
+            loss = loss_ST[chosen.seed]
+            yield lab.record(**place, learner=variant, layers=depth, loss=loss, **seeds)
     yield _two_forms(run, contexts)
     where = "" if config.full_everywhere else ", at noise up to 5 alone"
     run.note(f"FULL is trained with {', '.join(map(str, config.full_depths))} layers{where}.")
@@ -105,7 +92,7 @@ def models_of(config) -> list[tuple[str, int]]:
 def _two_forms(run, contexts) -> Record:
     """The paper's adjusted loss of one query beside its expectation, for the deepest DIAG."""
     depth = max(run.config.depths)
-    test = at_noise(contexts, prior_of(STRONG))
+    test = testbed.at_noise(contexts)
     w = best(run, "DIAG", depth).weights(test.statistics)
     x = jax.random.normal(run.key("table1/query"), w.shape)
 
@@ -116,7 +103,7 @@ def _two_forms(run, contexts) -> Record:
         "two forms",
         model=f"DIAG, {depth} layers, noise up to 5",
         one_query=half_square(w) - half_square(test.oracle),
-        expectation=excess(w, test.oracle),
+        expectation=testbed.excess(w, test.oracle),
     )
 
 
@@ -128,7 +115,7 @@ table1.note(
 # The claims are about tasks of the paper's sizes; without noise they are made where they say so.
 SIZES = {"inputs": 10, "pairs": 20}
 NOISY = [noise for noise in SETTINGS if noise != "0"]
-TRAINED = ["GD++", "DIAG", "FULL"]
+TRAINED, BASELINES = ["GD++", "DIAG", "FULL"], ["ConstRR", "AdaRR", "TunedRR"]
 
 
 def _over(reference: Callable[[Record], float | None], **where):
@@ -172,19 +159,17 @@ def _other_seeds(cell: Record) -> str:
     )
 
 
-table1.claim(
+_claim = functools.partial(table1.claim, source="Table 1", unit="ratio")
+
+_claim(
     "const_and_ada",
     "The baselines ConstRR and AdaRR have their losses of Table 1: the ratio furthest from one",
-    "Table 1",
-    unit="ratio",
     band=(0.95, 1.05),
     of=_over(_published, learner=["ConstRR", "AdaRR"], noise=NOISY),
 )
-table1.claim(
+_claim(
     "tuned",
     "So has TunedRR, whose tuning grid is not known",
-    "Table 1",
-    unit="ratio",
     band=(0.92, 1.08),
     of=_over(_published, learner="TunedRR", noise=NOISY),
 )
@@ -199,84 +184,66 @@ table1.claim(
     paper_value=0.0,
 )
 def _noise_free_baselines(records: Records) -> lab.Measurement:
-    cells = [
-        records[""].one(noise="0", learner=name, **SIZES)
-        for name in ("ConstRR", "AdaRR", "TunedRR")
-    ]
+    cells = [records[""].one(noise="0", learner=name, **SIZES) for name in BASELINES]
     worst = np.argmax([cell["loss"].mean() for cell in cells])  # argmax finds nan
     return lab.measured(cells[worst]["loss"])
 
 
-table1.claim(
+_claim(
     "one_layer",
     "One layer of every variant, best of the seeds, has the loss of Table 1 or less: the "
     "largest ratio",
-    "Table 1",
-    unit="ratio",
     band=(None, 1.05),
     of=_over(_published, learner=TRAINED, layers=1, noise=NOISY),
 )
-table1.claim(
+_claim(
     "one_layer_noise_free",
     "Without noise it has the closed form's, 1.774: the ratio furthest from one",
-    "Table 1",
-    unit="ratio",
     band=(0.99, 1.01),
     kind="ours",
     paper_value=ONE_LAYER[0] / ONE_LAYER_NOISE_FREE,
     of=_over(lambda _: ONE_LAYER_NOISE_FREE, learner=TRAINED, layers=1, noise="0"),
 )
-table1.claim(
+_claim(
     "two_layers",
     "Two layers, best of the seeds, have the losses of Table 1 or less: the largest ratio",
-    "Table 1",
-    unit="ratio",
     band=(None, 1.05),
     of=_over(_published, learner=TRAINED, layers=2),
 )
-table1.claim(
+_claim(
     "four_layers",
     "Four layers of DIAG, best of the seeds, have those of Table 1 at noise up to 3 and 5, or "
     "less: the larger ratio",
-    "Table 1",
-    unit="ratio",
     band=(None, 1.25),
     of=_over(_published, learner="DIAG", layers=4, noise=["3", "5"]),
 )
-table1.claim(
+_claim(
     "diag_below_ada",
     "Four layers of DIAG, best of the seeds, are better than AdaRR at noise up to 5 (AdaRR's "
     "loss minus theirs)",
-    "Table 1",
     unit="half squared error",
     band=(0.0, None),
     kind="core",
     paper_value=0.009,  # 0.068 - 0.059
     of=_at_strong_noise(report.difference, ("AdaRR", None), ("DIAG", 4)),
 )
-table1.claim(
+_claim(
     "gd_plus_plus_like_const",
     "GD++ ends within 10% of ConstRR: four layers, noise up to 5, best of the seeds",
-    "Table 1",
-    unit="ratio",
     band=(0.9, 1.1),
     paper_value=0.344 / 0.365,
     of=_at_strong_noise(report.ratio, ("GD++", 4), ("ConstRR", None)),
 )
-table1.claim(
+_claim(
     "diag_like_full",
     "DIAG is within 15% of FULL: four layers, noise up to 5, best of the seeds of each",
-    "Table 1",
-    unit="ratio",
     band=(0.85, 1.15),
     paper_value=0.059 / 0.065,
     of=_at_strong_noise(report.ratio, ("DIAG", 4), ("FULL", 4)),
 )
-table1.claim(
+_claim(
     "seven_layers",
     "Seven layers of DIAG, best of the seeds, match or beat TunedRR at noise up to 5",
-    "Table 1",
-    unit="ratio",
     band=(None, 1.05),
     kind="core",
     paper_value=0.047 / 0.049,
@@ -308,8 +275,8 @@ def _row(cell: Record) -> dict:
         row |= {
             "mean of seeds": float(cell["seed_means"].mean()),
             "worst seed": float(cell["seed_means"].max()),
-            "best seed": int(cell["best_seed"]),
-            f"share of contexts beyond {FAR:g}": share_far(cell["loss"]),
+            "best seed": int(cell["best_seed"][0]),
+            f"share of contexts beyond {testbed.FAR:g}": testbed.share_far(cell["loss"]),
         }
     return row
 
@@ -334,41 +301,28 @@ def _forms(records: Records) -> list[dict]:
 
 @table1.figure(
     "Paper, Fig. 1 and Table 1. Expected excess over the ridge oracle that knows sigma, by number "
-    "of layers, one panel a noise setting; best of the seeds, chosen on other contexts. Crosses: "
-    "the paper's numbers. Lines without markers: ridge baselines (none where their loss is zero). "
-    "The axis ends at 10."
+    "of layers, one panel a noise setting: sigma uniform up to a number, or among a set; best of "
+    "the seeds, chosen on other contexts. Crosses: the paper's numbers. Lines without markers: "
+    "ridge baselines (none where their loss is zero). The axis ends at 10."
 )
 def _by_depth(records: Records):
-    found = records[""]
-    settings = found.axis("noise")
-    fig, axes = report.canvas(2, -(-len(settings) // 2), sharex=True)
-    for ax, noise in zip(axes.ravel(), settings, strict=False):
-        for learner in found.axis("learner"):
-            _draw_learner(ax, found.where(noise=noise, learner=learner), look_of(learner))
-        among = "among" if noise[0] == "{" else "up to"
-        ax.set(yscale="log", title="no noise" if noise == "0" else f"noise {among} {noise}")
+    shown = [cell for cell in records[""] if cell["layers"]]
+    depths = sorted({cell["layers"] for cell in shown})
+    for cell in [*records[""]]:
+        place = {"noise": cell["noise"], "learner": cell["learner"]}
+        if not cell["layers"] and cell["loss"].mean() > 1e-9:
+            level = np.full(2, cell["loss"].mean())
+            shown += [lab.record(**place, layers=depth, loss=level) for depth in depths]
+        elif cell["layers"] and (number := _published(cell)):
+            cross = place | {"learner": "the paper", "layers": cell["layers"]}
+            shown.append(lab.record(**cross, loss=np.full(2, number)))
+    crosses = {"the paper": {"color": "black", "linestyle": "none", "marker": "x", "zorder": 5}}
+    styles, ylabel = looks(records[""]) | crosses, "excess over the oracle"
+    draw = lab.lines(
+        "layers", "loss", color="learner", panel="noise", log="y", looks=styles, ylabel=ylabel
+    )
+    fig = draw(lab.Records(shown))
+    for ax in fig.axes:
         ax.set_ylim(top=min(10, ax.get_ylim()[1]))
         panels.whole_x(ax)
-    for ax in axes.ravel()[len(settings) :]:
-        ax.set_visible(False)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("excess over the oracle")
-    for ax in axes[-1]:
-        ax.set_xlabel("layers")
-    report.legend_below(fig, axes)
     return fig
-
-
-def _draw_learner(ax, cells: Records, look: dict) -> None:
-    means = {cell["layers"]: cell["loss"].mean() for cell in cells}
-    label = cells.axis("learner")[0] if means else None
-    if None in means:
-        if means[None] > 1e-9:
-            panels.level(ax, means[None], label, **look)
-        return
-    depths = sorted(means)
-    panels.line(ax, depths, np.maximum([means[depth] for depth in depths], 1e-12), label, **look)
-    crosses = {cell["layers"]: _published(cell) for cell in cells if _published(cell)}
-    if crosses:
-        style = {"linestyle": "none", "marker": "x", "color": "black", "zorder": 5}
-        ax.plot(*zip(*crosses.items(), strict=True), label="the paper", **style)

@@ -12,30 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.noisy_regression.contexts import (
-    STRONG,
-    EvalContexts,
-    Noise,
-    at_noise,
-    draw_contexts,
-    excess,
-    name_of,
-    prior_of,
-)
-from ico import lab, tasks
-from ico.models import (
-    DiagonalLinearTransformer,
-    FreeDiagonalLinearTransformer,
-    FullLinearTransformer,
-    GdPlusPlusLinearTransformer,
-)
+from experiments.noisy_regression import testbed
+from experiments.noisy_regression.testbed import STRONG, EvalContexts, Noise
+from ico import lab, models, tasks
 from ico.types import Statistics
 
 VARIANTS = {
-    "GD++": GdPlusPlusLinearTransformer,
-    "DIAG": DiagonalLinearTransformer,
-    "DIAG, free scalars": FreeDiagonalLinearTransformer,
-    "FULL": FullLinearTransformer,
+    "GD++": models.GdPlusPlusLinearTransformer,
+    "DIAG": models.DiagonalLinearTransformer,
+    "DIAG, free scalars": models.FreeDiagonalLinearTransformer,
+    "FULL": models.FullLinearTransformer,
 }
 _LOST = 1e8  # beyond it a context's loss does not count
 
@@ -60,7 +46,7 @@ def training_loss(model, far: float) -> Callable:
     def loss(params, contexts: EvalContexts, *_):
         def losses(statistics):
             w = model.apply({"params": params}, statistics, method="weights")
-            return excess(w, contexts.oracle)
+            return testbed.excess(w, contexts.oracle)
 
         # Looked for first, for what is infinite has no gradient to leave out afterwards.
         kept = jax.lax.stop_gradient(losses(contexts.statistics)) < _LOST
@@ -108,7 +94,7 @@ def _train_variant(run: lab.Run, variant: str, depth: int):
         shapes = Statistics(jnp.zeros((1, D, D)), jnp.zeros((1, D)), jnp.zeros(1))
         return model.init(key, shapes, method="weights")["params"]
 
-    priors = [prior_of(noise) for noise in settings]
+    priors = [tasks.NoisePrior.of(noise) for noise in settings]
     trained = lab.train(
         run,
         f"{variant.replace(', ', '-').replace(' ', '_').lower()}-{depth}",
@@ -119,19 +105,23 @@ def _train_variant(run: lab.Run, variant: str, depth: int):
         init=init,
         given=spectra,
         settings=jax.tree.map(lambda *leaves: np.stack(leaves), *priors),
-        spec={"variant": variant, "settings": [name_of(noise) for noise in settings], "far": far},
+        spec={
+            "variant": variant,
+            "settings": [testbed.name_of(noise) for noise in settings],
+            "far": far,
+        },
     )
     return trained, settings
 
 
 def full_contexts(key, prior, *, task: tasks.NoisyRegression) -> EvalContexts:
     """A batch of contexts at a prior's noise."""
-    return at_noise(tasks.noisy_context(key, task), prior)
+    return testbed.with_prior(tasks.noisy_context(key, task), prior)
 
 
 def spectral_contexts(key, spectra, prior, *, task: tasks.NoisyRegression) -> EvalContexts:
     """A batch of contexts in their own eigenvectors, with eigenvalues from a pool."""
-    return at_noise(tasks.spectral_context(key, spectra, task), prior)
+    return testbed.with_prior(tasks.spectral_context(key, spectra, task), prior)
 
 
 def _spectra(run: lab.Run) -> Float[Array, "count D"]:
@@ -150,7 +140,8 @@ def weights_of(
 
 def loss_of(model, params, contexts: EvalContexts) -> Float[np.ndarray, "T"]:
     """The loss of one model on each context."""
-    return np.asarray(excess(weights_of(model, params, contexts.statistics), contexts.oracle))
+    w = weights_of(model, params, contexts.statistics)
+    return np.asarray(testbed.excess(w, contexts.oracle))
 
 
 class Best(NamedTuple):
@@ -177,7 +168,7 @@ def best(run: lab.Run, variant: str, depth: int, noise: Noise = STRONG) -> Best:
 def _best(run: lab.Run, variant: str, depth: int, noise: Noise) -> Best:
     trained, settings = train_variant(run, variant, depth)
     place = settings.index(noise)
-    contexts = at_noise(draw_contexts(run, "choice", run.config.choice_tasks), prior_of(noise))
+    contexts = testbed.at_noise(testbed.draw(run, "choice", run.config.choice_tasks), noise)
     means = [
         loss_of(trained.model, trained.seed(seed, place), contexts).mean()
         for seed in range(trained.num_seeds)
