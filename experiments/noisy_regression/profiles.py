@@ -86,8 +86,8 @@ def _layers(records: Records) -> list[dict]:
 
 layer_predictions.figure(
     lab.lines("layer", "loss", panel="model", color="sigma", log="y", ylabel="excess over oracle"),
-    "Paper, Figs. 5 and 7. The implicit model after each layer at four noise levels: its excess "
-    "over the oracle.",
+    "Paper, Figs. 5 and 7. The implicit model after each layer at four noise levels (the "
+    "colours): its excess over the oracle.",
     name="layer_predictions_loss",
 )
 layer_predictions.figure(
