@@ -15,20 +15,22 @@ Losses are expected excesses over the ridge oracle that knows sigma, 1/2 |w - w_
 paper's adjusted loss. Bands on losses of trained models are one-sided: training better passes.
 """
 
+from typing import Annotated
+
 from ico import lab, report
 from ico.lab import Records
 
 # Sample sizes: an interval needs two.
-Several = lab.within(int, 2)
+Several = Annotated[int, lab.Range(2)]
 
 
 class Config(lab.Config):
     """What a preset chooses. The bands are not among it."""
 
     # Inputs of a task. Diabetes, the smallest of the real tables, has ten.
-    num_inputs: lab.within(int, 1, 10) = 10
+    num_inputs: Annotated[int, lab.Range(1, 10)] = 10
     # Pairs in the context of a task. Wine, the shortest of the real tables, has 178 rows.
-    num_context: lab.within(int, 1, 150) = 20
+    num_context: Annotated[int, lab.Range(1, 150)] = 20
     # Models trained under one vmap for every noise setting; the best is chosen on other data.
     num_seeds: lab.Count = 5
     # Noise settings with sigma uniform from 0 to this value; 5 must be among them.
@@ -67,13 +69,13 @@ class Config(lab.Config):
     # Contexts for each noise level of a profile.
     profile_tasks: Several = 20_000
     # Noise levels of a profile, from zero to one more than the models were trained with.
-    noise_levels: lab.within(int, 4) = 13
+    noise_levels: Annotated[int, lab.Range(4)] = 13
     # Contexts that the ridge baselines are tuned on.
     tuning_tasks: Several = 65_536
     # Spectra drawn for each condition number.
     spectra: Several = 4
     # Condition numbers 4, 4^2 ... that the layers of GD++ are counted at.
-    condition_numbers: lab.within(int, 3) = 8
+    condition_numbers: Annotated[int, lab.Range(3)] = 8
     # Whether layers of gradient descent are counted too, which is most of that study.
     count_gradient_descent: bool = True
     # Tasks drawn from a real table.

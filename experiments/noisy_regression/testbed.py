@@ -5,7 +5,7 @@ Dimension key: T tasks, D inputs, L layers.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ def baselines(
     return run.once(("baselines", noise, N), lambda: _baselines(run, noise, N))
 
 
-def _baselines(run: lab.Run, noise: Noise, N: int):
+def _baselines(run: lab.Run, noise: Noise, N: int) -> dict[str, Any]:
     config = run.config
     task = tasks.NoisyRegression(
         num_inputs=config.num_inputs, num_context=config.num_context, noise=noise
