@@ -72,7 +72,9 @@ def mechanism(run):
     chosen = best(run, "DIAG", depth)
     scalars = chosen.model.apply({"params": chosen.params}, method="scalars")
     scalars = DiagonalScalars(*map(jnp.asarray, scalars))
-    yield lab.record("scalars", **{f"w_{name}": leaf for name, leaf in scalars._asdict().items()})
+    for name, values_L in scalars._asdict().items():
+        for layer, value in enumerate(np.asarray(values_L), start=1):
+            yield lab.record("scalars", layer=layer, scalar=f"w_{name}", value=value)
     test = testbed.at_noise(testbed.draw(run, "mechanism/test", run.config.eval_tasks))
     yield from _left_out(scalars, test)
     yield from _effective_step(run, scalars)
@@ -86,14 +88,7 @@ mechanism.note(
 )
 
 
-@mechanism.table("scalars")
-def _scalars(records: Records) -> list[dict]:
-    values = records["scalars"].one().values
-    rows = zip(*values.values(), strict=True)
-    return [
-        {"layer": layer} | dict(zip(values, map(float, row), strict=True))
-        for layer, row in enumerate(rows, start=1)
-    ]
+mechanism.table("scalars", lab.grid("value", rows=("layer",), columns="scalar", record="scalars"))
 
 
 # Rescaling ---------------------------------------------------------------------------------------
@@ -121,8 +116,6 @@ mechanism.claim(
         note="not trained again without it",
     ),
 )
-
-
 mechanism.table(
     "scalars left out",
     lab.rows("loss", record="scalars left out", reference={"left_out": "nothing"}),
@@ -142,20 +135,16 @@ def _effective_step(run, scalars: DiagonalScalars) -> Iterator[Record]:
         "oracle": lambda at: at.oracle,
         "GD++": lambda at: best(run, "GD++", max(run.config.depths)).weights(at.statistics),
         "ConstRR": lambda at: testbed.baselines(run)["ConstRR"](at.statistics),
-        "OLS": lambda at: algorithms.ridge_weights(at.statistics, 0.0),
     }
-    along: dict[str, list] = {name: [] for name in learners}
     for sigma in map(float, grid):
         at = testbed.at_noise(contexts, (sigma,))
-        ols = learners["OLS"](at)
-        for name, weights in learners.items():
-            along[name].append(jnp.sum(weights(at) * ols, axis=1))
-    along_TG = {name: np.stack(values, axis=1) for name, values in along.items()}
-    square_TG = along_TG.pop("OLS")
-    for name, values_TG in along_TG.items():
-        step_G = values_TG.mean(0) / square_TG.mean(0)
-        yield lab.record("effective step", learner=name, sigma=grid, step=step_G)
-    yield lab.record("projection", sigma=grid, along=along_TG["DIAG"], square=square_TG)
+        ols = algorithms.ridge_weights(at.statistics, 0.0)
+        square_T = np.asarray(jnp.sum(ols * ols, axis=1))
+        for name, of in learners.items():
+            along_T = np.asarray(jnp.sum(of(at) * ols, axis=1))
+            step = [along_T.mean() / square_T.mean()]
+            values = {"along": along_T, "square": square_T, "step": step}
+            yield lab.record("effective step", learner=name, sigma=sigma, **values)
 
 
 @mechanism.claim(
@@ -166,27 +155,24 @@ def _effective_step(run, scalars: DiagonalScalars) -> Iterator[Record]:
     band=(None, -0.95),
 )
 def _step_falls(records: Records) -> lab.Measurement:
-    found = records["projection"].one()
-    grid, along_TG = found["sigma"], found["along"]
+    found = records["effective step"].where(learner="DIAG")
+    grid = found.axis("sigma")
+    along_TG, square_TG = (
+        np.stack([record[name] for record in found], axis=1) for name in ("along", "square")
+    )
 
     def rho(along_TG, square_TG):
         return float(spearmanr(grid, along_TG.mean(0) / square_TG.mean(0)).statistic)
 
-    value, ci95 = report.interval_of(rho, along_TG, found["square"], resamples=500)
+    value, ci95 = report.interval_of(rho, along_TG, square_TG, resamples=500)
     note = f"{len(grid)} noise levels up to {grid[-1]:g}"
     return lab.Measurement(value, ci95, 1, len(along_TG), note)
 
 
-@mechanism.table("effective step")
-def _steps(records: Records) -> list[dict]:
-    rows = []
-    for record in records["effective step"]:
-        first, last = (float(record["step"][place]) for place in (0, -1))
-        row = {"learner": record["learner"], "without noise": first, "at the strongest": last}
-        rows.append(row | {"ratio": last / first})
-    return rows
-
-
+mechanism.table(
+    "effective step",
+    lab.grid("step", rows=("learner",), columns="sigma", record="effective step"),
+)
 mechanism.figure(
     lab.lines(
         "sigma",

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.noisy_regression import testbed
 from experiments.noisy_regression.paper import looks, paper
-from experiments.noisy_regression.variants import best, loss_of, train_variant
+from experiments.noisy_regression.variants import best, losses, train_variant
 from ico import lab, report
 from ico.lab import Record, Records
 from ico.report import panels
@@ -68,11 +68,8 @@ def table1(run):
         for setting, noise in enumerate(settings):
             place = {"noise": testbed.name_of(noise), **sizes}
             test, chosen = testbed.at_noise(contexts, noise), best(run, variant, depth, noise)
-            loss_ST = [
-                loss_of(trained.model, trained.seed(seed, setting), test)
-                for seed in range(trained.num_seeds)
-            ]
-            seeds = {"seed_means": [loss.mean() for loss in loss_ST], "best_seed": [chosen.seed]}
+            loss_ST = losses(trained, setting, test)
+            seeds = {"seed_means": loss_ST.mean(axis=1), "best_seed": np.array(chosen.seed)}
             loss = loss_ST[chosen.seed]
             yield lab.record(**place, learner=variant, layers=depth, loss=loss, **seeds)
     yield _two_forms(run, contexts)
@@ -253,32 +250,19 @@ _claim(
 
 @table1.table("losses")
 def _losses(records: Records) -> list[dict]:
-    found = records[""]
-    return [_row(cell) for noise in found.axis("noise") for cell in found.where(noise=noise)]
-
-
-def _row(cell: Record) -> dict:
-    value, (low, high) = lab.interval(cell["loss"])
-    number = _published(cell)
-    row = {
-        "noise up to, or among": cell["noise"],
-        "learner": cell["learner"],
-        "layers": cell["layers"],
-        "loss": value,
-        "95% low": low,
-        "95% high": high,
-        "paper": number,
-        "ratio": value / number if number else None,
-        "better than the paper's": high < number if number else None,
-    }
-    if "seed_means" in cell:
-        row |= {
-            "mean of seeds": float(cell["seed_means"].mean()),
-            "worst seed": float(cell["seed_means"].max()),
-            "best seed": int(cell["best_seed"][0]),
-            f"share of contexts beyond {testbed.FAR:g}": testbed.share_far(cell["loss"]),
-        }
-    return row
+    rows = []
+    for cell, row in zip(records[""], lab.rows("loss")(records), strict=True):
+        number = _published(cell)
+        row["paper"], row["ratio"] = number, row["loss"] / number if number else None
+        row["better than the paper's"] = row["95% high"] < number if number else None
+        if "seed_means" in cell:
+            row["mean of seeds"] = float(cell["seed_means"].mean())
+            row["worst seed"] = float(cell["seed_means"].max())
+            row["best seed"] = int(cell["best_seed"])
+            row[f"share of contexts beyond {testbed.FAR:g}"] = testbed.share_far(cell["loss"])
+        rows.append(row)
+    order = records[""].axis("noise")
+    return sorted(rows, key=lambda row: order.index(row["noise"]))
 
 
 @table1.table("two forms of the loss")
@@ -286,17 +270,10 @@ def _forms(records: Records) -> list[dict]:
     found = records["two forms"].one()
     raw, expected = found["one_query"], found["expectation"]
     gap, (low, high) = lab.interval(raw, expected, statistic=report.difference)
-    return [
-        {
-            "model": found["model"],
-            "one query": float(raw.mean()),
-            "expectation": float(expected.mean()),
-            "difference": gap,
-            "95% low": low,
-            "95% high": high,
-            "ratio of standard errors": float(raw.std() / expected.std()),
-        }
-    ]
+    row = {"model": found["model"], "one query": float(raw.mean())}
+    row |= {"expectation": float(expected.mean()), "difference": gap}
+    errors = float(raw.std() / expected.std())
+    return [row | {"95% low": low, "95% high": high, "ratio of standard errors": errors}]
 
 
 @table1.figure(

@@ -138,10 +138,13 @@ def weights_of(
     return model.apply({"params": params}, statistics, method="weights", all_layers=all_layers)
 
 
-def loss_of(model, params, contexts: EvalContexts) -> Float[np.ndarray, "T"]:
-    """The loss of one model on each context."""
-    w = weights_of(model, params, contexts.statistics)
-    return np.asarray(testbed.excess(w, contexts.oracle))
+def losses(trained: lab.Trained, setting: int, contexts: EvalContexts) -> Float[np.ndarray, "S T"]:
+    """The losses of all seeds of one setting."""
+    weights = [
+        weights_of(trained.model, trained.seed(seed, setting), contexts.statistics)
+        for seed in range(trained.num_seeds)
+    ]
+    return np.stack([testbed.excess(w, contexts.oracle) for w in weights])
 
 
 class Best(NamedTuple):
@@ -169,10 +172,7 @@ def _best(run: lab.Run, variant: str, depth: int, noise: Noise) -> Best:
     trained, settings = train_variant(run, variant, depth)
     place = settings.index(noise)
     contexts = testbed.at_noise(testbed.draw(run, "choice", run.config.choice_tasks), noise)
-    means = [
-        loss_of(trained.model, trained.seed(seed, place), contexts).mean()
-        for seed in range(trained.num_seeds)
-    ]
+    means = losses(trained, place, contexts).mean(axis=1)
     if not np.isfinite(means).any():
         raise ValueError(f"{variant}, {depth} layers: no seed has a finite loss")
     seed = least_finite(means)
