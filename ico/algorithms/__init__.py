@@ -2,12 +2,10 @@
 
 from ico.algorithms import constructions
 from ico.algorithms._adaptive_ridge import (
-    TunedRidge,
     adaptive_ridge,
     adaptive_ridge_weights,
     estimated_noise_variance,
     ridge_weights,
-    tune_ridge,
 )
 from ico.algorithms._best_rates import best_rates, expected_loss
 from ico.algorithms._diagonal import (
@@ -28,13 +26,13 @@ from ico.algorithms._implicit_model import (
 from ico.algorithms._newton import newton
 from ico.algorithms._next_vector import next_vector_gd, next_vector_ridge, preconditioned_inputs
 from ico.algorithms._ridge import ridge
+from ico.algorithms._spectral_error import gd_plus_plus_error
 from ico.algorithms._statistics import statistics
 
 __all__ = [
     "DescentReading",
     "DiagonalScalars",
     "ImplicitModel",
-    "TunedRidge",
     "adaptive_ridge",
     "adaptive_ridge_weights",
     "best_rates",
@@ -47,6 +45,7 @@ __all__ = [
     "expected_loss",
     "gd",
     "gd_plus_plus",
+    "gd_plus_plus_error",
     "implicit_model",
     "implicit_weights",
     "grid_search",
@@ -57,5 +56,4 @@ __all__ = [
     "ridge",
     "ridge_weights",
     "statistics",
-    "tune_ridge",
 ]

@@ -1,29 +1,15 @@
-"""Ridge regression with unknown noise level: ConstRR, AdaRR and TunedRR of 2402.14180.
+"""Ridge regression with a noise variance that is estimated in context (2402.14180, section 3.2).
 
-All three are (S + s I)^-1 b with S = sum x x^T and b = sum y x (section 3.2 of the paper):
-
-- ConstRR: one s for all tasks, that is `ridge` with a tuned "noise_variance";
-- AdaRR: s is estimated in each task, from the residuals of ordinary least squares over N - D;
-- TunedRR: that estimate times a tuned factor, capped at a tuned maximum.
-
-How the paper tunes is UNVERIFIED; here a grid is refined three times.
-
-Dimension key: B tasks, N context pairs, Q queries, D inputs, G candidates.
+Dimension key: B tasks, N context pairs, Q queries, D inputs.
 """
 
-import dataclasses
-import functools
 from collections.abc import Mapping
-from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ico.algorithms._linear_solve import solve_positive_definite
 from ico.algorithms._statistics import statistics
-from ico.tasks import NoisyRegression, noisy_context
 from ico.types import Prompt, PyTree, Statistics
 
 
@@ -68,9 +54,18 @@ def estimated_noise_variance(statistics: Statistics, num_context: int) -> Float[
 def adaptive_ridge_weights(
     params: PyTree, statistics: Statistics, num_context: int
 ) -> Float[Array, "B D"]:
-    """The weights w with which `adaptive_ridge` predicts <w, x_query>, from statistics."""
+    """As `adaptive_ridge`, on the statistics of contexts: the weights that answer any query.
+
+    Args:
+      params: as for `adaptive_ridge`.
+      statistics: of B contexts.
+      num_context: N, the pairs that they are sums over.
+
+    Raises:
+      ValueError: N <= D, or other or negative parameters.
+    """
     if not isinstance(params, Mapping):
-        raise ValueError("params must be a mapping; of the result of `tune_ridge` pass `.tuned`")
+        raise ValueError(f"params must be a mapping such as {{'multiplier': 1.5}}, not {params!r}")
     if unknown := sorted(set(params) - {"multiplier", "maximum"}):
         raise ValueError(f"params may hold 'multiplier' and 'maximum', not {unknown}")
     B = len(statistics.yy)
@@ -84,11 +79,11 @@ def adaptive_ridge_weights(
 
 
 def adaptive_ridge(params: PyTree, prompt: Prompt) -> Float[Array, "B Q 1"]:
-    """Ridge regression with a noise variance estimated in context: AdaRR, and TunedRR.
+    """Ridge regression whose noise variance is estimated in each context.
 
     Args:
-      params: {} is AdaRR. With "multiplier", a factor of the estimate, and "maximum", its upper
-        limit, it is TunedRR.
+      params: {} takes the estimate as it is (AdaRR of the paper); "multiplier" scales it and
+        "maximum" caps it (TunedRR).
       prompt: x [B, N, D], y [B, N, 1], x_query [B, Q, D].
 
     Raises:
@@ -96,78 +91,3 @@ def adaptive_ridge(params: PyTree, prompt: Prompt) -> Float[Array, "B Q 1"]:
     """
     w_BD = adaptive_ridge_weights(params, statistics(prompt), prompt.x.shape[1])
     return jnp.einsum("bqd,bd->bq", prompt.x_query, w_BD)[..., None]
-
-
-class TunedRidge(NamedTuple):
-    """Parameters that `tune_ridge` found: of `ridge` and of `adaptive_ridge`."""
-
-    constant: dict[str, float]
-    tuned: dict[str, float]
-
-
-def tune_ridge(task: NoisyRegression, *, num_tasks: int = 65_536, seed: int = 0) -> TunedRidge:
-    """The best ConstRR and TunedRR for a distribution of tasks; cached.
-
-    They minimise the excess over the oracle, 1/2 |w - w_oracle|^2, in float64 and in the
-    eigenbasis of each S, where a solve for another s costs D divisions.
-
-    Args:
-      task: the distribution; its batch size and number of queries are ignored.
-      num_tasks: number of contexts to tune on.
-      seed: of these contexts; evaluate on others.
-
-    Raises:
-      ValueError: no more pairs than inputs, or fewer than two contexts.
-    """
-    if num_tasks < 2:
-        raise ValueError(f"num_tasks must be at least 2, not {num_tasks}")
-    N, D = task.num_context, task.num_inputs
-    if N <= D:
-        raise ValueError(
-            f"ridge is tuned on more pairs than inputs, not {N} pairs of {D} inputs: raise "
-            "num_context above num_inputs"
-        )
-    constant, multiplier, maximum = _tuned(dataclasses.replace(task, batch_size=num_tasks), seed)
-    return TunedRidge({"noise_variance": constant}, {"multiplier": multiplier, "maximum": maximum})
-
-
-@functools.lru_cache(maxsize=64)
-def _tuned(task: NoisyRegression, seed: int) -> tuple[float, float, float]:
-    N, D = task.num_context, task.num_inputs
-    context = jax.jit(noisy_context, static_argnums=1)(jax.random.key(seed), task)
-    sigma_B = np.asarray(task.sigma(context.u), np.float64)
-    xx, xy, yy = (
-        np.asarray(leaf, np.float64) for leaf in context.at(jnp.asarray(sigma_B, context.u.dtype))
-    )
-    values_BD, vectors_BDE = np.linalg.eigh(xx)
-    b_BD = np.einsum("bde,bd->be", vectors_BDE, xy)
-    oracle_BD = b_BD / (values_BD + sigma_B[:, None] ** 2)
-    residual_B = np.maximum(yy - np.sum(b_BD**2 / values_BD, axis=1), 0) / (N - D)
-
-    def excess(s_B):
-        return 0.5 * np.mean(np.sum((b_BD / (values_BD + s_B[..., None]) - oracle_BD) ** 2, -1))
-
-    # The optimum is below ten times the largest noise variance.
-    top = max(1e3, 10 * float(np.max(sigma_B**2)))
-    (constant,), _ = _zoom(lambda s: excess(np.full(1, s)), [(1e-8, top)], 25)
-
-    def adapted(multiplier, maximum):
-        return excess(np.minimum(multiplier * residual_B, maximum))
-
-    (multiplier, maximum), least = _zoom(adapted, [(0.1, 10.0), (1e-2, top)], 9)
-    if adapted(1.0, np.inf) <= least:  # AdaRR itself
-        return constant, 1.0, float("inf")
-    return constant, multiplier, maximum
-
-
-def _zoom(loss, ranges, count: int, rounds: int = 4) -> tuple[tuple[float, ...], float]:
-    """Minimises a loss on a logarithmic grid, refined around its best point in every round."""
-    best, least = (), np.inf
-    for _ in range(rounds):
-        axes = [np.geomspace(low, high, count) for low, high in ranges]
-        for point in np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes)):
-            if (value := loss(*point)) < least:
-                best, least = tuple(float(x) for x in point), value
-        steps = [axis[1] / axis[0] for axis in axes]
-        ranges = [(x / step, x * step) for x, step in zip(best, steps, strict=True)]
-    return best, float(least)

@@ -39,7 +39,7 @@ from ico.lab._measures import difference, every, exact, falls, mean, ratio
 from ico.lab._paper import Paper, Study
 from ico.lab._recipe import Recipe, Restart
 from ico.lab._run import Run
-from ico.lab._show import bars, lines, maps, rows
+from ico.lab._show import bars, grid, lines, maps, rows
 from ico.lab._train import Trained, describe, regression_loss, train
 from ico.report import (
     EveryPair,
@@ -80,6 +80,7 @@ __all__ = [
     "every",
     "exact",
     "falls",
+    "grid",
     "interval",
     "lines",
     "maps",

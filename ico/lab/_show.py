@@ -243,6 +243,37 @@ def _interval(one: Record, value: str, over: str):
     return report.interval(one[value], one[over], statistic=report.ratio)
 
 
+def grid(
+    value: str,
+    *,
+    rows: tuple[str, ...],
+    columns: str,
+    of: Callable[[np.ndarray], float] = np.mean,
+    record: str = "",
+    **where: Any,
+) -> Callable[[Records], list[dict]]:
+    """A table with a row for each place on some axes, and a column for each value of another.
+
+    Args:
+      value: an array.
+      rows: axes that tell rows apart.
+      columns: the axis that tells columns apart.
+      of: what stands in a cell, of the array; by default its mean.
+      record: the sort of record, by default that without a name.
+      **where: which records.
+    """
+
+    def table(records: Records) -> list[dict]:
+        found: dict[tuple, dict] = {}
+        for one in _found(records, record, where, [value, columns, *rows]):
+            place = {axis: one.axes[axis] for axis in rows}
+            row = found.setdefault(tuple(place.values()), place)
+            row[str(one.axes[columns])] = float(of(one[value]))
+        return list(found.values())
+
+    return table
+
+
 def _found(records: Records, sort: str, where: Mapping[str, Any], names: list[str]):
     """The records that have everything; raises Missing if there are none."""
     found = Records(r for r in records[sort].where(**where) if all(name in r for name in names))

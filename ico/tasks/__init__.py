@@ -12,6 +12,7 @@ from ico.tasks._fixed_set import fixed_task_set
 from ico.tasks._linear_regression import LinearRegression, linear_regression
 from ico.tasks._loss import half_squared_error, token_losses
 from ico.tasks._noisy_regression import (
+    NoisePrior,
     NoisyContext,
     NoisyEpisode,
     NoisyRegression,
@@ -28,6 +29,7 @@ from ico.tasks._tabular import Tabular, tabular
 __all__ = [
     "Dynamics",
     "LinearRegression",
+    "NoisePrior",
     "NoisyContext",
     "NoisyEpisode",
     "NoisyRegression",

@@ -1,6 +1,6 @@
 """Linear regression whose noise level differs from task to task (2402.14180).
 
-Dimension key: B tasks, N context pairs, Q queries, D inputs.
+Dimension key: B tasks, N context pairs, Q queries, D inputs, K intervals of a prior.
 """
 
 import dataclasses
@@ -71,6 +71,39 @@ class NoisyRegression:
             values = jnp.asarray(self.noise, u.dtype)
             return values[jnp.floor(u * len(self.noise)).astype(int)]
         return self.noise * u
+
+
+class NoisePrior(NamedTuple):
+    """A prior of sigma as arrays: K equally likely intervals, uniform in each.
+
+    A uniform prior is one interval cut into K; a value is an interval of no length. So priors of
+    both kinds have equal shapes, and `jax.vmap` trains models for all of them side by side.
+    """
+
+    low: Float[Array | np.ndarray, "K"]
+    high: Float[Array | np.ndarray, "K"]
+
+    @classmethod
+    def of(cls, noise: float | tuple[float, ...], intervals: int = 6) -> "NoisePrior":
+        """The prior of `NoisyRegression.noise`: a number (uniform up to it), or a tuple of values.
+
+        Raises:
+          ValueError: the number of values does not divide `intervals`, K.
+        """
+        if not isinstance(noise, tuple):
+            edges = np.linspace(0, noise, intervals + 1, dtype=np.float32)
+            return cls(edges[:-1], edges[1:])
+        if not noise or intervals % len(noise):
+            raise ValueError(f"{len(noise)} values do not divide {intervals} intervals evenly")
+        values = np.repeat(np.array(noise, np.float32), intervals // len(noise))
+        return cls(values, values)
+
+    def sigma(self, u: Float[Array, "B"]) -> Float[Array, "B"]:
+        """The quantile function, at u in [0, 1)."""
+        low, high = jnp.asarray(self.low), jnp.asarray(self.high)
+        place = u * low.shape[0]
+        which = jnp.floor(place).astype(int)
+        return low[which] + (high[which] - low[which]) * (place - which)
 
 
 class NoisyEpisode(NamedTuple):

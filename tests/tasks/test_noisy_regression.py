@@ -11,6 +11,7 @@ from scipy.stats import ks_2samp, kstest
 
 from ico import algorithms
 from ico.tasks import (
+    NoisePrior,
     NoisyContext,
     NoisyRegression,
     noisy_context,
@@ -160,3 +161,24 @@ def test_statistics_are_quadratic_in_the_noise(x64):
 def test_bad_input(changes, message):
     with pytest.raises(ValueError, match=message):
         NoisyRegression(**changes)
+
+
+@pytest.mark.parametrize("noise", [0.0, 3.0, (1.0, 3.0), (1.0, 3.0, 5.0), (2.0,)])
+def test_a_prior_as_arrays_is_the_tasks(noise):
+    u = jnp.linspace(0, 0.999, 301)
+    expected = NoisyRegression(noise=noise).sigma(u)
+    np.testing.assert_allclose(NoisePrior.of(noise).sigma(u), expected, atol=1e-5)
+
+
+def test_priors_of_equal_shape_are_vmapped():
+    u, priors = jnp.linspace(0, 0.999, 301), [NoisePrior.of(noise) for noise in (3.0, (1.0, 3.0))]
+    together = NoisePrior(*(jnp.stack(leaves) for leaves in zip(*priors, strict=True)))
+    sigma = jax.vmap(lambda prior: prior.sigma(u))(together)
+    for one, prior in zip(sigma, priors, strict=True):
+        np.testing.assert_array_equal(one, prior.sigma(u))
+
+
+@pytest.mark.parametrize("noise", [(), (1.0, 2.0, 3.0, 4.0)])
+def test_values_that_do_not_divide_the_intervals_are_refused(noise):
+    with pytest.raises(ValueError, match=f"{len(noise)} values do not divide 6"):
+        NoisePrior.of(noise)
