@@ -32,7 +32,6 @@ from ico.lab._config import (
     Positive,
     Range,
     Share,
-    within,
 )
 from ico.lab._errors import InputError
 from ico.lab._measures import difference, every, exact, falls, mean, ratio
@@ -92,5 +91,4 @@ __all__ = [
     "rows",
     "train",
     "unjudged",
-    "within",
 ]

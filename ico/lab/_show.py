@@ -82,7 +82,7 @@ def _line(ax, records: Records, x: str, y: str, over: str, label: str | None, st
             report.panels.seeds(ax, record[x], record[y], label, **style)
             label = None
         return
-    ordered = sorted(records, key=lambda record: record.axes[x])
+    ordered = sorted(list(records), key=lambda record: float(record.axes[x]))
     found = [_interval(record, y, over) for record in ordered]
     places = [record.axes[x] for record in ordered]
     low, high = report.panels.finite([ends for _, ends in found]).T
