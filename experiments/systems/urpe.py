@@ -14,7 +14,7 @@ Dimension key: B sequences, N positions, E width, H heads.
 """
 
 import functools
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -74,8 +74,9 @@ class Encoder(nn.Module):
         gate = gate if "gate" in self.attention else None
         x_BNE = nn.Embed(self.length, E)(words_BN)
         for _ in range(self.depth):
-            qkv_BNF = jnp.asarray(nn.Dense(3 * E)(nn.LayerNorm()(x_BNE)))
+            qkv_BNF = cast(jax.Array, nn.Dense(3 * E)(nn.LayerNorm()(x_BNE)))
             q, k, v = jnp.moveaxis(qkv_BNF.reshape(B, N, 3, HEADS, -1), 2, 0)
+            o_BNHA: Any
             if "softmax" in self.attention:
                 o_BNHA = softmax_attention(q, k, v, causal=False, bias=bias, gate=gate)
             else:

@@ -72,8 +72,8 @@ class Config:
     """Base of an experiment's configuration: a subclass becomes a frozen dataclass by itself.
 
     Every field has a default, that of the preset `cpu`. Ranges stand in the types (`Count`,
-    `Share`, `Positive`, `Annotated[int, lab.Range(1, 400)]` ...); what several fields have to fulfil together stands in
-    `check`. A comment above a field is its line in `--help`.
+    `Share`, `Positive`, `Annotated[int, lab.Range(1, 400)]` ...); what several fields have to
+    fulfil together stands in `check`. A comment above a field is its line in `--help`.
     """
 
     def __init_subclass__(cls, **kwargs: Any):

@@ -76,13 +76,17 @@ def _label(axis: str | None, value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else f"{axis} {value}"
 
 
+def _number(record: Record, axis: str) -> Any:
+    return record.axes[axis]
+
+
 def _line(ax, records: Records, x: str, y: str, over: str, label: str | None, style: dict) -> None:
     if all(x in record.values for record in records):
         for record in records:
             report.panels.seeds(ax, record[x], record[y], label, **style)
             label = None
         return
-    ordered = sorted(list(records), key=lambda record: float(record.axes[x]))
+    ordered: list[Any] = sorted(list(records), key=lambda record: _number(record, x))
     found = [_interval(record, y, over) for record in ordered]
     places = [record.axes[x] for record in ordered]
     low, high = report.panels.finite([ends for _, ends in found]).T
