@@ -4,6 +4,8 @@ All meta-trainings that the contest needs are done here. The optimizers are save
 folder "optimizers", for `ico.optim.load`.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -85,7 +87,12 @@ def _(records):
     return rows
 
 
-_AXES = {"color": "optimizer", "panel": "trained_on", "xlabel": "outer step", "log": "y"}
+_AXES: dict[str, Any] = {
+    "color": "optimizer",
+    "panel": "trained_on",
+    "xlabel": "outer step",
+    "log": "y",
+}
 _AXES |= {"ylabel": "meta-loss, nats", "record": "meta-training"}
 meta_train.figure(
     lab.lines("step", "loss", status="races", **_AXES),
