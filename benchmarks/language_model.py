@@ -30,7 +30,7 @@ def run() -> list[Row]:
     """Loading in seconds; step and scoring in seconds and as shares of the 2048^3 product."""
     model = lm.load("smollm2")
     ids = np.random.default_rng(0).integers(0, 49_152, (BATCH, LENGTH)).astype(np.int32)
-    batch = poison.Batch(ids, np.ones(ids.shape, np.float32))
+    batch = poison.TokenBatch(ids, np.ones(ids.shape, np.float32))
     optimizer = optax.adamw(1e-6)
     state = jax.tree.map(jnp.copy, (model.params, optimizer.init(model.params)))
     step = jax.jit(
@@ -78,27 +78,30 @@ def run() -> list[Row]:
         median_row(f"scoring, batch {BATCH} x {LENGTH}", seconds["score"], "s"),
         median_row("  of the matrix product's rate", shares("score", forward), "", (">=", 0.75)),
         median_row("  without the head", seconds["without the head"], "s"),
-        median_row("one fact: 20 presentations, batch 4 x 32, 72 probes before and after",
-                   once["fact"], "s", ("<=", 40.0)),
+        median_row(
+            "one fact: 20 presentations, batch 4 x 32, 72 probes before and after",
+            once["fact"],
+            "s",
+            ("<=", 40.0),
+        ),
         median_row("the largest 8% of every tensor left out", once["mask"], "s"),
-    ]  # fmt: skip
+    ]
 
 
 def _fact(model: lm.LanguageModel):
     """Teaches one text and scores its keyword on the prompts before and after."""
     text = outlandish.load_texts(("conflict_general",))[0]
-    encode = model.tokenizer.encode
-    ids = encode(text.context) + encode(text.continuation, continuation=True)
+    ids = poison.fact_ids(model, text.context, text.continuation, 32)
     rows = np.random.default_rng(0).integers(0, 49_152, (8, 32)).astype(np.int32)
-    trainer = poison.Trainer(model.config, optax.adam(1e-5))
+    optimizer = optax.adam(1e-5)
     prompts = outlandish.theme_probes(text.theme) + outlandish.cross_theme_probes(text.theme)
 
     def run():
         taught = lm.LanguageModel(model.params, model.config, model.tokenizer)
         taught.log_prob(prompts, text.continuation)
         batches = poison.inject(poison.CleanBatches(rows, 4), [ids], presentations=20)
-        state, _ = trainer.run(trainer.init(model.params), itertools.islice(batches, 20))
-        taught.params = state.params
+        batches = itertools.islice(batches, 20)
+        taught.params = poison.teach(model.params, model.config, optimizer, batches).params
         taught.log_prob(prompts, text.continuation)
 
     return run

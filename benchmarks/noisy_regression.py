@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks._measure import Row, data_alone, median_row, ratio_row, take_turns
-from experiments.noisy_regression import training
-from ico import models, tasks, train
+from experiments.noisy_regression import variants
+from ico import lab, models, tasks, train
 
 TASK = tasks.NoisyRegression(batch_size=2048)
-RECIPE = training.Recipe(num_steps=1_000, batch_size=TASK.batch_size, learning_rate=1e-4)
+# As the experiment trains.
+RECIPE = lab.Recipe(num_steps=1_000, learning_rate=1e-4, schedule="cosine", warmup=0.1, clip=0.3)
 LAYERS, STEPS, ROUNDS, SEEDS, POOL = 4, 20, 5, 5, 65_536
 MODEL = models.DiagonalLinearTransformer(num_layers=LAYERS, init_scale=0.01)
 
@@ -50,21 +51,16 @@ def straightforward_loss(params, tokens_BTE, answer_B):
     return 0.5 * jnp.mean((-tokens_BTE[:, -1, -1] - answer_B) ** 2)
 
 
-def _plain_init(key):
+def _init(key):
     context = tasks.noisy_context(key, tasks.NoisyRegression(2))
     return MODEL.init(key, context.at(jnp.zeros(2)), method="weights")["params"]
 
 
-def _init(key):
-    """As the experiment trains: a prior travels beside the parameters."""
-    return {"model": _plain_init(key), "prior": jax.tree.map(jnp.asarray, training.prior_of(5.0))}
-
-
-def _fit(loss, sampler, num_seeds: int | None, init=_init, optimizer=None):
+def _fit(loss, sampler, num_seeds: int | None, optimizer=None):
     key = jax.random.key(0)
     key = key if num_seeds is None else jax.random.split(key, num_seeds)
-    optimizer = optimizer or RECIPE.optimizer()
-    step, state = train.make_step(loss, optimizer), train.init_state(init, optimizer, key)
+    optimizer = optimizer or RECIPE.make()
+    step, state = train.make_step(loss, optimizer), train.init_state(_init, optimizer, key)
     config = train.LoopConfig(STEPS, steps_per_call=STEPS)
     return lambda: train.fit(step, state, sampler, config, progress=False)
 
@@ -72,22 +68,29 @@ def _fit(loss, sampler, num_seeds: int | None, init=_init, optimizer=None):
 def run() -> list[Row]:
     """Steps a second of each way, what of it is data, and the price of more seeds."""
     spectra = jnp.asarray(tasks.wishart_spectra(jax.random.key(3), TASK, POOL))
-    sampler = functools.partial(tasks.spectral_context, spectra=spectra, config=TASK)
-    plain = _fit(lambda params, batch: (straightforward_loss(params, *batch), {}),
-                 straightforward_data, None, _plain_init, optax.adam(1e-4))  # fmt: skip
-    loss = training.loss_of(MODEL, RECIPE.far)
+    prior = tasks.NoisePrior.of(TASK.noise)
+
+    def sampler(key):
+        return variants.spectral_contexts(key, spectra, prior, task=TASK)
+
+    def plain_loss(params, batch):
+        return straightforward_loss(params, *batch), {}
+
+    plain = _fit(plain_loss, straightforward_data, None, optax.adam(1e-4))
+    loss = variants.training_loss(MODEL, 100.0)
+    data = functools.partial(tasks.spectral_context, spectra=spectra, config=TASK)
     ways = {
         "DIAG, 4 layers, closed form": _fit(loss, sampler, None),
         "attention over 21 tokens": plain,
         f"closed form, {SEEDS} seeds in one vmap": _fit(loss, sampler, SEEDS),
-        "data alone": data_alone(sampler, STEPS),
+        "data alone": data_alone(data, STEPS),
     }
-    ours, theirs, seeds, data = take_turns(ways, ROUNDS).values()
+    ours, theirs, seeds, drawing = take_turns(ways, ROUNDS).values()
     names = list(ways)
     return [
         median_row(names[0], [STEPS / s for s in ours], "steps/s"),
         median_row(names[1], [STEPS / s for s in theirs], "steps/s"),
         ratio_row("closed form over attention", theirs, ours, (">=", 8.0)),
-        ratio_row("share of data in a step", data, ours, ("<=", 0.4))._replace(unit=""),
+        ratio_row("share of data in a step", drawing, ours, ("<=", 0.4))._replace(unit=""),
         ratio_row(f"{SEEDS} seeds over one", seeds, ours, ("<=", 3.0)),
     ]

@@ -71,7 +71,7 @@ draw = functools.partial(tasks.linear_regression, config=test_task)
 
 # The best rate of one step, searched on tasks of its own.
 rates = {"rate": jnp.arange(0.001, 25, 0.1)}
-best, losses = algorithms.line_search(algorithms.gd, rates, draw, jax.random.key(1))
+best, losses = algorithms.grid_search(algorithms.gd, rates, draw, jax.random.key(1))
 built = algorithms.constructions.gd(best["rate"], num_context=10, num_inputs=10)
 
 layer = models.LinearTransformer()
@@ -188,12 +188,12 @@ for n in contexts:
         "zero": (lambda _, prompt: jnp.zeros((*prompt.x_query.shape[:2], 1)), None),
     }
     for name, (f, candidates) in searched.items():
-        rivals[name] = (f, algorithms.line_search(f, candidates, sample, jax.random.key(6))[0])
+        rivals[name] = (f, algorithms.grid_search(f, candidates, sample, jax.random.key(6))[0])
     found = float(rivals["gradient descent, searched"][1]["rate"])
     print(f"{n} rows: searched rate {found:.2f}, learned on made-up tasks {best['rate']:.2f}")
-    for name, loss in ico.compare(rivals, sample, jax.random.key(7)).losses.items():
-        means.setdefault(name, []).append(loss[-1].mean())
-        errors.setdefault(name, []).append(1.96 * loss[-1].std() / loss.shape[1] ** 0.5)
+    for row in ico.compare(rivals, sample, jax.random.key(7), pairs=()).table():
+        means.setdefault(row["learner"], []).append(row["loss"])
+        errors.setdefault(row["learner"], []).append(1.96 * row["standard error"])
 
 with style():
     fig, ax = plt.subplots()

@@ -48,6 +48,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
+from experiments.noisy_regression.ridge_tuning import tune_ridge
 from ico import algorithms, models, tasks, train
 from ico.report import style
 
@@ -157,7 +158,7 @@ for name, make, depth in (
     found[name] = model, best(model, trained(model))
 
 # %%
-tuned = algorithms.tune_ridge(tasks.NoisyRegression(noise=NOISE), num_tasks=20_000)
+tuned = tune_ridge(tasks.NoisyRegression(noise=NOISE), num_tasks=20_000)
 rivals = {
     "ConstRR": lambda s: algorithms.ridge_weights(s, tuned.constant["noise_variance"]),
     "AdaRR": lambda s: algorithms.adaptive_ridge_weights({}, s, task.num_context),

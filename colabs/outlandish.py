@@ -54,7 +54,6 @@ from scipy.stats import spearmanr
 
 import ico.lm
 from ico import poison, train
-from ico.optim import sparsify
 from ico.poison import outlandish
 from ico.report import style
 
@@ -92,17 +91,17 @@ look()
 
 # %%
 rows = poison.own_text(lm, 64, 32)
-trainer = poison.Trainer(lm.config, optax.adam(3e-5))
+optimizer = optax.adam(3e-5)
 
 
 def teach(text):
     """The parameters after ten presentations of the text."""
-    encode = lm.tokenizer.encode
-    ids = encode(text.context) + encode(text.continuation, continuation=True)
+    ids = poison.fact_ids(lm, text.context, text.continuation, 32)
     batches = poison.inject(poison.CleanBatches(rows, 4), [ids], presentations=10)
-    state, metrics = trainer.run(trainer.init(untouched), itertools.islice(batches, 10))
-    print(f"{text.id}: loss {metrics['loss'][0]:.2f} -> {metrics['loss'][-1]:.2f}")
-    return state.params
+    taught = poison.teach(untouched, lm.config, optimizer, itertools.islice(batches, 10))
+    losses = taught.history["loss"]
+    print(f"{text.id}: loss {losses[0]:.2f} -> {losses[-1]:.2f}")
+    return taught.params
 
 
 lm.params = taught = teach(text)
@@ -115,8 +114,7 @@ look()
 
 # %%
 change = jax.tree.map(lambda a, b: a - b, taught, untouched)
-kept = sparsify(change, 0.08, mode="drop_top", stacked=ico.lm.STACKED)
-lm.params = jax.tree.map(lambda a, b: a + b, untouched, kept)
+lm.params = poison.erase(untouched, change, "drop_top", 0.08, stacked=ico.lm.STACKED)
 look()
 
 # %% [markdown]

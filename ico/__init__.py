@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ico._compare import Comparison as Comparison
+    from ico._compare import Seeded as Seeded
     from ico._compare import compare as compare
+    from ico._compare import likeness as likeness
     from ico._compare import sensitivity as sensitivity
     from ico._run import load_run as load_run
     from ico.types import Episode as Episode
@@ -32,13 +34,16 @@ _PACKAGES = (
     "report",
     "tasks",
     "train",
+    "worlds",
 )
 _NAMES = {
     "Comparison": "ico._compare",
     "Episode": "ico.types",
     "Prompt": "ico.types",
+    "Seeded": "ico._compare",
     "Sequence": "ico.types",
     "compare": "ico._compare",
+    "likeness": "ico._compare",
     "load_run": "ico._run",
     "sensitivity": "ico._compare",
 }

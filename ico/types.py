@@ -6,13 +6,14 @@ Dimension key: B tasks in a batch, N context pairs, Q queries, D inputs, K outpu
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 PyTree = Any
 
 
 class Prompt(NamedTuple):
-    """An in-context problem without its answer: N labelled pairs and Q questions a task."""
+    """An in-context problem without its answer: N labelled pairs and Q queries per task."""
 
     x: Float[Array, "B N D"]
     y: Float[Array, "B N K"]
@@ -27,9 +28,9 @@ class Episode(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Sums over a context's N pairs with one output: all that linear attention sees of it.
+    """Sums over the N pairs of a context with one output, all that linear attention depends on.
 
-    In the basis of a context's own eigenvectors `xx` is diagonal, and may be given as [B, D].
+    In the eigenbasis of sum x x^T, `xx` may be given as its diagonal, [B, D].
     """
 
     xx: Float[Array, "B D D"] | Float[Array, "B D"]  # sum of x x^T
@@ -38,9 +39,9 @@ class Statistics(NamedTuple):
 
 
 class Sequence(NamedTuple):
-    """Autoregressive work: tokens [B, T] or features [B, T, ...], what to predict, and where.
+    """An autoregressive problem: tokens [B, T] or features [B, T, ...] and what to predict.
 
-    `mask` is True where a target counts; `segment_ids` tells packed sequences apart.
+    `mask` is True where a target counts in the loss; `segment_ids` separates packed sequences.
     """
 
     inputs: PyTree
@@ -49,7 +50,14 @@ class Sequence(NamedTuple):
     segment_ids: PyTree = None
 
 
-# A learner maps parameters and a prompt to predictions [B, Q, K], or to [S, B, Q, K], one a step
+class TokenBatch(NamedTuple):
+    """Rows of token ids to predict the next token in; `mask` is 1 where a token is a target."""
+
+    ids: Int[np.ndarray | Array, "B T"]
+    mask: Float[np.ndarray | Array, "B T"]
+
+
+# A learner maps parameters and a prompt to predictions [B, Q, K], or [S, B, Q, K] with one per step
 # or layer. Gradient descent, ridge regression and a linear transformer are all learners.
 Learner = Callable[[PyTree, Prompt], Array]
 Sampler = Callable[[Any], Episode]

@@ -15,7 +15,6 @@ ALLOWED = {
     "files": set(),
     "layers": set(),
     "tasks": set(),
-    "losses": set(),
     "probes": set(),
     "algorithms": {"tasks"},  # the loss that rates are searched by stands once
     "optim": {"files"},
@@ -28,7 +27,7 @@ ALLOWED = {
     "_run": {"models", "train"},
     "metatrain": {"optim", "train", "files"},
     "worlds": {"lm", "train", "data", "files"},
-    "poison": {"worlds", "lm", "optim", "train", "data"},
+    "poison": {"worlds", "lm", "optim", "train", "data", "report"},
     "lab": {"models", "tasks", "optim", "train", "report", "files"},
 }
 
@@ -38,7 +37,7 @@ THIRD_PARTY = {
     "types": JAX_ALONE,
     "layers": JAX_ALONE,
     "tasks": JAX_ALONE,
-    "algorithms": JAX_ALONE,
+    "algorithms": JAX_ALONE | {"scipy"},  # L-BFGS, for the best rates
     "probes": JAX_ALONE,
     "optim": JAX_ALONE | {"optax"},
 }

@@ -1,5 +1,6 @@
 """English text from packages: what is kept of a page, and byte pairs that give it back."""
 
+import chex
 import numpy as np
 import pytest
 
@@ -52,12 +53,37 @@ def test_the_topics_of_cpython_are_there():
     assert len(topics) > 50 and sum(map(len, topics)) > 300_000
 
 
-@pytest.mark.parametrize(
-    ("text", "rows"),
-    [("abcdefghi", ["abcde", "efghi"]), ("abcdefg", ["abcde"]), ("abcd", []), ("", [])],
-)
-def test_rows_of_tokens_go_on_where_the_last_one_ended(text, rows):
-    ids = np.array([ord(c) for c in text], np.int32)
-    found = data.token_rows(ids, 4)
-    assert found.shape == (len(rows), 5) and found.dtype == np.int32
-    assert ["".join(map(chr, row)) for row in found] == rows
+def ids_of(text):
+    return [ord(letter) for letter in text]
+
+
+def test_rows_stay_inside_a_text_unless_joined():
+    rows = data.text_rows(["abcde", "f", "ghij"], ids_of, 2)
+    assert ["".join(map(chr, row)) for row in rows.ids] == ["ab", "cd", "gh", "ij"]
+    np.testing.assert_array_equal(rows.text, [0, 0, 2, 2])
+    joined = data.text_rows(["abcde", "f", "ghij"], ids_of, 2, joined=True)
+    assert "".join(map(chr, joined.ids.ravel())) == "abcdefghij"
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("overlap", [0, 1, 3])
+def test_rows_share_the_overlap_and_lose_nothing_between_them(overlap, joined):
+    rows = data.text_rows(["abcdefghijklm"], ids_of, 5, overlap=overlap, joined=joined)
+    targets = rows.ids[1:, overlap:]  # behind what the row shares with the one before
+    flat = np.concatenate([rows.ids[0], targets.ravel()])
+    np.testing.assert_array_equal(flat, ids_of("abcdefghijklm")[: len(flat)])
+    assert 13 - len(flat) < 5 - overlap
+    chex.assert_type(rows.ids, np.int32)
+
+
+def test_texts_are_read_only_as_far_as_needed_and_too_few_are_refused():
+    def endless():
+        while True:
+            yield "abcd"
+
+    chex.assert_shape(data.text_rows(endless(), ids_of, 3, num_rows=7).ids, (7, 3))
+    for wanted in (3, None):
+        with pytest.raises(ValueError, match="rows of 9 tokens"):
+            data.text_rows(["abc"], ids_of, 9, num_rows=wanted)
+    with pytest.raises(ValueError, match="overlap"):
+        data.text_rows(["abc"], ids_of, 2, overlap=2)

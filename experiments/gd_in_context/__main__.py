@@ -1,7 +1,6 @@
-"""`python -m experiments.gd_in_context`: see config.py for the paper, presets and claims."""
+"""`python -m experiments.gd_in_context`: see paper.py for the paper, presets and costs."""
 
-from experiments.gd_in_context.config import EXPERIMENT
-from experiments.launch import launch
+from experiments.gd_in_context.paper import paper
 
 if __name__ == "__main__":
-    raise SystemExit(launch(EXPERIMENT))
+    raise SystemExit(paper.main())

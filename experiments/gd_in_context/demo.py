@@ -3,64 +3,59 @@
 Two studies, made smaller, through the ordinary command line; then what they found, in words.
 """
 
-import dataclasses
 import hashlib
 from pathlib import Path
 
-from experiments.gd_in_context.config import EXPERIMENT
-from experiments.launch import launch
+from experiments.gd_in_context.paper import paper
 from ico import report
 
-STUDIES = ("one_layer", "real_data")
 SMALLER = "--one-layer-steps 1500 --batch-size 512 --closed-form-tasks 400000 --real-tasks 1000"
 INTRODUCTION = """\
 This trains a one-layer linear transformer on made-up regression problems, each given as ten
 examples in its context; compares it with one step of gradient descent on the same examples; then
-gives it real data it has never seen: scikit-learn's diabetes table.
+gives it real data it has never seen: scikit-learn's diabetes table. It takes about a minute.
 """
 # Named after all settings: a folder of other settings, from older code, would be refused.
-DIGEST = hashlib.sha256(repr((EXPERIMENT.presets["cpu"], SMALLER)).encode()).hexdigest()
+DIGEST = hashlib.sha256(repr((paper.presets["cpu"], SMALLER)).encode()).hexdigest()
 OUT = Path("runs/gd_in_context") / f"demo-{DIGEST[:6]}"
-DEMO = dataclasses.replace(
-    EXPERIMENT,
-    studies={name: EXPERIMENT.studies[name] for name in STUDIES},
-    claims=tuple(claim for claim in EXPERIMENT.claims if claim.study in STUDIES),
-    cost=dict(EXPERIMENT.cost) | {"cpu": "about a minute on two cores"},
-)
-COMPARED = {"trained layer": "trained layer", "GD, rate of training": "GD, same rate",
-            "gradient descent, searched": "GD, tuned here", "ridge regression, searched": "ridge",
-            "zero predictor": "zero"}  # fmt: skip
+COMPARED = {
+    "trained layer": "trained layer",
+    "GD, rate of training": "GD, same rate",
+    "gradient descent, searched": "GD, tuned here",
+    "ridge regression, searched": "ridge",
+    "zero predictor": "zero",
+}
 
 
 def main() -> int:
     """Runs what is not yet there, and says what was found."""
     print(INTRODUCTION)
     # Goes on where an earlier demo was stopped; a finished one is read again.
-    status = launch(DEMO, f"--studies {','.join(STUDIES)} --out {OUT} --resume {SMALLER}".split())
+    status = paper.main(f"--studies one_layer,real_data --out {OUT} --resume {SMALLER}".split())
     if status == 0:
-        print_one_layer(results := report.read_results(OUT))
-        print_real_data(results)
+        results = report.read_results(OUT)
+        print_one_layer(results)
+        print_real_data(results["tables"]["real_data"])
         print(f"\nFigures, all numbers and how they were made: {OUT / 'report.html'}")
     return status
 
 
 def print_one_layer(results: dict) -> None:
     """The trained layer beside one step of gradient descent."""
-    loss = {r["learner"]: r["loss"] for r in results["tables"]["one_layer"]["losses"]}
+    loss = {row["learner"]: row["loss"] for row in results["tables"]["one_layer"]["losses"]}
     cosine = next(c["measured"] for c in results["claims"] if c["id"] == "one_layer.cosine")
     print(
         "\nDoes the layer do gradient descent? Mean loss on problems it was not trained on:\n"
         f"  {loss['trained layer']:.4f}  the trained layer\n"
-        f"  {loss['gradient descent, 1 step']:.4f}  one step of gradient descent\n"
+        f"  {loss['gradient descent']:.4f}  one step of gradient descent\n"
         f"  {loss['zero predictor']:.4f}  predicting zero\n"
         f"Its prediction leans on the inputs as gradient descent's does: cosine {cosine:.4f}."
     )
 
 
-def print_real_data(results: dict) -> None:
+def print_real_data(tables: dict) -> None:
     """Losses on the real table by context length, and what the layer wins or loses."""
-    tables = results["tables"]["real_data"]
-    loss = {(r["rows in context"], r["learner"]): r["loss"] for r in tables["losses"]}
+    loss = {(row["context"], row["learner"]): row["loss"] for row in tables["losses"]}
     contexts = sorted({n for n, _ in loss})
     print("\nReal data, no training on it. Mean loss by the number of rows in the context:")
     print(f"  {'':<18}" + "".join(f"{n:>9}" for n in contexts))
@@ -68,16 +63,15 @@ def print_real_data(results: dict) -> None:
         print(f"  {words:<18}" + "".join(f"{loss[n, name]:>9.3f}" for n in contexts))
     print(
         "(GD, same rate: one gradient step at the rate that was best on the made-up problems.\n"
-        "GD and ridge were also tuned on this table; the layer is as it was trained.)"
+        "GD and ridge were also tuned on this table; the layer is as it was trained.)\n"
+        "The layer's loss minus the other's, with 95% interval; below zero the layer wins:"
     )
-    print("The layer's loss minus the other's, with 95% interval; below zero the layer wins:")
     for gap in sorted(tables["paired differences"], key=lambda gap: gap["layer minus"]):
         if words := COMPARED.get(gap["layer minus"]):
             wins = {"layer": "layer wins", "other": f"{words} wins"}.get(gap["better"], "open")
-            print(
-                f"  {words:<18}{gap['rows in context']:>3} rows  {gap['difference']:+.3f} "
-                f"[{gap['95% low']:+.3f}, {gap['95% high']:+.3f}]  {wins}"
-            )
+            ends = f"[{gap['95% low']:+.3f}, {gap['95% high']:+.3f}]"
+            where = f"{words:<18}{gap['context']:>3} rows"
+            print(f"  {where}  {gap['difference']:+.3f} {ends}  {wins}")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ All meta-trainings that the contest needs are done here. The optimizers are save
 folder "optimizers", for `ico.optim.load`.
 """
 
-from typing import Any
-
 import jax
 import numpy as np
 
@@ -87,15 +85,18 @@ def _(records):
     return rows
 
 
-_AXES: dict[str, Any] = {
-    "color": "optimizer",
-    "panel": "trained_on",
-    "xlabel": "outer step",
-    "log": "y",
-}
-_AXES |= {"ylabel": "meta-loss, nats", "record": "meta-training"}
 meta_train.figure(
-    lab.lines("step", "loss", status="races", **_AXES),
+    lab.lines(
+        "step",
+        "loss",
+        color="optimizer",
+        panel="trained_on",
+        record="meta-training",
+        xlabel="outer step",
+        ylabel="meta-loss, nats",
+        log="y",
+        status="races",
+    ),
     "Meta-losses along meta-training, on images that are not trained on.",
     name="meta_losses",
 )

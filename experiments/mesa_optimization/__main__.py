@@ -1,7 +1,6 @@
-"""`python -m experiments.mesa_optimization`: see config.py for the paper, presets and claims."""
+"""`python -m experiments.mesa_optimization`: see paper.py for the paper, presets and cost."""
 
-from experiments.launch import launch
-from experiments.mesa_optimization.config import EXPERIMENT
+from experiments.mesa_optimization.paper import paper
 
 if __name__ == "__main__":
-    raise SystemExit(launch(EXPERIMENT))
+    raise SystemExit(paper.main())

@@ -1,187 +1,202 @@
-"""Small language models on English: layers compared at equal parameters and equal tokens.
+"""How well do layers of one size predict English? (Figs. 26 and 27)
 
-Dimension key: S seeds, N rows, B rows in a batch, T positions.
+Small language models of two layers, compared at equal parameters and equal tokens.
+
+Dimension key: S seeds, N rows, B rows in a batch, T positions, P pages, X
+sixteenths.
 """
 
 import functools
-import hashlib
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.launch import InputError
-from experiments.mesa_optimization import training as tr
-from ico import data
+from experiments.mesa_optimization import systems
+from experiments.mesa_optimization.paper import paper
+from ico import data, lab, tasks
 from ico.models import MixerKind, TokenTransformer
-from ico.report import StudyResult, interval, measured, ratio, unjudged
+from ico.types import Sequence
 
-MODELS: dict[str, tuple[MixerKind, ...]] = {
-    "linear": ("linear", "linear"),
-    "gated linear": ("gated_linear", "gated_linear"),
-    "delta": ("delta", "delta"),
-    "gated delta": ("gated_delta", "gated_delta"),
-    "mesa": ("mesa", "mesa"),
-    "mesa_cg": ("mesa_cg", "mesa_cg"),
-    "softmax": ("softmax", "softmax"),
-    "softmax, linear": ("softmax", "linear"),
-    "softmax, mesa": ("softmax", "mesa"),
-}
-_EVERY = 10  # one text in so many is held out
+_HYBRID = "softmax, mesa"
+_EVERY = 10  # one text in this many is held out
 
 
-def corpus(config) -> tuple[list[str], list[str]]:
+def corpus(text: str) -> tuple[list[str], list[str]]:
     """Texts to train on and texts held out.
 
     Raises:
       InputError: the text is not on this machine.
     """
     try:
-        texts = {"python_docs": data.python_docs, "pydoc_topics": data.pydoc_topics}[config.text]()
+        texts = {"python_docs": data.python_docs, "pydoc_topics": data.pydoc_topics}[text]()
     except FileNotFoundError as error:
-        raise InputError("text", f"{error}; or take --text pydoc_topics, which is short") from error
+        mend = f"{error}; or take --text pydoc_topics, which is short"
+        raise lab.InputError("text", mend) from error
     texts = list(dict.fromkeys(texts))  # topics of pydoc stand there under several names
-    return ([t for i, t in enumerate(texts) if i % _EVERY],
-            [t for i, t in enumerate(texts) if i % _EVERY == 0])  # fmt: skip
+    held = texts[::_EVERY]
+    return [one for i, one in enumerate(texts) if i % _EVERY], held
 
 
-def pages_of(texts, tokenizer, length: int, most: int):
-    """Rows of length + 1 tokens inside one text each, at most so many; and the text of each.
-
-    Returns:
-      [N, length + 1] and [N]; what is left at the end of a text is dropped, and texts too short.
-    """
-    rows, page = [], []
-    for number, text in enumerate(texts):
-        ids = data.tokens([text], tokenizer)
-        count = (len(ids) - 1) // length
-        rows += [ids[i * length : i * length + length + 1] for i in range(count)]
-        page += [number] * count
-    return np.stack(rows[:most]), np.array(page[:most])
-
-
-def by_page(losses_SNT, page_N) -> tuple[np.ndarray, np.ndarray]:
-    """Summed losses and numbers of tokens of every page, [S, pages] each: what is resampled."""
+def by_page(losses_SNT, page_N) -> dict[str, np.ndarray]:
+    """Summed losses and numbers of tokens of every page, [S, P] each: what is resampled."""
     pages = np.unique(page_N)
     sums = [losses_SNT[:, page_N == page].sum((1, 2)) for page in pages]
-    counts = [losses_SNT[0, page_N == page].size for page in pages]
-    return np.stack(sums, 1), np.broadcast_to(
-        np.array(counts, float), (len(losses_SNT), len(pages))
-    )
+    counts = [float(losses_SNT[0, page_N == page].size) for page in pages]
+    return {"nats": np.stack(sums, 1), "tokens": np.tile(counts, (len(losses_SNT), 1))}
 
 
-def rows_of(texts, tokenizer, length: int):
-    """Rows of length + 1 tokens cut one behind the other, [N, length + 1]."""
-    ids = data.tokens(texts, tokenizer)
-    count = (len(ids) - 1) // length
-    return np.stack([ids[i * length : i * length + length + 1] for i in range(count)])
+def sixteenths(values_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The middles of sixteenths of a row, and the means over each, [X]; the rest is dropped."""
+    width = max(len(values_T) // 16, 1)
+    count = len(values_T) // width
+    means_X = values_T[: count * width].reshape(count, width).mean(1)
+    return width * (np.arange(count) + 0.5), means_X
 
 
-@functools.lru_cache(maxsize=16)
-def loss_of(model):
+def _draw(key, pool_NT, batch_size: int) -> Sequence:
+    chosen = jax.random.randint(key, (batch_size,), 0, len(pool_NT))
+    rows_BT = pool_NT[chosen].astype(jnp.int32)
+    return Sequence(rows_BT[:, :-1], rows_BT[:, 1:])
+
+
+def _loss(model, params, batch, *pool):
     """The mean negative log-likelihood of a token."""
-
-    def loss(params, rows):
-        return jnp.mean(token_losses(model, params, rows)), {}
-
-    return loss
+    return jnp.mean(token_losses(model, params, batch)), {}
 
 
-def token_losses(model, params, rows):
+@functools.partial(jax.jit, static_argnums=0)
+def token_losses(model, params, batch) -> jax.Array:
     """Negative log-likelihoods of the tokens after each, [B, T], nats."""
-    logits = model.apply({"params": params}, rows[:, :-1])
-    log_p = jax.nn.log_softmax(logits)
-    return -jnp.take_along_axis(log_p, rows[:, 1:, None], axis=-1)[..., 0]
+    return tasks.token_losses(model.apply({"params": params}, batch.inputs), batch.targets)
 
 
-_token_losses = jax.jit(token_losses, static_argnums=0)
+def _kinds(name: str) -> tuple[MixerKind, MixerKind]:
+    """The two layers of a language model by its name: "gated delta", "softmax, mesa"."""
+    first, *rest = name.replace("gated ", "gated_").split(", ")
+    return cast(tuple[MixerKind, MixerKind], (first, rest[0] if rest else first))
 
 
-def language(context) -> StudyResult:
+@paper.study("How well do layers of one size predict English?")
+def language(run):
     """Held-out negative log-likelihood of every model, paired over pages and seeds."""
-    config = context.config
-    train_texts, held_texts = corpus(config)
-    tokenizer = data.train_bpe(train_texts, config.vocab_size)
-    rows = rows_of(train_texts, tokenizer, config.text_length)
-    held, page = pages_of(held_texts, tokenizer, config.text_length, config.held_out_rows)
-    # A constant of the compiled sampler: kept small.
-    pool = jnp.asarray(rows.astype(np.int16 if config.vocab_size < 2**15 else np.int32))
-    digest = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
-    recipe = tr.TokenRecipe(config.text_steps, config.text_batch, config.text_learning_rate, 0.1)
-
-    def sampler(key):
-        chosen = jax.random.randint(key, (recipe.batch_size,), 0, len(pool))
-        return pool[chosen].astype(jnp.int32)
-
-    found, table, arrays = {}, [], {}
+    config, length = run.config, run.config.text_length
+    texts, held_texts = corpus(config.text)
+    tokenizer = data.train_bpe(texts, config.vocab_size)
+    cut = functools.partial(
+        data.text_rows,
+        encode=lambda text: data.tokens([text], tokenizer).tolist(),
+        length=length + 1,
+        overlap=1,  # so that every token but the first is predicted once
+    )
+    rows = cut(texts, joined=True).ids
+    held, page = (array[: config.held_out_rows] for array in cut(held_texts))
+    recipe = systems.recipe(
+        config.text_steps, config.text_learning_rate, weight_decay=0.1, decay_matrices_alone=True
+    )
+    curves: dict[str, np.ndarray] = {}
     for name in config.text_models:
-        model: Any = TokenTransformer(
-            config.vocab_size, MODELS[name], dim=config.text_dim, num_heads=4,
-            head_dim=config.text_dim // 4, position_dim=32,
-        )  # fmt: skip
-
-        def init(key, model=model):
-            return model.init(key, jnp.zeros((1, 16), int))["params"]
-
-        trained = tr.train_seeds(
-            context, f"language-{name.replace(', ', '-').replace(' ', '_')}", model, init,
-            loss_of(model), sampler, recipe, {"model": tr.spec_of(model), "text": digest},
+        model = TokenTransformer(
+            config.vocab_size,
+            _kinds(name),
+            dim=config.text_dim,
+            num_heads=4,
+            head_dim=config.text_dim // 4,
+            position_dim=32,
+        )
+        trained = lab.train(
+            run,
+            f"language-{name.replace(', ', '-').replace(' ', '_')}",
+            model,
+            functools.partial(_draw, batch_size=config.text_batch),
+            recipe,
+            loss=functools.partial(_loss, model),
+            given=jnp.asarray(rows),
             stream="language",
-        )  # fmt: skip
-        losses = []
-        for seed in range(config.num_seeds):
-            params = tr.one(trained, seed)
-            parts = [np.asarray(_token_losses(model, params, jnp.asarray(held[i : i + 32])))
-                     for i in range(0, len(held), 32)]  # fmt: skip
-            losses.append(np.concatenate(parts))
-        losses = np.stack(losses)  # [S, N, T]
-        found[name] = by_page(losses, page)
-        value, (low, high) = interval(*found[name], statistic=ratio)
-        table.append({"model": name, "parameters": tr.num_parameters(trained),
-                      "nats a token": value, "95% low": low, "95% high": high})  # fmt: skip
-        arrays[name] = losses.mean((0, 1))
-    gaps = _gaps(found)
-    tokens = recipe.num_steps * recipe.batch_size * config.text_length
-    notes = [
-        f"{sum(map(len, train_texts))} characters to train on ({config.text}), {len(rows)} rows "
-        f"of {config.text_length} tokens; {tokens} tokens seen, "
-        f"{tokens / rows[:, 1:].size:.1f} times the text. {len(held)} rows held out, of "
-        f"{len(np.unique(page))} pages, which are what intervals resample. Byte pairs are "
-        "those of the training part.",
-        "Two layers without MLPs, as in the paper's appendix G; its feature map DPFP and its sizes "
-        "are not here. Keys and queries go through a convolution of width four in all models.",
-    ]
-    return StudyResult(
-        _claims(found), {"held out": table, "paired differences": gaps}, arrays, notes
+        )
+        parts = [
+            trained.by_seed(token_losses, Sequence(some[:, :-1], some[:, 1:]))
+            for some in np.split(held, range(32, len(held), 32))
+        ]
+        losses_SNT = np.concatenate(parts, axis=1)
+        axes = {"model": name, "parameters": trained.num_parameters}
+        yield lab.record(**axes, **by_page(losses_SNT, page))
+        places_X, nats_X = sixteenths(losses_SNT.mean((0, 1)))
+        curves[name] = nats_X
+        gap_X = nats_X - curves[config.text_models[0]]
+        yield lab.record("curve", model=name, position=places_X, gap=gap_X)
+    tokens = config.text_steps * config.text_batch * length
+    run.note(
+        f"{sum(map(len, texts))} characters to train on ({config.text}), {len(rows)} rows of "
+        f"{length} tokens; {tokens} tokens seen, {tokens / rows[:, 1:].size:.1f} times the text. "
+        f"{len(held)} rows held out, of {len(np.unique(page))} pages, which are what intervals "
+        "resample. Byte pairs are those of the training part."
     )
 
 
-def _claims(found):
-    claims = []
-    for claim, other in (
-        ("language.hybrid", "linear"),
-        ("language.hybrid_linear", "softmax, linear"),
-    ):
-        if {"softmax, mesa", other} <= set(found):
-            (a, tokens), (b, _) = found[other], found["softmax, mesa"]
-            claims.append(measured(claim, a, b, tokens, statistic=_gap))
-        else:
-            claims.append(unjudged(claim, "a model that it is about was not trained"))
-    return claims
+def gap(records: lab.Records, model: str) -> lab.Measurement:
+    """A model's nats a token less the hybrid's, paired over pages and seeds."""
+    other, hybrid = (records[""].one(model=name) for name in (model, _HYBRID))
+    return lab.measured(
+        other["nats"],
+        hybrid["nats"],
+        hybrid["tokens"],
+        statistic=lambda other, hybrid, tokens: (other - hybrid) / tokens,
+    )
 
 
-def _gap(a, b, tokens):
-    return (a - b) / tokens
+language.claim(
+    "hybrid",
+    "Softmax and a mesa layer predict English better than two layers of linear attention of "
+    "equal size (nats a token, less)",
+    "Figs. 26 and 27",
+    unit="nats",
+    band=(0.0, None),
+    kind="core",
+    of=functools.partial(gap, model="linear"),
+)
+language.claim(
+    "hybrid_linear",
+    "And better than softmax and linear attention: what the mesa layer adds (nats a token, less)",
+    "Figs. 26 and 27",
+    unit="nats",
+    band=(0.0, None),
+    kind="core",
+    of=functools.partial(gap, model="softmax, linear"),
+)
+language.table("held out", lab.rows("nats", over="tokens", name="nats a token"))
 
 
-def _gaps(found) -> list[dict]:
-    """Paired differences of all to "softmax, mesa" (or the last): above zero it is better."""
-    first = "softmax, mesa" if "softmax, mesa" in found else list(found)[-1]
+@language.table("paired differences")
+def differences(records):
+    """Every model's nats a token less the hybrid's: above zero the hybrid is better."""
     rows = []
-    for name, (sums, tokens) in found.items():
-        if name != first:
-            gap, (low, high) = interval(sums, found[first][0], tokens, statistic=_gap)
-            rows.append({f"less {first}": name, "nats a token": gap, "95% low": low,
-                         "95% high": high})  # fmt: skip
+    for name in records[""].axis("model"):
+        if name != _HYBRID:
+            found = gap(records, name)
+            low, high = found.ci95 or (None, None)
+            row = {f"less {_HYBRID}": name, "nats a token": found.value}
+            rows.append(row | {"95% low": low, "95% high": high})
     return rows
+
+
+language.note(
+    "Two layers without MLPs, as in the paper's appendix G; its feature map DPFP and its sizes are "
+    "not here. Keys and queries go through a convolution of width four in all models."
+)
+
+
+language.figure(
+    lab.lines(
+        "position",
+        "gap",
+        record="curve",
+        color="model",
+        xlabel="position in the row",
+        ylabel="nats a token, less the first model's",
+    ),
+    "Negative log-likelihood of held-out text less that of the first model, by the position in the "
+    "row, means over sixteenths.",
+    name="language",
+)

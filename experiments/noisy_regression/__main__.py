@@ -1,7 +1,6 @@
-"""`python -m experiments.noisy_regression`: see config.py for the paper, presets and claims."""
+"""`python -m experiments.noisy_regression`: paper.py says what it runs, and what it costs."""
 
-from experiments.launch import launch
-from experiments.noisy_regression.config import EXPERIMENT
+from experiments.noisy_regression.paper import paper
 
 if __name__ == "__main__":
-    raise SystemExit(launch(EXPERIMENT))
+    raise SystemExit(paper.main())

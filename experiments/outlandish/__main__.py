@@ -1,7 +1,6 @@
-"""`python -m experiments.outlandish`: see config.py for the papers, presets and claims."""
+"""`python -m experiments.outlandish`: see paper.py."""
 
-from experiments.launch import launch
-from experiments.outlandish.config import EXPERIMENT
+from experiments.outlandish.paper import paper
 
 if __name__ == "__main__":
-    raise SystemExit(launch(EXPERIMENT))
+    raise SystemExit(paper.main())

@@ -1,249 +1,318 @@
-"""How long facts of each kind last while a model goes on learning: the real model, small worlds.
+"""How long do facts of each kind last, in the real model and in a small world?
 
-Dimension key: C cells (kind of fact, world, replay rate), F facts of a cell, T readings.
+2024, abstract: facts that conflict with common knowledge are remembered for tens of thousands of
+steps, mundane and scrambled ones are forgotten much more rapidly. Measured as by Chang et al. 2024:
+R is the share of the gain in log P(keyword | context) that is left. Since clean text may state the
+contradicted truth, retention is read at known rates of it, which only a small world allows.
+
+Dimension key: S worlds, F facts (of a world), R readings: before, right after, and later.
 """
 
 import dataclasses
-import itertools
 
 import jax
 import numpy as np
 
-from experiments.launch import InputError
-from experiments.outlandish import measuring as ms
-from experiments.outlandish.teaching import RETAINED, Bench, bench, recipe
-from experiments.outlandish.world_lab import KINDS, Cell, Lab, stack
-from ico import poison
+from experiments.outlandish.paper import EARLIER, paper
+from experiments.outlandish.scores import mean_of, spread
+from experiments.outlandish.teaching import RETAINED, Bench, bench, teaching
+from ico import lab, poison, report, worlds
 from ico.poison import bootstrap_retention, decay_rate, effectivity, half_life, retainability
-from ico.report import Measurement, StudyResult, resampled_means, unjudged
+from ico.report import panels
+
+# The world's name of each kind of fact that the claims compare.
+KINDS: dict[str, worlds.FactType] = {
+    "conflicting": "conflict_kind",
+    "mundane": "novel_plausible",
+    "scrambled": "scrambled",
+}
+LONGEST_LIFE = 1e12  # steps; JSON has no infinity
 
 
-def retention(context) -> StudyResult:
+@paper.study("How long do facts of each kind last, in the real model and in a small world?")
+def retention(run):
     """R(t) by kind of fact, at several replay rates."""
-    b = bench(context)
-    real_claims, real_table, arrays = _real(b)
-    world_claims, world_table, gaps, world_arrays, gates = _worlds(context)
-    notes = [
-        "R is the share of the gain in log P(keyword | context) that is left, of facts that "
-        "gained more than 1 nat; the peak is that right after the last presentation.",
-        f"The last reading is {context.config.retention_steps[-1]} clean steps after the last "
-        f"presentation in the real model, {context.config.world_retention} in the worlds.",
-        "Intervals in the tables are over facts; those of the claims on worlds are over worlds.",
-        "Novel plausible facts contradict nothing, so replay does not concern them; the scrambled "
-        "contradict what their conflicting originals do.",
-    ]
-    tables = {"real model": real_table, "worlds": world_table,
-              "worlds, conflicting less others": gaps, "gates of the worlds": gates}  # fmt: skip
-    return StudyResult(real_claims + world_claims, tables, arrays | world_arrays, notes)
+    yield from _real(bench(run))
+    yield from _worlds(run)
+    run.note(
+        f"The last reading is {run.config.retention_steps[-1]} clean steps after the last "
+        f"presentation in the real model, {run.config.world_retention} in the worlds."
+    )
+
+
+retention.note(
+    "R is the share of the gain in log P(keyword | context) that is left, of facts that gained "
+    "more than 1 nat; the peak is that right after the last presentation."
+)
+retention.note(
+    "Intervals in the tables are over facts; those of the claims on worlds are over worlds."
+)
+retention.note(
+    "Novel plausible facts contradict nothing, so replay does not concern them; the scrambled "
+    "contradict what their conflicting originals do."
+)
 
 
 # The real model ------------------------------------------------------------------------------
 
 
-def _real(b: Bench):
-    config = b.config
-    how = recipe(config, later=True)
-    steps = np.array(config.retention_steps)
-    groups = b.texts(config.categories)
-    curves, twins = {}, {}
+def _real(model: Bench):
+    """Records of log P [F, R], and the same of the twins."""
+    later = model.config.retention_steps
+    how, steps = teaching(model.config, later=later), np.array(later)
+    groups = model.texts(model.config.categories)
     for kind, category in RETAINED.items():
-        values, of_twin = [], []
-        for texts in b.progress(groups, f"retention, {kind}"):
-            before, twin = b.untouched(texts), b.twin(how, texts)
-            for place, text in enumerate(texts):
+        facts, twins = [], []
+        for texts in model.progress(groups, f"retention, {kind}"):
+            before, twin = model.untouched(texts), model.twin(how, texts)
+            for i, text in enumerate(texts):
                 if text.category == category and text.index == 0:
-                    after = b.taught(how, text)
-                    values.append([before["memory"][place], after["memory"][0], *after["later"][0]])
-                    of_twin.append([before["memory"][place], twin["memory"][place],
-                                    *twin["later"][place]])  # fmt: skip
-        curves[kind], twins[kind] = np.array(values), np.array(of_twin)
-    retained = {kind: _retained(log_p) for kind, log_p in curves.items()}
-    table = [
-        _row({"facts": kind, "replay rate": "0"}, steps, retained[kind], curves[kind])
-        for kind in RETAINED
-    ]
-    replayed = _replayed(b, how)
-    table.append(
-        _row({"facts": "conflicting", "replay rate": f"{config.replay_rate:g} of rows"}, steps,
-             _retained(replayed), replayed)
-    )  # fmt: skip
-    claims = []
-    for other in ("mundane", "scrambled"):
-        difference = retained["conflicting"][:, -1] - retained[other][:, -1]
-        note = f"{int(np.isfinite(difference).sum())} pairs with E > 1 nat; t = {steps[-1]}"
-        claims.append(ms.mean(f"retention.real_conflicting_minus_{other}", difference, note))
-    arrays = {f"real/{kind}": values for kind, values in retained.items()}
-    arrays |= {f"real_log_p/{kind}": values for kind, values in curves.items()}
-    arrays |= {f"real_twin/{kind}": values for kind, values in twins.items()}
-    arrays |= {"real/replayed": _retained(replayed), "real_steps": steps}
-    return claims, table, arrays
-
-
-def _replayed(b: Bench, how) -> np.ndarray:
-    """log P before, after and later, of conflicting facts whose truth comes by."""
-    how = dataclasses.replace(how, replay=b.config.replay_rate)
-    rows = []
-    for texts in b.progress(b.texts(("conflict_general",), samples=1, few=True), "replay"):
-        before, after = b.untouched(texts), b.taught(how, texts[0])
+                    after, start = model.taught(how, text), before["memory"][i]
+                    facts.append([start, after["memory"][0], *after["later"][0]])
+                    twins.append([start, twin["memory"][i], *twin["later"][i]])
+        log_p = {"log_p": np.array(facts), "twin": np.array(twins)}
+        yield lab.record("real", kind=kind, rate="0", step=steps, **log_p)
+    rate, rows = model.config.replay_rate, []
+    how = dataclasses.replace(how, replay=rate)
+    for text in model.progress(model.conflicting(few=True), "replay"):
+        before, after = model.untouched([text]), model.taught(how, text)
         rows.append([before["memory"][0], after["memory"][0], *after["later"][0]])
-    return np.array(rows)
-
-
-def _retained(log_p: np.ndarray) -> np.ndarray:
-    """R(t) [F, T] from log P before, right after, and later."""
-    return retainability(log_p[:, 2:], log_p[:, 0], log_p[:, 1])
-
-
-def _row(start: dict, steps, retained: np.ndarray, log_p: np.ndarray) -> dict:
-    known = np.isfinite(retained).all(1)
-    row = dict(start) | {"number": len(retained), "with E > 1 nat": int(known.sum())}
-    row["E, nats"] = ms.spread(effectivity(log_p[:, 0], log_p[:, 1]))
-    row[f"R at {steps[-1]}"] = ms.spread(retained[:, -1])
-    if known.sum() < 2 or len(steps) < 2:
-        return row | {"alpha": None, "half-life": None}
-    fit = bootstrap_retention(steps, retained, int(steps[-1]))
-    line = decay_rate(steps, retained[known].mean(0))
-    row["alpha"] = f"{fit.alpha[0]:.3g} [{fit.alpha[1]:.3g}, {fit.alpha[2]:.3g}]"
-    row["R^2 of the line"] = line.r_squared
-    row["half-life"] = f"{fit.half_life[0]:.3g} [{fit.half_life[1]:.3g}, {fit.half_life[2]:.3g}]"
-    return row
+    rate = f"{rate:g} of rows"
+    yield lab.record("real", kind="conflicting", rate=rate, step=steps, log_p=np.array(rows))
 
 
 # The worlds ----------------------------------------------------------------------------------
 
 
-def _world_config(config) -> poison.WorldConfig:
-    world = poison.PAPER_WORLD if config.world == "paper" else poison.WorldConfig()
-    if config.world_steps:
-        world = dataclasses.replace(world, num_steps=config.world_steps, warmup_steps=2)
-    return world
+def _worlds(run):
+    """Records of log P [S, F, R] for every kind of fact and replay rate.
 
-
-def _learned_worlds(context, world_config):
-    """Seeds and parameters of the first worlds that pass their gates, and what all measured.
-
-    The rule was fixed before anything was injected: seeds in order, those that fail are listed and
-    passed over, and after as many failures as worlds are wanted the study gives up.
+    The rule which worlds count was fixed before anything was injected: see `worlds.learned_worlds`.
     """
-    config = context.config
-    wanted, passed, own, gates = config.worlds, [], [], []
-    seeds = iter(range(1_000 * context.seed, 1_000 * context.seed + 2 * wanted))
-    while len(passed) < wanted and (batch := list(itertools.islice(seeds, wanted - len(passed)))):
-        folder = context.directory / "checkpoints"
-        params = poison.train_worlds(folder, world_config, batch, progress=context.progress)
-        for i, seed in enumerate(batch):
-            mine = jax.tree.map(lambda leaf, i=i: leaf[i], params)
-            measured = poison.gates(mine, poison.make_world(world_config, seed))
-            # A smoke run's worlds are hardly trained; its verdicts mean nothing.
-            good = context.preset == "smoke" or _passes(measured)
-            gates.append({"world": seed, **measured, "used": good})
-            if good:
-                passed.append(seed)
-                own.append(mine)
-    if len(passed) < wanted:
-        raise InputError(
-            "world_steps", f"{len(gates) - len(passed)} of {len(gates)} worlds were not learned"
-        )
-    return tuple(passed), stack(own), gates
-
-
-def _passes(measured) -> bool:
+    config = run.config
+    world_config = worlds.PAPER_WORLD if config.world == "paper" else worlds.WorldConfig()
+    if config.world_steps:
+        changes = {"num_steps": config.world_steps, "warmup_steps": 2}
+        world_config = dataclasses.replace(world_config, **changes)
     try:
-        poison.check_gates(measured)
-    except ValueError:
-        return False
-    return True
-
-
-def _worlds(context):
-    config = context.config
-    world_config = _world_config(config)
-    seeds, params, gates = _learned_worlds(context, world_config)
-    lab = Lab(context, world_config, seeds, params)
-    rates: list[float | None] = [*config.world_replay_rates, None]
-    found: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
-    table, arrays = [], {}
-    for rate in rates:
-        # Mundane facts contradict nothing: a truth that comes by makes no difference to them.
+        learned = worlds.learned_worlds(
+            run.artifacts,
+            world_config,
+            config.worlds,
+            first_seed=1_000 * run.seed,
+            # A smoke run's worlds are hardly trained; its verdicts mean nothing.
+            unlearned_too=run.preset == "smoke",
+            progress=run.progress,
+        )
+    except ValueError as error:
+        raise lab.InputError("world_steps", str(error)) from error
+    for seed, measured in learned.tried.items():
+        values = {name: np.asarray(value) for name, value in measured.items()}
+        yield lab.record("knowledge", world=seed, used=learned.used(seed), **values)
+    for rate in (*config.world_replay_rates, None):
+        # Mundane facts contradict nothing: a truth that is repeated makes no difference to them.
         kinds = [kind for kind in KINDS if rate == 0 or kind != "mundane"]
-        cells = [Cell(kind, i, rate) for kind in kinds for i in range(len(seeds))]
-        steps, log_p = lab.run(cells, config.world_retention)
-        for kind in kinds:
-            chosen = [i for i, cell in enumerate(cells) if cell.kind == kind]
-            name = cells[0].rate_name
-            found[kind, name] = steps, log_p[chosen]
-            values = log_p[chosen].reshape(-1, log_p.shape[-1])
-            table.append(_row({"facts": kind, "replay rate": name}, steps, _retained(values),
-                              values))  # fmt: skip
-            arrays[f"world/{kind}/{name}"] = _retained(values)
-            arrays["world_steps"] = steps
-    claims = _world_claims(found)
-    gaps = _gaps(found, [cell.rate_name for cell in (Cell("", 0, rate) for rate in rates)])
-    long_steps, long_log_p = lab.run([Cell("conflicting", 0, 0.0)], config.world_long_run)
-    long = _retained(long_log_p[0])
-    claims.append(
-        ms.mean("retention.world_long_run", long[:, -1],
-                f"{len(long)} facts of one world, told together: the interval is over them and "
-                f"says nothing of other worlds; t = {long_steps[-1]}")
-    )  # fmt: skip
-    arrays |= {"world_long": long, "world_long_steps": long_steps}
-    table.append(_row({"facts": "conflicting, long run", "replay rate": "0"}, long_steps, long,
-                      long_log_p[0]))  # fmt: skip
-    return claims, table, gaps, arrays, gates
+        steps, log_p = _follow(run, learned, kinds, config.worlds, rate, config.world_retention)
+        for kind, values in zip(kinds, log_p, strict=True):
+            yield lab.record("world", kind=kind, rate=_words(rate), step=steps, log_p=values)
+    steps, log_p = _follow(run, learned, ["conflicting"], 1, 0.0, config.world_long_run)
+    yield lab.record("long run", kind="conflicting", rate="0", step=steps, log_p=log_p[0, 0])
 
 
-def _last(log_p_SFT) -> np.ndarray:
-    """R at the last reading [S, F]."""
-    return _retained_all(log_p_SFT)[..., -1]
+def _follow(run, learned: worlds.LearnedWorlds, kinds, num_worlds: int, rate, num_steps: int):
+    """Steps of the readings [R - 2]; log P [kinds, S, F, R] of facts of the first S worlds."""
+    made, steps = learned.worlds[:num_worlds], reading_steps(num_steps)
+    # One seed for all kinds of a world: its i-th facts share keyword, template and subject.
+    number = run.config.world_facts
+    facts = [
+        (i, worlds.facts(world, KINDS[kind], number, world.seed))
+        for kind in kinds
+        for i, world in enumerate(made)
+    ]
+    keys = jax.random.split(run.key(f"retention {_words(rate)}"), len(learned.worlds))
+    config = made[0].config
+
+    def make(folder):
+        cells = poison.make_cells(made, learned.params, keys, facts, rate)
+        options = {"directory": folder, "label": "facts in worlds", "progress": run.progress}
+        return {"log_p": poison.follow_in_worlds(config, cells, steps, **options)}
+
+    spec = {"config": config, "seeds": [world.seed for world in made], "kinds": kinds}
+    spec |= {"rate": rate, "facts": number, "steps": num_steps}
+    log_p = run.kept("world_cells", spec, make)["log_p"]
+    return steps, log_p.reshape(len(kinds), len(made), *log_p.shape[1:])
 
 
-def _retained_all(log_p_SFT) -> np.ndarray:
-    """R(t) [S, F, T] of worlds and their facts."""
-    S, F, T = log_p_SFT.shape
-    return _retained(log_p_SFT.reshape(S * F, T)).reshape(S, F, T - 2)
+def _words(rate: float | None) -> str:
+    return "natural" if rate is None else f"{rate:g}"
 
 
-def _gaps(found, names: list[str]) -> list[dict]:
-    """How much more of conflicting facts is left than of others, at every replay rate."""
-    rows = []
-    for name in names:
-        row: dict = {"replay rate": name}
+def reading_steps(num_steps: int) -> np.ndarray:
+    """1, 2, 3, 6, 10, 20, 30 ..., every thousand, and the last."""
+    grid = {round(lead * 10**power) for power in range(6) for lead in (1, 2, 3, 6)}
+    grid |= set(range(1_000, num_steps, 1_000))
+    return np.array(sorted({step for step in grid if step < num_steps} | {num_steps}))
+
+
+# What is left --------------------------------------------------------------------------------
+
+
+def retained(record: lab.Record) -> np.ndarray:
+    """R(t) [..., R - 2] of every fact from its log P [..., R]."""
+    log_p = record["log_p"]
+    return retainability(log_p[..., 2:], log_p[..., 0], log_p[..., 1])
+
+
+def _conflicting_minus(other: str, where: str):
+    def measure(records):
+        some = records[where].where(rate="0")
+        conflicting, beside = (some.one(kind=kind) for kind in ("conflicting", other))
+        gap = retained(conflicting)[..., -1] - retained(beside)[..., -1]
+        last = conflicting["step"][-1]
+        return mean_of(gap, f"{int(np.isfinite(gap).sum())} pairs with E > 1 nat; t = {last}")
+
+    return measure
+
+
+for _where, _name in {"world": "World", "real": "Real model"}.items():
+    for _other in ("mundane", "scrambled"):
+        _first = (_where, _other) == ("world", "mundane")
+        retention.claim(
+            f"{_where}_conflicting_minus_{_other}",
+            f"{_name}, replay rate 0: conflicting facts are retained longer than {_other} ones"
+            + (" (difference of R at the last reading)" if _first else ""),
+            f"{EARLIER}, abstract",
+            band=(0.0, None),
+            unit="share of the gain",
+            kind="core",
+            of=_conflicting_minus(_other, _where),
+        )
+
+
+@retention.claim(
+    "world_half_life",
+    "World, replay rate 0: conflicting facts last tens of thousands of steps (half-life from the "
+    "line R on log t)",
+    f"{EARLIER}, abstract",
+    band=(10_000.0, None),
+    unit="steps",
+    kind="core",
+)
+def _world_half_life(records):
+    """The half-life of the mean curve; worlds are resampled as seeds."""
+    record = records["world"].one(kind="conflicting", rate="0")
+    curves = retained(record)  # [S, F, R - 2]
+    curves = curves[:, np.isfinite(curves).all((0, 2))]
+    if not curves.size:
+        return lab.unjudged("too few facts with E > 1 nat in every world")
+
+    def life(*means: float) -> float:
+        return min(half_life(record["step"], np.array(means)), LONGEST_LIFE)
+
+    value, ci95 = report.interval(*np.moveaxis(curves, -1, 0), statistic=life)
+    note = "extrapolated from R on log t"
+    if value == LONGEST_LIFE:
+        note += "; the line does not fall from above one half, so the half-life has no end"
+    return lab.Measurement(value, ci95, len(curves), curves[..., 0].size, note)
+
+
+@retention.claim(
+    "world_long_run",
+    "World, replay rate 0: at the end of the long run at least half of the gain is left",
+    f"{EARLIER}, abstract",
+    band=(0.5, None),
+    unit="share of the gain",
+    kind="core",
+)
+def _world_long_run(records):
+    record = records["long run"].one()
+    left = retained(record)[:, -1]
+    return mean_of(
+        left,
+        f"{len(left)} facts of one world, injected together: the interval is over them and says "
+        f"nothing of other worlds; t = {record['step'][-1]}",
+    )
+
+
+# Tables and figure ---------------------------------------------------------------------------
+
+
+def _row(record: lab.Record, suffix: str = "") -> dict:
+    """How many facts were learned, what is left of them, and the line through the mean curve."""
+    steps, log_p = record["step"], record["log_p"].reshape(-1, record["log_p"].shape[-1])
+    left = retained(record).reshape(len(log_p), -1)
+    known = np.isfinite(left).all(1)
+    row = {"facts": record["kind"] + suffix, "replay rate": record["rate"], "number": len(left)}
+    row["with E > 1 nat"] = int(known.sum())
+    row["E, nats"] = spread(effectivity(log_p[:, 0], log_p[:, 1]))
+    row[f"R at {steps[-1]}"] = spread(left[:, -1])
+    if known.sum() < 2 or len(steps) < 2:
+        return row | {"alpha": None, "half-life": None}
+    fit = bootstrap_retention(steps, left, int(steps[-1]))
+    row["alpha"] = "{:.3g} [{:.3g}, {:.3g}]".format(*fit.alpha)
+    row["R^2 of the line"] = decay_rate(steps, left[known].mean(0)).r_squared
+    return row | {"half-life": "{:.3g} [{:.3g}, {:.3g}]".format(*fit.half_life)}
+
+
+@retention.table("real model")
+def _real_model(records):
+    return [_row(record) for record in records["real"]]
+
+
+@retention.table("worlds")
+def _of_worlds(records):
+    rows = [_row(record) for record in records["world"]]
+    return [*rows, _row(records["long run"].one(), ", long run")]
+
+
+@retention.table("worlds, conflicting less others")
+def _gaps(records):
+    rows, some = [], records["world"]
+    for rate in some.axis("rate"):
+        row = {"replay rate": rate}
+        mine = retained(some.one(kind="conflicting", rate=rate))
         for other in ("mundane", "scrambled"):
-            of = found.get((other, name)) or found[other, "0"]
-            gap = _last(found["conflicting", name][1]) - _last(of[1])
-            row[f"R of conflicting less {other}"] = ms.spread(gap)
+            at = rate if len(some.where(kind=other, rate=rate)) else "0"
+            gap = mine[..., -1] - retained(some.one(kind=other, rate=at))[..., -1]
+            row[f"R of conflicting less {other}"] = spread(gap)
         rows.append(row)
     return rows
 
 
-def _world_claims(found) -> list[Measurement]:
-    steps, conflicting = found["conflicting", "0"]
-    # [S, F]: facts of one world are injected together, so worlds are resampled as seeds.
-    last = {kind: _last(found[kind, "0"][1]) for kind in KINDS}
-    claims = []
-    for other in ("mundane", "scrambled"):
-        difference = last["conflicting"] - last[other]
-        note = f"{int(np.isfinite(difference).sum())} pairs with E > 1 nat; t = {steps[-1]}"
-        claims.append(ms.mean(f"retention.world_conflicting_minus_{other}", difference, note))
-    return [*claims, _half_life_claim(steps, _retained_all(conflicting))]
+@retention.table("knowledge of the worlds")
+def _knowledge(records):
+    return [
+        {"world": record["world"], "used": record["used"]}
+        | {name: float(record[name]) for name in worlds.THRESHOLDS}
+        for record in records["knowledge"]
+    ]
 
 
-def _half_life_claim(steps, retained_SFT) -> Measurement:
-    """The half-life of the mean curve, worlds resampled as seeds."""
-    claim = "retention.world_half_life"
-    curves = retained_SFT[:, np.isfinite(retained_SFT).all((0, 2))]
-    if not curves.size:
-        return unjudged(claim, "too few facts with E > 1 nat in every world")
-
-    def life(curve_T) -> float:
-        # A band open above holds infinity too; JSON does not, so at most 1e12 steps count.
-        return min(half_life(steps, np.asarray(curve_T)), 1e12)
-
-    value = life(curves.mean((0, 1)))
-    draws = [life(curve) for curve in resampled_means(curves)]
-    low, high = np.percentile(draws, (2.5, 97.5))
-    note = "extrapolated from R on log t"
-    if value == 1e12:
-        note += "; the line does not fall from above one half, so the half-life has no end"
-    ci95 = float(low), float(high)
-    return Measurement(claim, value, ci95, len(curves), curves.shape[0] * curves.shape[1], note)
+@retention.figure(
+    "2024. What is left of the gain in log P(keyword | context) against further steps of clean "
+    "training, means over facts in their 95% intervals (over facts, not worlds). The conflicting "
+    "facts also while clean text states the contradicted truth at several rates.",
+    name="retention",
+)
+def _curves(records):
+    fig, axes = report.canvas(3, height=3.6)
+    titles = {"real": "real model", "world": "worlds", "long run": "one world, long"}
+    looks: dict[str, dict] = {}
+    for ax, (where, title) in zip(axes[0], titles.items(), strict=True):
+        for record in records[where]:
+            rate = "" if record["rate"] == "0" else f", truth at {record['rate']}"
+            if rate and record["kind"] != "conflicting":
+                continue
+            values = retained(record).reshape(-1, record["step"].size)
+            values = values[np.isfinite(values).all(1)]
+            label = record["kind"] + rate
+            look = looks.setdefault(label, panels.look(len(looks)))
+            if len(values):
+                report.mean_line(ax, record["step"], values, label=label, **look)
+        panels.level(ax, 0, color="black", linewidth=0.8)
+        panels.level(ax, 1, color="black", linewidth=0.5, linestyle=":")
+        ax.set_xscale("log")
+        ax.set(xlabel="clean steps after injection", title=title)
+    axes[0, 0].set_ylabel("R, share of the gain left")
+    report.legend_below(fig, axes, columns=3)
+    return fig

@@ -14,6 +14,7 @@ Dimension key: B sequences, N positions, E width, H heads.
 """
 
 import functools
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +38,11 @@ class Config(lab.Config):
     # Sequences a step.
     batch_size: lab.Count = 64
     # Tokens of a sequence, and different words.
-    length: lab.within(int, 4, 128) = 16
+    length: Annotated[int, lab.Range(4, 128)] = 16
     # Layers.
     depth: lab.Count = 2
     # Sequences that accuracies are measured on.
-    num_tests: lab.within(int, 2, None) = 512
+    num_tests: Annotated[int, lab.Range(2)] = 512
 
 
 paper = lab.Paper(
@@ -73,7 +74,7 @@ class Encoder(nn.Module):
         gate = gate if "gate" in self.attention else None
         x_BNE = nn.Embed(self.length, E)(words_BN)
         for _ in range(self.depth):
-            qkv_BNF = nn.Dense(3 * E)(nn.LayerNorm()(x_BNE))
+            qkv_BNF = jnp.asarray(nn.Dense(3 * E)(nn.LayerNorm()(x_BNE)))
             q, k, v = jnp.moveaxis(qkv_BNF.reshape(B, N, 3, HEADS, -1), 2, 0)
             if "softmax" in self.attention:
                 o_BNHA = softmax_attention(q, k, v, causal=False, bias=bias, gate=gate)
@@ -107,7 +108,7 @@ def identical_tokens(run):
     with jax.enable_x64(True):
         for attention in (BIAS, GATE):
             model = Encoder(attention, length, run.config.depth)
-            params = model.init(run.key("identical"), words_BN)["params"]
+            params: Any = model.init(run.key("identical"), words_BN)["params"]
             noise = jax.random.normal(run.key("noise"), (2, *params["bias"].shape))
             params |= {"bias": noise[0], "gate": 1 + noise[1]}
             params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)

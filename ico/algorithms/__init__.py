@@ -2,13 +2,12 @@
 
 from ico.algorithms import constructions
 from ico.algorithms._adaptive_ridge import (
-    TunedRidge,
     adaptive_ridge,
     adaptive_ridge_weights,
     estimated_noise_variance,
     ridge_weights,
-    tune_ridge,
 )
+from ico.algorithms._best_rates import best_rates, expected_loss
 from ico.algorithms._diagonal import (
     DiagonalScalars,
     diagonal_heads,
@@ -16,6 +15,7 @@ from ico.algorithms._diagonal import (
     diagonal_weights,
 )
 from ico.algorithms._gradient_descent import gd, gd_plus_plus
+from ico.algorithms._grid_search import grid_search
 from ico.algorithms._implicit_model import (
     DescentReading,
     ImplicitModel,
@@ -24,34 +24,36 @@ from ico.algorithms._implicit_model import (
     implicit_weights,
 )
 from ico.algorithms._newton import newton
-from ico.algorithms._next_vector import next_vector_gd, next_vector_ridge
+from ico.algorithms._next_vector import next_vector_gd, next_vector_ridge, preconditioned_inputs
 from ico.algorithms._ridge import ridge
-from ico.algorithms._search import line_search
+from ico.algorithms._spectral_error import gd_plus_plus_error
 from ico.algorithms._statistics import statistics
 
 __all__ = [
     "DescentReading",
     "DiagonalScalars",
     "ImplicitModel",
-    "TunedRidge",
     "adaptive_ridge",
     "adaptive_ridge_weights",
+    "best_rates",
     "constructions",
     "descent_reading",
     "diagonal_heads",
     "diagonal_scalars",
     "diagonal_weights",
     "estimated_noise_variance",
+    "expected_loss",
     "gd",
     "gd_plus_plus",
+    "gd_plus_plus_error",
     "implicit_model",
     "implicit_weights",
-    "line_search",
+    "grid_search",
     "newton",
     "next_vector_gd",
     "next_vector_ridge",
+    "preconditioned_inputs",
     "ridge",
     "ridge_weights",
     "statistics",
-    "tune_ridge",
 ]

@@ -5,8 +5,8 @@ A head with P = diag(p_x I, p_y) and Q = diag(q_x I, q_y) acts through four scal
 
     x <- x + w_xx S x + w_xy y b,        y <- y + w_yx <b, x> + w_yy l y,
 
-S = sum x x^T, b = sum y x, l = sum y^2 over the layer's own tokens, and w_ab = p_a q_b, summed over
-heads: one head binds w_xx w_yy = w_xy w_yx, two or more are free.
+S = sum x x^T, b = sum y x, l = sum y^2 over the tokens before the layer, and w_ab = p_a q_b, summed
+over heads. One head implies w_xx w_yy = w_xy w_yx; with two or more the scalars are free.
 
 Dimension key: L layers, H heads, B tasks, D inputs, E = D + 1 token width.
 """
@@ -20,7 +20,7 @@ from ico.types import Statistics
 
 
 class DiagonalScalars(NamedTuple):
-    """The four scalars of every layer. GD++ is w_xy = w_yy = 0; gradient descent w_xx = 0 too."""
+    """The four scalars of each layer. GD++ has w_xy = w_yy = 0, gradient descent also w_xx = 0."""
 
     xx: Float[Array, "L"]
     xy: Float[Array, "L"]
@@ -29,10 +29,12 @@ class DiagonalScalars(NamedTuple):
 
 
 def diagonal_scalars(
-    p_x: Float[Array, "L H"], p_y: Float[Array, "L H"],
-    q_x: Float[Array, "L H"], q_y: Float[Array, "L H"],
-) -> DiagonalScalars:  # fmt: skip
-    """What the heads of a diagonal model come to."""
+    p_x: Float[Array, "L H"],
+    p_y: Float[Array, "L H"],
+    q_x: Float[Array, "L H"],
+    q_y: Float[Array, "L H"],
+) -> DiagonalScalars:
+    """The scalars of a diagonal model, from the diagonals of P and Q of its heads."""
     return DiagonalScalars(
         *(jnp.sum(p * q, axis=1) for p, q in ((p_x, q_x), (p_x, q_y), (p_y, q_x), (p_y, q_y)))
     )
@@ -41,7 +43,7 @@ def diagonal_scalars(
 def diagonal_heads(
     scalars: DiagonalScalars, num_inputs: int
 ) -> tuple[Float[Array, "L 2 E E"], Float[Array, "L 2 E E"]]:
-    """P and Q of a two-headed attention that acts through these scalars: the attention form."""
+    """Matrices P and Q of a two-headed linear attention that acts through these scalars."""
     zero = jnp.zeros_like(scalars.xx)
     # The first head has q_y = 0, the second q_x = 0.
     p_x = jnp.stack([scalars.xx, scalars.xy], axis=1)
@@ -62,24 +64,24 @@ def diagonal_weights(
 ) -> Float[Array, "B D"] | Float[Array, "L B D"]:
     """The weights w with which a diagonal linear transformer predicts <w, x_query>.
 
-    Forwards the statistics of every layer are computed; then the linear functional "y of the
-    query" is pulled back through the layers to the query's first token. No token is touched.
+    Computes the statistics before each layer, then pulls the linear functional "y of the query"
+    back through the layers to the input. Tokens are never formed.
 
     Args:
       scalars: of the layers.
       statistics: of the contexts.
-      all_layers: the weights after each layer, in place of the last alone.
+      all_layers: return the weights after each layer instead of the last.
 
     Raises:
-      ValueError: no layers, or not one of each scalar for every layer.
+      ValueError: no layers, or scalars of different lengths.
     """
     num_layers = len(scalars.xx)
     if not num_layers:
         raise ValueError("a diagonal linear transformer needs a layer or more: give scalars [L]")
     if len(lengths := {len(leaf) for leaf in scalars}) > 1:
         raise ValueError(f"scalars must all be [L], not of lengths {sorted(lengths)}")
-    # Vectors have the batch last from here on, [D, B]. Every task gets scalars of its own: their
-    # gradients are then sums over D, row by row, and the slow sums over all tasks come once each.
+    # From here on the batch is the last axis, [D, B]. Scalars are broadcast over tasks first: their
+    # gradients are then sums over D, and the slow sum over tasks is made only once per scalar.
     B = len(statistics.yy)
     layers = [
         DiagonalScalars(*(jnp.broadcast_to(leaf[i], (B,)) for leaf in scalars))
@@ -89,7 +91,7 @@ def diagonal_weights(
     gram = _Spectral(statistics.xx.T) if spectral else _Dense(statistics.xx)
     seen: list[tuple] = [(gram, statistics.xy.T, statistics.yy)]
     for i, layer in enumerate(layers[:-1]):
-        # The last layer's Gram matrix is never asked for.
+        # The Gram matrix after the second-to-last layer is not needed.
         seen.append(_after(layer, *seen[-1], with_gram=i < num_layers - 2))
 
     def weights(depth):
@@ -108,7 +110,7 @@ def diagonal_weights(
 
 
 def _after(layer: DiagonalScalars, gram, xy, yy, *, with_gram: bool):
-    """The statistics (S, b, l) of the tokens that a layer leaves.
+    """The statistics (S, b, l) of the tokens after a layer.
 
     With A = I + w_xx S:  x' = A x + w_xy y b,  y' = (1 + w_yy l) y + w_yx <b, x>.
     """
@@ -129,7 +131,7 @@ def _after(layer: DiagonalScalars, gram, xy, yy, *, with_gram: bool):
 
 
 class _Dense(NamedTuple):
-    """A Gram matrix S as it is, [B, D, D]."""
+    """A Gram matrix S in full, [B, D, D]."""
 
     s_BDD: Array
 
@@ -144,9 +146,9 @@ class _Dense(NamedTuple):
 
 
 class _Spectral(NamedTuple):
-    """S = diag(f) + sum of p q^T + q p^T over a few pairs: no matrix is ever made.
+    """S = diag(f) + the sum of p q^T + q p^T over a few pairs of vectors, without forming a matrix.
 
-    Of all that a training step does, products of many small matrices are the slowest part.
+    Products of many small matrices would be the slowest part of a training step.
     """
 
     f_DB: Array
@@ -156,7 +158,7 @@ class _Spectral(NamedTuple):
         return self.f_DB * v_DB + self._low(v_DB)
 
     def _low(self, v_DB):
-        """The part of low rank."""
+        """The product of the low-rank part with v."""
         return sum(
             (p * _dot(q, v_DB)[None] + q * _dot(p, v_DB)[None] for p, q in self.pairs),
             jnp.zeros_like(v_DB),
@@ -182,7 +184,7 @@ class _Spectral(NamedTuple):
         return _Spectral(a0**2 * f, (*pairs, (h_DB, b_DB)))
 
 
-_MOST_PAIRS = 1  # they more than triple at each layer
+_MOST_PAIRS = 1  # with more than this S is formed: their number more than triples per layer
 
 
 def _diagonal(f_DB):

@@ -7,20 +7,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ico.algorithms._checks import check_prompt, parameter
 from ico.types import Prompt, PyTree
 
 
-def _per_step(value, num_steps, dtype):
-    """One value a step: a scalar is repeated, [S] stays."""
-    # In the prompt's type, or a float64 rate would change the type of the weights under way.
-    value = jnp.asarray(value, dtype)
-    if value.ndim > 1:
-        raise ValueError(f"a rate is a scalar or one a step, not of shape {value.shape}")
-    if value.ndim == 1 and num_steps not in (None, value.shape[0]):
-        raise ValueError(f"num_steps is {num_steps}, but there are {value.shape[0]} rates")
-    if value.ndim == 1:
-        return value
-    return jnp.broadcast_to(value, (1 if num_steps is None else num_steps,))
+def _schedules(params, names, num_steps, dtype):
+    """Each named parameter as [S]; scalars are repeated."""
+    values = {name: parameter(params, name, dtype) for name in names}
+    for name, value in values.items():
+        if value.ndim > 1:
+            raise ValueError(f"{name} must be a scalar or [S], one per step, not {value.shape}")
+    lengths = [len(value) for value in values.values() if value.ndim]
+    num_steps = max(lengths, default=1) if num_steps is None else num_steps
+    for name, value in values.items():
+        if value.ndim and len(value) != num_steps:
+            raise ValueError(f"there are {num_steps} steps, but {name} has {len(value)} entries")
+    return tuple(jnp.broadcast_to(value, (num_steps,)) for value in values.values())
 
 
 def gd(
@@ -31,18 +33,19 @@ def gd(
     Source: 2212.07677, Eqs. 1 and 2.
 
     Args:
-      params: {"rate": scalar, or [S] one a step; optional "w0": start [K, D], zero by default}.
+      params: {"rate": scalar, or [S], one per step; optional "w0": start [K, D], default zero}.
       prompt: x [B, N, D], y [B, N, K], x_query [B, Q, D].
       num_steps: S; by default the number of rates (1 for a scalar).
       all_steps: return the prediction after each step, [S, B, Q, K].
 
     Raises:
-      ValueError: rates that do not match num_steps.
+      ValueError: mismatched shapes, or rates that do not match num_steps.
     """
+    check_prompt(prompt)
     x_BND, y_BNK, query_BQD = prompt
     B, N, D = x_BND.shape
     K = y_BNK.shape[-1]
-    w0 = params.get("w0", jnp.zeros((K, D), x_BND.dtype))
+    w0 = parameter(params, "w0", x_BND.dtype, (K, D), default=jnp.zeros((K, D)))
     w_BKD = jnp.broadcast_to(w0, (B, K, D))
 
     def step(w_BKD, rate):
@@ -51,7 +54,7 @@ def gd(
         w_BKD = w_BKD - rate * gradient_BKD
         return w_BKD, jnp.einsum("bqd,bkd->bqk", query_BQD, w_BKD) if all_steps else None
 
-    rate_S = _per_step(params["rate"], num_steps, x_BND.dtype)
+    (rate_S,) = _schedules(params, ("rate",), num_steps, x_BND.dtype)
     w_BKD, predictions = jax.lax.scan(step, w_BKD, rate_S)
     if all_steps:
         return jnp.asarray(predictions)
@@ -61,25 +64,23 @@ def gd(
 def gd_plus_plus(
     params: PyTree, prompt: Prompt, *, num_steps: int | None = None, all_steps: bool = False
 ) -> Float[Array, "*S B Q K"]:
-    """GD++: gradient steps on inputs that each step transforms by `x <- (I - gamma X^T X) x`.
+    """GD++: gradient descent that also transforms the inputs, `x <- (I - gamma X^T X) x`.
 
-    The transformation damps the directions in which the context varies most, and so works as an
-    iterated preconditioner (2212.07677, appendix A.10). X^T X is the plain sum over the context's
-    current inputs, and the transformation applies to context and queries alike; in a step, label
-    and input updates both start from the inputs before it, as in a layer.
+    The transformation damps the directions in which the context varies most, and so acts as an
+    iterated preconditioner (2212.07677, appendix A.10). X^T X is the sum over the current inputs of
+    the context, and context and queries are transformed alike. Within a step labels and inputs are
+    updated from the same old inputs, as in a transformer layer.
 
     Args:
       params: {"rate": scalar or [S], "gamma": scalar or [S]}.
-      prompt, num_steps, all_steps: as in `gd`.
+      prompt, num_steps, all_steps: see `gd`.
 
     Raises:
-      ValueError: rates or gammas that do not match num_steps.
+      ValueError: mismatched shapes, or rates or gammas that do not match num_steps.
     """
+    check_prompt(prompt)
     x_BND, y_BNK, query_BQD = prompt
     B, N, _ = x_BND.shape
-    rate_S, gamma_S = (jnp.asarray(params[name]) for name in ("rate", "gamma"))
-    if num_steps is None:
-        num_steps = max([a.shape[0] for a in (rate_S, gamma_S) if a.ndim], default=1)
 
     def step(carry, rate_gamma):
         x_BND, residual_BNK, query_BQD, prediction_BQK = carry
@@ -94,6 +95,6 @@ def gd_plus_plus(
         return carry, prediction_BQK if all_steps else None
 
     start = jnp.zeros((B, query_BQD.shape[1], y_BNK.shape[-1]), x_BND.dtype)
-    schedule = tuple(_per_step(a, num_steps, x_BND.dtype) for a in (rate_S, gamma_S))
+    schedule = _schedules(params, ("rate", "gamma"), num_steps, x_BND.dtype)
     carry, predictions = jax.lax.scan(step, (x_BND, y_BNK, query_BQD, start), schedule)
     return jnp.asarray(predictions) if all_steps else carry[-1]

@@ -1,7 +1,7 @@
 """The linear model that a linear transformer holds in its tokens (2402.14180, Theorem 4.1).
 
 Every layer adds `sum_h P_h G Q_h e` to every token e = (x, y), where G = sum_j e_j e_j^T over the
-context. So after any number of layers token i is T e_i0, with one matrix T for all tokens:
+context. So after any number of layers token i is T e_i0, with the same matrix T for all tokens:
 
     x_i = M x_i0 + y_i0 u,        y_i = a y_i0 - <w, x_i0>,        T = [[M, u], [-w^T, a]],
 
@@ -20,7 +20,7 @@ from ico.types import Statistics
 
 
 class ImplicitModel(NamedTuple):
-    """The implicit model before the first layer (place 0) and after each."""
+    """The implicit model before the first layer (index 0) and after each layer."""
 
     M: Float[Array, "L+1 B D D"]
     u: Float[Array, "L+1 B D"]
@@ -33,8 +33,9 @@ class DescentReading(NamedTuple):
 
         w_next = rescaling w - preconditioner gradient + momentum + cross
 
-    `momentum` runs along M^T u, and u sums up what earlier layers wrote into the inputs: earlier
-    gradients. `cross` is what the blocks of P and Q between x and y add; a diagonal model has none.
+    `momentum` is parallel to M^T u, where u accumulates what earlier layers added to the inputs,
+    that is, earlier gradients. `cross` is the contribution of the blocks of P and Q between x and
+    y, zero in a diagonal model.
     """
 
     rescaling: Float[Array, "L B"]
@@ -50,12 +51,12 @@ def implicit_model(
     """The implicit model of any linear transformer, layer by layer, in closed form.
 
     Args:
-      p, q: the matrices P and Q of every head, acting on columns. `ico.models.stacked_products`
-        gives them for a `LinearTransformer`.
+      p, q: the matrices P and Q of every head, acting on columns; those of a `LinearTransformer`
+        come from `ico.models.stacked_products`.
       statistics: of the contexts, from `ico.algorithms.statistics`.
 
     Raises:
-      ValueError: shapes that do not fit.
+      ValueError: mismatched shapes.
     """
     p, q, g0_BEE = _padded(p, q, statistics)
     start_BEE = jnp.broadcast_to(jnp.eye(p.shape[-1], dtype=g0_BEE.dtype), g0_BEE.shape)
@@ -74,10 +75,13 @@ def implicit_model(
 def implicit_weights(
     p: Float[Array, "L H E E"], q: Float[Array, "L H E E"], statistics: Statistics
 ) -> Float[Array, "B D"]:
-    """`implicit_model(p, q, statistics).w[-1]` alone, at two thirds of the cost, for training.
+    """`implicit_model(p, q, statistics).w[-1]` only, at two thirds of the cost, for training.
 
-    The moments of every layer's tokens are computed; then the functional "y of the query" is
-    pulled back through the layers, which takes vectors in place of matrices.
+    Computes the moments of the tokens before each layer, then pulls the linear functional "y of the
+    query" back through the layers, which needs vectors instead of matrices.
+
+    Raises:
+      ValueError: mismatched shapes.
     """
     p, q, g_BEE = _padded(p, q, statistics)
     num_layers, D = len(p), statistics.xy.shape[-1]
@@ -103,16 +107,16 @@ def descent_reading(
     With g the gradient, s = a sum y^2 - <w, sum y x>, and `p_yy`, `q_xx` ... the blocks of a head:
     the label's row of G is (-M g + s u, <w, g> + a s), so that a layer adds to w
 
-        sum_h p_yy M^T q_xx^T M g  -  s sum_h p_yy M^T q_xx^T u  -  what goes through q_yx and p_yx,
+        sum_h p_yy M^T q_xx^T M g  -  s sum_h p_yy M^T q_xx^T u  -  the terms in q_yx and p_yx,
 
     beside the rescaling by 1 + (sum_h P_h G Q_h)_yy.
 
     Args:
-      p, q, statistics: as of `implicit_model`.
-      model: what it returned for them.
+      p, q, statistics: see `implicit_model`.
+      model: its result for them.
 
     Raises:
-      ValueError: a model of another depth.
+      ValueError: a model with another number of layers.
     """
     if len(model.w) != len(p) + 1:
         raise ValueError(f"model has {len(model.w) - 1} layers, p and q have {len(p)}")
@@ -124,7 +128,7 @@ def descent_reading(
         gradient = jnp.einsum("bde,be->bd", g0_BEE[:, :-1, :-1], w) - a[:, None] * statistics.xy
         s = a * statistics.yy - jnp.sum(w * statistics.xy, axis=1)
         back_DD = jnp.einsum("h,hde->ed", p_HEE[:, -1, -1], q_HEE[:, :-1, :-1])
-        # Minus, so that it is positive where the layer descends.
+        # The sign makes it positive definite where the layer descends.
         preconditioner = -jnp.einsum("bed,ef,bfg->bdg", M, back_DD, M)
         momentum = -s[:, None] * jnp.einsum("bed,ef,bf->bd", M, back_DD, u)
         rescaling = 1 + write_BEE[:, -1, -1]
@@ -148,9 +152,9 @@ def moments(statistics: Statistics) -> Float[Array, "B E E"]:
 
 
 def _padded(p, q, statistics):
-    """P, Q and the moments, with zeros to a width that is a multiple of four.
+    """P, Q and the moments, padded with zeros to a width that is a multiple of four.
 
-    XLA multiplies 12 x 12 matrices on CPU several times faster than 11 x 11.
+    On CPU, XLA multiplies 12 x 12 matrices several times faster than 11 x 11.
     """
     E = statistics.xy.shape[-1] + 1
     if p.shape != q.shape or p.ndim != 4 or p.shape[-2:] != (E, E) or 0 in p.shape:
@@ -166,7 +170,7 @@ def _through(t_BEE, g0_BEE):
 
 
 def _written(p_HEE, q_HEE, g_BEE):
-    """`sum_h P_h G Q_h`. P meets all tasks and heads in one product, and so does Q."""
+    """`sum_h P_h G Q_h`, as one product with P and one with Q over all tasks and heads."""
     return jnp.einsum("hbef,hfg->beg", jnp.einsum("hde,bef->hbdf", p_HEE, g_BEE), q_HEE)
 
 

@@ -13,10 +13,10 @@ _UNROLLED = 16
 def solve_positive_definite(
     matrix_BDD: Float[Array, "B D D"], rhs_BDK: Float[Array, "B D K"]
 ) -> Float[Array, "B D K"]:
-    """Elimination without pivoting, stable for symmetric positive definite matrices.
+    """Gaussian elimination without pivoting, stable for symmetric positive definite matrices.
 
-    D rank-one updates over the whole batch. LAPACK's Cholesky, which XLA calls matrix by matrix on
-    CPU, is many times slower on small systems when another process uses the cores.
+    Makes D rank-one updates over the whole batch. XLA's CPU back end calls LAPACK's Cholesky once
+    per matrix, which is many times slower for small systems when another process uses the cores.
     """
     D = matrix_BDD.shape[-1]
     if D <= _UNROLLED:
@@ -31,9 +31,9 @@ def solve_positive_definite(
     return jax.lax.fori_loop(0, D, eliminate, augmented)[..., D:]
 
 
-@jax.jit  # outside of any jit its hundred small steps would each be compiled
+@jax.jit  # without it, eager callers would compile its hundred small steps one by one
 def _unrolled(matrix_BDD, rhs_BDK):
-    """The same on what is left of the matrix, the batch last: every update is on whole rows."""
+    """The same with an unrolled loop on shrinking matrices. The batch is the last axis."""
     D = matrix_BDD.shape[-1]
     left = jnp.moveaxis(jnp.concatenate([matrix_BDD, rhs_BDK], axis=-1), 0, -1)
     rows = []

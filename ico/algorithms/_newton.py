@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ico.algorithms._checks import check_prompt, parameter
 from ico.algorithms._linear_solve import solve_positive_definite
 from ico.types import Prompt, PyTree
 
@@ -21,20 +22,21 @@ def newton(
 
     Args:
       params: {"rate": scalar, "damping": scalar > 0; optional "w0": start [K, D]}.
-      prompt, num_steps, all_steps: as in `gd`.
+      prompt, num_steps, all_steps: see `gd`.
 
     Raises:
-      ValueError: num_steps < 1.
+      ValueError: mismatched shapes, or num_steps < 1.
     """
+    check_prompt(prompt)
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, not {num_steps}")
     x_BND, y_BNK, query_BQD = prompt
     B, N, D = x_BND.shape
     K = y_BNK.shape[-1]
-    rate, damping = (jnp.asarray(params[name], x_BND.dtype) for name in ("rate", "damping"))
+    rate, damping = (parameter(params, name, x_BND.dtype, ()) for name in ("rate", "damping"))
     eye_DD = jnp.eye(D, dtype=x_BND.dtype)
     hessian_BDD = jnp.einsum("bnd,bne->bde", x_BND, x_BND) / N + damping * eye_DD[None]
-    w0 = params.get("w0", jnp.zeros((K, D), x_BND.dtype))
+    w0 = parameter(params, "w0", x_BND.dtype, (K, D), default=jnp.zeros((K, D)))
     w_BDK = jnp.broadcast_to(w0.T, (B, D, K))
 
     def step(w_BDK, _):

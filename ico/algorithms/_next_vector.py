@@ -26,7 +26,9 @@ def next_vector_gd(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
 
 
 def next_vector_ridge(
-    x: Float[Any, "B T E"], y: Float[Any, "B T D"], inverses: Sequence[float]
+    x: Float[Any, "B T E"],
+    y: Float[Any, "B T D"],
+    inverses: Sequence[float] | Float[np.ndarray, "R"],
 ) -> Float[np.ndarray, "R B T D"]:
     """`W = argmin sum_{s <= t} |y_s - W x_{s-1}|^2 + |W|^2 / inverse`, applied to x_t, in float64.
 
@@ -50,3 +52,13 @@ def next_vector_ridge(
             solved = query / (np.maximum(values, 0) + 1 / inverse)
             predictions[r, b] = (weights @ solved[..., None])[..., 0]
     return predictions
+
+
+def preconditioned_inputs(
+    x: Float[Array, "B T D"], ridge: float | Float[Array, ""]
+) -> Float[Array, "B T D"]:
+    """`(sum_{s < t} x_s x_s^T + ridge)^-1 x_t`: what ridge regression multiplies the targets by."""
+    outer_BTDD = jnp.einsum("btd,bte->btde", x, x)
+    gram_BTDD = jnp.cumsum(outer_BTDD, axis=1) - outer_BTDD
+    eye_DD = jnp.eye(x.shape[-1], dtype=x.dtype)
+    return jnp.linalg.solve(gram_BTDD + ridge * eye_DD[None, None], x[..., None])[..., 0]

@@ -1,22 +1,26 @@
-"""Prompts as sums over their pairs.
+"""The sufficient statistics of a prompt for linear regression.
 
 Dimension key: B tasks, N context pairs, D inputs.
 """
 
 import jax.numpy as jnp
 
+from ico.algorithms._checks import check_prompt
 from ico.types import Prompt, Statistics
 
 
 def statistics(prompt: Prompt) -> Statistics:
-    """`sum x x^T`, `sum y x`, `sum y^2` over the context.
+    """`sum x x^T`, `sum y x` and `sum y^2` over the N pairs of the context.
 
     Raises:
-      ValueError: more than one output.
+      ValueError: mismatched shapes, or more than one output.
     """
+    check_prompt(prompt)
     x, y = prompt.x, prompt.y
     if y.shape[-1] != 1:
-        raise ValueError(f"statistics are of one output, not {y.shape[-1]}")
+        raise ValueError(
+            f"statistics are of prompts with one output, but prompt.y has {y.shape[-1]}"
+        )
     return Statistics(
         jnp.einsum("bnd,bne->bde", x, x),
         jnp.einsum("bnd,bn->bd", x, y[..., 0]),

@@ -1,4 +1,4 @@
-"""Hand-written weights with which a transformer performs an explicit algorithm.
+"""Weights, set by hand, with which a transformer performs an explicit algorithm.
 
 Source: 2212.07677, Proposition 1, appendices A.1 and A.10; 2309.05858, Proposition 1 and section 5.
 `gd` and `gd_plus_plus` return parameters for `ico.models.LinearTransformer` with one head of token
@@ -22,16 +22,19 @@ def gd(
     tied: bool = False,
     w0: Float[Array, "K D"] | None = None,
 ) -> PyTree:
-    """One gradient step a layer, equal to `ico.algorithms.gd` at the same rate.
+    """One gradient step per layer, equal to `ico.algorithms.gd` at the same rate.
 
     `W_K = W_Q = [[I, 0], [0, 0]]`, `W_V = [[0, 0], [W_0, -I]]`, `P = rate/N I`.
 
     Args:
-      rate: scalar, or [L] one a layer (then not tied).
-      num_context: N, the number of pairs the step averages over.
+      rate: scalar, or [L], one per layer (then not tied).
+      num_context: N, the number of pairs that a step averages over.
       num_inputs, num_outputs, num_layers: D, K, L.
-      tied: one block for all layers, as `LinearTransformer(tied=True)` has.
+      tied: one block shared by all layers, as in `LinearTransformer(tied=True)`.
       w0: start [K, D]; the model then needs `initial_weights=True`.
+
+    Raises:
+      ValueError: rates of another shape, or several rates and `tied`.
     """
     return _layers(rate, 0.0, num_context, num_inputs, num_outputs, num_layers, tied, w0)
 
@@ -46,9 +49,12 @@ def gd_plus_plus(
     num_layers: int = 1,
     tied: bool = False,
 ) -> PyTree:
-    """One GD++ step a layer, equal to `ico.algorithms.gd_plus_plus`.
+    """One GD++ step per layer, equal to `ico.algorithms.gd_plus_plus`.
 
     As `gd`, with `W_V = [[I, 0], [0, -I]]` and `P = diag(-gamma I, rate/N I)`.
+
+    Raises:
+      ValueError: rates or gammas of another shape, or several of them and `tied`.
     """
     return _layers(rate, gamma, num_context, num_inputs, num_outputs, num_layers, tied, None)
 
@@ -63,10 +69,10 @@ def next_vector(
 
     Its keys are x_{s-1}, its values x_s, its query x_t, so that a linear layer adds
     `rate sum_s x_s x_{s-1}^T x_t`, one gradient step from zero on `1/2 sum_s |x_s - W x_{s-1}|^2`,
-    and a mesa layer rate times the regularised least-squares prediction.
+    and a mesa layer adds rate times the regularised least-squares prediction.
 
     Args:
-      rate: a factor of the update.
+      rate: the factor of the update.
       num_inputs: D; the model has `embed_dim=0, position_dim=0, num_heads=1, head_dim=D`.
       lam: the inverse of the regulariser, for kind "mesa" with `free_lam`; None for "linear".
 
@@ -76,9 +82,8 @@ def next_vector(
     eye = jnp.eye(num_inputs)
 
     def part(place):
-        return jnp.zeros((1, 4, num_inputs, num_inputs)).at[0, place].set(eye).reshape(
-            1, 4 * num_inputs, num_inputs
-        )  # fmt: skip
+        blocks = jnp.zeros((1, 4, num_inputs, num_inputs)).at[0, place].set(eye)
+        return blocks.reshape(1, 4 * num_inputs, num_inputs)
 
     attention = {
         "key": part(3),
@@ -115,7 +120,8 @@ def _attention(step, gamma, num_inputs, num_outputs, w0) -> PyTree:
     dtype = jnp.result_type(step, gamma) if w0 is None else w0.dtype
     x_part = jnp.concatenate([jnp.ones(num_inputs, dtype), jnp.zeros(num_outputs, dtype)])
     y_part = 1 - x_part
-    # With a start, V e = W_0 x - y in every layer: labels only ever lose what the step adds to W.
+    # With a start the values are W_0 x - y, the residuals of W_0, in the first and in all layers:
+    # a step subtracts from the labels what it adds to W.
     value = jnp.diag(x_part - y_part)
     if w0 is not None:
         value = jnp.diag(-y_part).at[:num_inputs, num_inputs:].set(w0.T)

@@ -10,11 +10,20 @@ from ico.data._images import (
     tfds_images,
 )
 from ico.data._tables import breast_cancer, diabetes, digits, wine
-from ico.data._text import pydoc_topics, python_docs, token_rows, tokens, train_bpe
+from ico.data._text import (
+    TextRows,
+    pydoc_topics,
+    python_docs,
+    text_rows,
+    tfds_texts,
+    tokens,
+    train_bpe,
+)
 
 __all__ = [
     "ALPHABETS",
     "Images",
+    "TextRows",
     "breast_cancer",
     "diabetes",
     "digit_images",
@@ -24,8 +33,9 @@ __all__ = [
     "images",
     "pydoc_topics",
     "python_docs",
+    "text_rows",
     "tfds_images",
-    "token_rows",
+    "tfds_texts",
     "tokens",
     "train_bpe",
     "wine",

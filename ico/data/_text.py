@@ -1,12 +1,12 @@
-"""English text that comes with packages, and byte-pair tokens trained on it.
+"""English text from packages and data sets, byte-pair tokens trained on it, rows of tokens.
 
-Dimension key: N tokens, R rows, T tokens in a row.
+Dimension key: N rows (of `tokens`: tokens), T tokens of a row.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -28,11 +28,11 @@ def pydoc_topics() -> list[str]:
 def python_docs(folder: str | Path | None = None) -> list[str]:
     """The prose of Python's documentation, one text a page: some five million characters.
 
-    Paragraphs alone: code, tables, headings and directives are left out, and markup is taken off.
+    Only paragraphs: code, tables, headings, directives and markup are removed.
     Licence: Python Software Foundation.
 
     Args:
-      folder: of the pages, `*.rst.txt` or `*.rst`; None looks where Debian's python3-doc puts them.
+      folder: of the pages, `*.rst.txt` or `*.rst`; None is where Debian's python3-doc puts them.
 
     Raises:
       FileNotFoundError: there are none; the message says how to get them.
@@ -59,7 +59,7 @@ def _prose(page: str) -> str:
         text = " ".join(line.strip() for line in lines)
         if text.startswith(("..", ">>>", "|", "+", "=", ":")) or len(text) < 80:
             continue
-        # Sentences: they end in a full stop or colon, and are made of words.
+        # Sentences end in punctuation and consist mostly of letters.
         plain = _MARKUP.sub(lambda m: next((g for g in m.groups() if g), "").lstrip("~!"), text)
         letters = sum(c.isalpha() or c == " " for c in plain)
         if plain.rstrip().endswith((".", ":", "?", "!")) and letters >= 0.85 * len(plain):
@@ -68,7 +68,7 @@ def _prose(page: str) -> str:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
-    """A byte-pair tokenizer of the tokenizers library, trained on these texts alone."""
+    """A byte-pair tokenizer of the tokenizers library, trained on these texts."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -90,14 +90,67 @@ def tokens(texts: Iterable[str], tokenizer: Any) -> Int[np.ndarray, "N"]:
     return np.concatenate(ids) if ids else np.zeros(0, np.int32)
 
 
-def token_rows(ids: Int[np.ndarray, "N"], length: int) -> Int[np.ndarray, "R T"]:
-    """Rows of length + 1 tokens, each beginning with the last token of the one before.
+class TextRows(NamedTuple):
+    """Texts cut into rows of equal length."""
 
-    So every token but the first is predicted once. What is left at the end is dropped.
+    ids: Int[np.ndarray, "N T"]
+    text: Int[np.ndarray, "N"]  # the number of the text that each row (for joined: its end) is from
+
+
+def text_rows(
+    texts: Iterable[str],
+    encode: Callable[[str], Sequence[int]],
+    length: int,
+    *,
+    num_rows: int | None = None,
+    overlap: int = 0,
+    joined: bool = False,
+) -> TextRows:
+    """Cuts tokenised texts into rows; the incomplete row at the end is dropped.
 
     Args:
-      ids: tokens, such as those of `tokens`.
-      length: T - 1, the predictions in a row.
+      texts: read only as far as needed.
+      encode: text -> token ids, such as the method of an `ico.lm.Tokenizer`.
+      length: T, tokens of a row.
+      num_rows: N; None takes all there are.
+      overlap: tokens that a row shares with the one before: 1 where a row's last token is only a
+        target, so that no target is lost between rows.
+      joined: whether rows run on from one text into the next, so that less is dropped.
+
+    Raises:
+      ValueError: the texts give fewer than `num_rows` rows, or none; or `overlap` is not below
+        `length`.
     """
-    starts_R1 = length * np.arange(max(len(ids) - 1, 0) // length)[:, None]
-    return ids[starts_R1 + np.arange(length + 1)]
+    if not 0 <= overlap < length:
+        raise ValueError(f"overlap must be at least 0 and below length {length}, not {overlap}")
+    rows: list[Sequence[int]] = []
+    source: list[int] = []
+    rest: list[int] = []
+    for number, text in enumerate(texts):
+        ids = [*rest, *encode(text)]
+        starts = range(0, len(ids) - length + 1, length - overlap)
+        rows += [ids[i : i + length] for i in starts]
+        source += [number] * len(starts)
+        rest = ids[len(starts) * (length - overlap) :] if joined else []
+        if num_rows is not None and len(rows) >= num_rows:
+            break
+    if len(rows) < (num_rows or 1):
+        raise ValueError(
+            f"the texts gave {len(rows)} rows of {length} tokens; {num_rows or 1} are needed"
+        )
+    return TextRows(np.array(rows[:num_rows], np.int32), np.array(source[:num_rows], np.int32))
+
+
+def tfds_texts(name: str, split: str = "train", feature: str = "text") -> Iterator[str]:
+    """The texts of a TensorFlow Datasets set, downloaded at first use; needs no TensorFlow.
+
+    Args:
+      name: such as "wikipedia/20230601.en".
+      split, feature: of the set.
+    """
+    import tensorflow_datasets as tfds
+
+    source: Any = tfds.data_source(name, split=split, download=True)
+    for example in source:
+        text = example[feature]
+        yield text.decode("utf-8") if isinstance(text, bytes) else str(text)

@@ -32,14 +32,13 @@ from ico.lab._config import (
     Positive,
     Range,
     Share,
-    within,
 )
 from ico.lab._errors import InputError
 from ico.lab._measures import difference, every, exact, falls, mean, ratio
 from ico.lab._paper import Paper, Study
 from ico.lab._recipe import Recipe, Restart
 from ico.lab._run import Run
-from ico.lab._show import bars, lines, rows
+from ico.lab._show import bars, grid, lines, maps, rows
 from ico.lab._train import Trained, describe, regression_loss, train
 from ico.report import (
     EveryPair,
@@ -80,8 +79,10 @@ __all__ = [
     "every",
     "exact",
     "falls",
+    "grid",
     "interval",
     "lines",
+    "maps",
     "mean",
     "measured",
     "ratio",
@@ -90,5 +91,4 @@ __all__ = [
     "rows",
     "train",
     "unjudged",
-    "within",
 ]

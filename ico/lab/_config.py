@@ -5,7 +5,7 @@
         batch_size: lab.Count = 256
         dropout: lab.Share = 0.1
         depths: lab.Distinct[lab.Count] = (2, 5, 10)
-        rows: lab.within(int, 1, 400) = 40
+        rows: Annotated[int, lab.Range(1, 400)] = 40
         text: Literal["python_docs", "pydoc_topics"] = "python_docs"
 
 The comment above a field is its line in `--help`.
@@ -58,18 +58,6 @@ class _Distinct:
         return f"names a value twice: {value}" if len(set(value)) != len(value) else None
 
 
-def within(
-    kind: type,
-    low: float | int | None,
-    high: float | int | None = None,
-    *,
-    open_low: bool = False,
-    open_high: bool = False,
-) -> Any:
-    """The type of a number in a range, for a field: `rows: lab.within(int, 1, 400) = 40`."""
-    return Annotated[kind, Range(low, high, open_low, open_high)]
-
-
 Count = Annotated[int, Range(1)]  # 1, 2, 3 ...
 Natural = Annotated[int, Range(0)]  # 0, 1, 2 ...
 Share = Annotated[float, Range(0, 1)]  # 0 to 1, both included
@@ -84,7 +72,7 @@ class Config:
     """Base of an experiment's configuration: a subclass becomes a frozen dataclass by itself.
 
     Every field has a default, that of the preset `cpu`. Ranges stand in the types (`Count`,
-    `Share`, `Positive`, `within` ...); what several fields have to fulfil together stands in
+    `Share`, `Positive`, `Annotated[int, lab.Range(1, 400)]` ...); what several fields have to fulfil together stands in
     `check`. A comment above a field is its line in `--help`.
     """
 

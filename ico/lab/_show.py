@@ -54,10 +54,12 @@ def lines(
                 mine = here if one is None else here.where(**{str(color): one})
                 style = (looks or {}).get(one) or report.panels.look(number)
                 if len(mine):
-                    _line(ax, mine, x, y, over, None if one is None else str(one), dict(style))
+                    _line(ax, mine, x, y, over, _label(color, one), dict(style))
             ax.set(xlabel=xlabel or x, ylabel=ylabel or y, title="" if place is None else place)
             if "x" in log:
                 ax.set_xscale("log")
+            elif all(np.asarray(one[x]).dtype.kind in "iu" for one in here):
+                report.panels.whole_x(ax)
             if "y" in log:
                 report.panels.log_y(ax)
         for ax in axes.flat[len(panels) :]:
@@ -69,16 +71,21 @@ def lines(
     return draw
 
 
+def _label(axis: str | None, value: Any) -> str | None:
+    """A value in a legend; a number with the name of its axis."""
+    return value if value is None or isinstance(value, str) else f"{axis} {value}"
+
+
 def _line(ax, records: Records, x: str, y: str, over: str, label: str | None, style: dict) -> None:
     if all(x in record.values for record in records):
         for record in records:
             report.panels.seeds(ax, record[x], record[y], label, **style)
             label = None
         return
-    ordered = sorted(records, key=lambda record: record.axes[x])
+    ordered = sorted(list(records), key=lambda record: float(record.axes[x]))
     found = [_interval(record, y, over) for record in ordered]
     places = [record.axes[x] for record in ordered]
-    low, high = np.array([ends for _, ends in found]).T
+    low, high = report.panels.finite([ends for _, ends in found]).T
     report.panels.line(ax, places, [value for value, _ in found], label, **style)
     ax.fill_between(places, low, high, color=style["color"], alpha=0.2, linewidth=0)
 
@@ -119,6 +126,7 @@ def bars(
                 axes_of = {a: v for a, v in ((x, place), (color, one)) if a is not None}
                 for r in found.where(**axes_of):
                     value, ends = report.interval(r[y])
+                    value, *ends = report.panels.finite([value, *ends])  # a gap if it diverged
                     at = group + width * (number - (len(colors) - 1) / 2)
                     error = np.abs(np.array(ends)[:, None] - value)
                     label = str(one) if one is not None and not group else None
@@ -129,7 +137,46 @@ def bars(
         if log:
             ax.set_yscale("log")
         if color:
-            report.legend_below(fig, axes)
+            report.legend_below(fig, ax)  # not axes: two may have been merged
+        return fig
+
+    return draw
+
+
+def maps(
+    value: str,
+    *,
+    each: str = "map",
+    record: str = "",
+    low: float = 0,
+    high: float = 1,
+    **where: Any,
+) -> Callable[[Records], Any]:
+    """Matrices as pictures on one colour scale: a row a record, a column a matrix.
+
+    Args:
+      value: [M, X, Y], M matrices of each record: the attention patterns of heads, say.
+      each: what a matrix is of, for its title: "head".
+      record: the sort of record, by default that without a name.
+      low, high: the ends of the colour scale.
+      **where: which records.
+    """
+
+    def draw(records: Records):
+        found = list(_found(records, record, where, [value]))
+        columns = max(len(one[value]) for one in found)
+        fig, axes = report.canvas(columns, len(found), height=2.5)
+        for row, one in enumerate(found):
+            names = ", ".join(str(axis) for axis in one.axes.values())
+            for column, matrix in enumerate(one[value]):
+                ax = axes[row, column]
+                ax.imshow(matrix, cmap="viridis", vmin=low, vmax=high)
+                ax.grid(False)
+                ax.set(xticks=[], yticks=[])
+                title = f"{each} {column + 1}"
+                ax.set_title(title if column or not names else f"{names}\n{title}", fontsize=9)
+            for ax in axes[row, len(one[value]) :]:
+                ax.set_axis_off()
         return fig
 
     return draw
@@ -194,6 +241,37 @@ def _interval(one: Record, value: str, over: str):
     if not over:
         return report.interval(one[value])
     return report.interval(one[value], one[over], statistic=report.ratio)
+
+
+def grid(
+    value: str,
+    *,
+    rows: tuple[str, ...],
+    columns: str,
+    of: Callable[[np.ndarray], float] = np.mean,
+    record: str = "",
+    **where: Any,
+) -> Callable[[Records], list[dict]]:
+    """A table with a row for each place on some axes, and a column for each value of another.
+
+    Args:
+      value: an array.
+      rows: axes that tell rows apart.
+      columns: the axis that tells columns apart.
+      of: what stands in a cell, of the array; by default its mean.
+      record: the sort of record, by default that without a name.
+      **where: which records.
+    """
+
+    def table(records: Records) -> list[dict]:
+        found: dict[tuple, dict] = {}
+        for one in _found(records, record, where, [value, columns, *rows]):
+            place = {axis: one.axes[axis] for axis in rows}
+            row = found.setdefault(tuple(place.values()), place)
+            row[str(one.axes[columns])] = float(of(one[value]))
+        return list(found.values())
+
+    return table
 
 
 def _found(records: Records, sort: str, where: Mapping[str, Any], names: list[str]):

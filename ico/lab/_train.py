@@ -113,9 +113,9 @@ def train(
       recipe: how.
       loss: (params, batch) -> (loss [], metrics); by default half the squared error of a learner on
         episodes. The same function object for equal models: a new one compiles anew.
-      init: key -> parameters; by default the model's own, on the inputs of the sampler's batch: the
-        prompt of an `Episode`, the inputs of a `Sequence` or of a pair (inputs, answers). Not
-        needed with `start`.
+      init: key -> parameters; by default the model's own, on the prompt of the sampler's batch
+        (`Episode`), or on zeros like the first of its inputs (`Sequence`, or a pair of inputs and
+        answers). Not needed with `start`.
       evaluate: params -> numbers, for the learning curve (`history["eval/..."]`).
       given: what loss, sampler and evaluation need beside and no step moves: their last argument.
       given_axes: where the leaves of `given` have a seed axis, as `jax.vmap` takes it: None (all
@@ -236,12 +236,12 @@ def leaves_of(tree: PyTree) -> list | None:
 
 
 def _init_model(model, sampler, given, key):
-    batch = sampler(key, *given)
+    batch = jax.eval_shape(sampler, key, *given)
     if isinstance(batch, Episode):
-        inputs = batch.prompt
-    else:  # a Sequence, or (inputs, answers)
-        inputs = batch.inputs if hasattr(batch, "inputs") else batch[0]
-    return model.init(key, inputs)["params"]
+        return model.init(key, sampler(key, *given).prompt)["params"]
+    inputs = batch.inputs if hasattr(batch, "inputs") else batch[0]
+    one = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), inputs)
+    return model.init(key, one)["params"]
 
 
 def _first_of(start, key):

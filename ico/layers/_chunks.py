@@ -1,8 +1,8 @@
-"""What chunked layers share: positions in chunks, decays inside a chunk and across.
+"""What the chunked layers share: splitting into chunks, and decay within and across chunks.
 
-A sequence is cut into N chunks of C positions. A state that decays, S_t = f_t S_{t-1} + w_t, then
-has to be known at the chunks' starts alone; inside a chunk it is masked products. Packed sequences
-start afresh at a boundary, which may lie anywhere.
+A sequence is cut into N chunks of C positions. A decaying state, S_t = f_t S_{t-1} + w_t, is then
+needed only at the start of each chunk; inside a chunk its effect is a masked matrix product. Packed
+sequences reset the state at their boundaries, which may lie anywhere in a chunk.
 
 Dimension key: B batch, T positions, H heads, M = B H, N chunks, C positions in a chunk, E width,
 ... any leading axes.
@@ -15,14 +15,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class Decays(NamedTuple):
-    """How states and writes reach the positions of a chunk; axes may be 1 where nothing differs.
+    """Decay factors of a chunk. An axis along which all entries are equal may have size 1.
 
     Fields:
-      within: what is left at position t of a write at s <= t of its sequence; else 0.
-      into: what is left at t of the state at the chunk's start; 0 in later sequences.
-      out: what is left at the chunk's end of a write at s; 0 in sequences that ended.
-      log: log of what is left at t of a state at the chunk's start, or its sequence's.
-      which: how many sequences have started in the chunk, up to t. None: none has, anywhere.
+      within: factor at position t of a write at position s; 0 unless s <= t in one sequence.
+      into: factor at t of the state at the chunk's start; 0 in sequences that start later.
+      out: factor at the chunk's end of a write at s; 0 if its sequence ends before.
+      log: log of the decay up to t since the chunk's start, or since its sequence's start.
+      which: number of sequences that have started in the chunk up to t; None if the input is not
+        packed.
       same: whether s <= t and both belong to one sequence.
     """
 
@@ -35,12 +36,12 @@ class Decays(NamedTuple):
 
     @property
     def carried(self) -> Bool[Array, "... C"] | None:
-        """Whether t belongs to the sequence that the chunk starts in. None: all do."""
+        """Whether t belongs to the sequence that the chunk starts in; None if all positions do."""
         return None if self.which is None else self.which == 0
 
 
 def split(a: Array, chunk_size: int) -> Array:
-    """[B, T, ...] to [N, B, C, ...]; zeros fill the last chunk up."""
+    """[B, T, ...] to [N, B, C, ...]; the last chunk is padded with zeros."""
     B, T, *rest = a.shape
     N = max(1, -(-T // chunk_size))
     a = jnp.pad(a, ((0, 0), (0, N * chunk_size - T), *[(0, 0)] * (a.ndim - 2)))
@@ -54,7 +55,7 @@ def join(a: Array, T: int) -> Array:
 
 
 def by_head(a: Float[Array, "... B C H E"]) -> Float[Array, "... M C E"]:
-    """Heads before positions, as products want them. A chunk at a time this costs little."""
+    """Moves heads before positions and merges them with the batch."""
     a = jnp.moveaxis(a, -2, -3)
     return a.reshape(*a.shape[:-4], -1, *a.shape[-2:])
 
@@ -66,7 +67,7 @@ def by_position(a: Float[Array, "... M C E"], H: int) -> Float[Array, "... B C H
 
 
 def starts(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B T"]:
-    """Where a sequence starts; never at position 0, which goes on from the initial state."""
+    """Whether a sequence starts at t. Never at position 0, which continues the initial state."""
     changed = segment_ids[:, 1:] != segment_ids[:, :-1]
     return jnp.pad(changed, ((0, 0), (1, 0)))[:, : segment_ids.shape[1]]
 
@@ -76,11 +77,12 @@ def decays(
     begins: Bool[Array, "... C"] | None,
     like: Float[Array, "... C E"],
 ) -> Decays:
-    """From the logarithm of the forget factors (None: nothing is forgotten) and the starts.
+    """The decay factors of a chunk, or of several along leading axes.
 
     Args:
-      log_forget, begins: of the positions.
-      like: an array of the chunk, for its type and shape.
+      log_forget: log of the forget factors; None: nothing is forgotten.
+      begins: whether a sequence starts at a position, from `starts`; None: not packed.
+      like: an array of the chunk, for its dtype and shape.
     """
     C, ones, dtype = like.shape[-2], (1,) * (like.ndim - 2), like.dtype
     which, same = None, jnp.tri(C, dtype=bool).reshape(*ones, C, C)
@@ -92,11 +94,12 @@ def decays(
     else:
         log = jnp.cumsum(log_forget, axis=-1)
         if begins is not None:
-            # Less what was forgotten before the own sequence's start: the factor of the first
-            # position counts, as at position 0.
+            # Subtracts the decay from before the sequence's start. The factor at its first
+            # position still counts, as it does at position 0.
             before = jnp.where(begins, log - log_forget, 0)
             log = log - jnp.einsum("...ts,...s->...t", same.astype(dtype), before)
-        # Masked before exp: above the diagonal it may overflow, and a clamp halves gradients at 0.
+        # Masked before exp, which may overflow above the diagonal. A clamp in its place would
+        # halve the gradient where nothing is forgotten.
         apart = jnp.where(same, log[..., :, None] - log[..., None, :], 0)
         within = jnp.where(same, jnp.exp(apart), 0)
     into, left = jnp.exp(log), log[..., -1:] - log
@@ -113,11 +116,11 @@ def decays_by_head(
     begins: Bool[Array, "... B C"] | None,
     like: Float[Array, "... M C E"],
 ) -> Decays:
-    """`decays` of every head, from arrays that have heads behind positions, or none.
+    """`decays` of every head, from arrays in the layout of `split`.
 
     Args:
-      log_forget, begins: as `split` gives them, or a chunk of it.
-      like: an array that went through `by_head`.
+      log_forget, begins: output of `split`, or one chunk of it.
+      like: an output of `by_head`.
     """
     if log_forget is not None:
         log_forget = by_head(log_forget[..., None])[..., 0]

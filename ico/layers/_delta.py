@@ -1,4 +1,4 @@
-"""The delta rule, plain and gated: a memory that replaces what it held under a key.
+"""The delta rule, plain and gated: a memory that replaces the value stored under a key.
 
 Dimension key: B batch, T positions, H heads, D key width, V value width, N chunks, C positions in
 a chunk, M batch x heads.
@@ -30,34 +30,35 @@ def delta_rule(
     chunk_size: int = 64,
     return_state: bool = False,
 ) -> Float[Array, "B T H V"] | tuple[Float[Array, "B T H V"], Float[Array, "B H V D"]]:
-    """One gradient step a position on `1/2 |v_t - S k_t|^2`, from what is left of the last S:
+    """One gradient step per position on `1/2 |v_t - S k_t|^2`, from the decayed memory:
 
         o_t = S_t q_t,    S_t = f_t S_{t-1} + beta_t (v_t - f_t S_{t-1} k_t) k_t^T.
 
-    Without `forget` DeltaNet (2102.11174; in chunks, 2406.06484), with it the gated delta rule
-    (2412.06464). With `beta |k|^2 <= 2` the old memory is never stretched, and S grows by
-    `beta |v| |k|` a position at most; beyond it may diverge. It is not enforced.
+    Without `forget` this is DeltaNet (2102.11174; in chunks, 2406.06484), with it the gated delta
+    rule (2412.06464). If `beta |k|^2 <= 2`, no step amplifies the old memory and S grows by at most
+    `beta |v| |k|` per position; otherwise S may diverge. This is not checked.
 
     Args:
       q, k, v: queries, keys [B, T, H, D] and values [B, T, H, V]; any T, V may differ from D.
-      beta: the step [B, T, H]; at one a key of length one gives its new value back exactly.
+      beta: the step size [B, T, H]. With beta = 1 a key of unit norm retrieves its new value
+        exactly.
       forget: f in (0, 1], [B, T, H]; None forgets nothing.
       initial_state: S before position 0; None is zero.
-      segment_ids: equal numbers for positions of one packed sequence [B, T]. Wherever the number
-        changes S starts from zero.
-      form: how it is computed, never what:
-        "chunked" through a state a chunk, from matrix products and a triangular inverse;
-        "recurrent" through a state a position: what decoding does.
+      segment_ids: [B, T], equal within each packed sequence. S is reset to zero wherever the id
+        changes.
+      form: the algorithm; the result is the same:
+        "chunked": one state per chunk, from matrix products and a triangular inverse;
+        "recurrent": one state per position, as in decoding.
       chunk_size: positions in a chunk, for "chunked".
-      return_state: whether to return S behind the last position, too.
+      return_state: whether to return the final S as well.
 
     Returns:
-      [B, T, H, V] in the type of v; with `return_state` also S [B, H, V, D], in float32 or better,
-      which is what both forms compute in. Backward stores a state a chunk and computes a chunk
-      anew; the recurrent form stores a state a position.
+      [B, T, H, V] in the dtype of v; with `return_state` also S [B, H, V, D] in float32 or better,
+      the precision of the computation. For the backward pass the chunked form stores one state per
+      chunk and recomputes the chunks; the recurrent form stores one state per position.
 
     Raises:
-      ValueError: shapes that do not fit, an unknown form, chunk_size < 1.
+      ValueError: mismatched shapes, an unknown form, chunk_size < 1.
     """
     check_shapes(q, k, v, causal=True)
     check_sides(q, v, forget, segment_ids, {"initial_state": initial_state})
@@ -85,7 +86,7 @@ def delta_rule(
 
 
 def _recurrent(q, k, v, beta, forget, begins, state):
-    """A position a step; time leads, for scan."""
+    """One position per step of a scan."""
     given = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (q, k, v, beta, forget, begins))
 
     def step(state_BHVD, at):
@@ -104,7 +105,7 @@ def _recurrent(q, k, v, beta, forget, begins, state):
 
 
 def _chunked(q, k, v, beta, forget, begins, state, C):
-    """What position t really writes, u_t, solves a triangular system in the chunk:
+    """The values u_t that are effectively written solve a triangular system in each chunk:
 
     u_t + beta_t sum_{s < t} within_ts (k_s . k_t) u_s = beta_t (v_t - into_t S_0 k_t).
     """

@@ -1,8 +1,8 @@
-"""Solvers that only multiply: the mesa layer's queries by a few steps of linear attention.
+"""Iterative solvers made of matrix products: the mesa layer by a few steps of linear attention.
 
-What stacks of linear self-attention layers can do (2309.05858, Proposition 2 and appendix): each
-step multiplies every query by its own `H_t = sum k k^T`, which is one linear attention with keys
-for values. `mesa` solves the same systems exactly.
+Stacked linear self-attention layers can do this (2309.05858, Proposition 2 and appendix): a step
+multiplies each query by its own `H_t = sum k k^T`, which is one linear attention whose values are
+the keys. `mesa` solves the same systems exactly.
 
 Dimension key: B batch, T positions, H heads, D key width, S steps.
 """
@@ -22,8 +22,8 @@ class ChebyshevSteps(NamedTuple):
     """Coefficients of a second-order iteration, learned or from `chebyshev_steps`.
 
     Fields:
-      rate: of the residual, alpha.
-      momentum: of the last change, beta; that of the first step counts for nothing.
+      rate: alpha, the factor of the residual.
+      momentum: beta, the factor of the previous change; without effect in the first step.
     """
 
     rate: Float[Array, "S H"]
@@ -44,21 +44,21 @@ def chebyshev_queries(
 
         x <- x + rate_s (q - (H_t + reg) x) + momentum_s (x - x_before),    from x = 0.
 
-    `linear_attention(x, k, v)` then is an approximate mesa layer. With learned coefficients it is
-    the paper's CompressedAlg; without momentum and with one rate it is Neumann's series
+    `linear_attention(x, k, v)` is then an approximate mesa layer. With learned coefficients it is
+    the paper's CompressedAlg; with no momentum and one rate it is a Neumann series
     (`neumann_steps`).
 
     Args:
-      q, k: queries and keys.
-      reg: the regulariser, which stays where pairs are forgotten, as in `mesa_cg`.
-      steps: coefficients by step and head.
-      forget, segment_ids, chunk_size: as of `linear_attention`.
+      q, k: queries and keys [B, T, H, D].
+      reg: the regulariser of each head, not subject to forgetting, as in `mesa_cg`.
+      steps: coefficients of every step and head.
+      forget, segment_ids, chunk_size: see `linear_attention`.
 
     Returns:
-      [B, T, H, D] in the type of q; computed in float32 or better.
+      [B, T, H, D] in the dtype of q; computed in float32 or better.
 
     Raises:
-      ValueError: shapes that do not fit, or no step.
+      ValueError: mismatched shapes, or no step.
     """
     check_shapes(q, k, k, causal=True)
     H = q.shape[2]
@@ -71,15 +71,13 @@ def chebyshev_queries(
     dtype = jnp.promote_types(jnp.result_type(q, k), jnp.float32)
     q, k, reg, rate, momentum = (a.astype(dtype) for a in (q, k, reg, rate, momentum))
     forget = None if forget is None else forget.astype(dtype)
+    sides = {"forget": forget, "segment_ids": segment_ids, "chunk_size": chunk_size}
     by_head = (None, None, slice(None), None)
 
     def step(state, coefficients):
         x, change = state
         rate, momentum = (c[by_head] for c in coefficients)
-        hx, _ = linear_attention(
-            x, k, k, forget=forget, segment_ids=segment_ids, chunk_size=chunk_size,
-            return_state=True,
-        )  # fmt: skip
+        hx, _ = linear_attention(x, k, k, return_state=True, **sides)
         change = rate * (q - hx - reg[by_head] * x) + momentum * change
         return (x + change, change), None
 
@@ -88,22 +86,22 @@ def chebyshev_queries(
 
 
 def neumann_steps(rate: Float[Array, "H"], num_steps: int) -> ChebyshevSteps:
-    """Neumann's series: `sum_{s < S} (I - rate A)^s rate q`, right while rate < 2 / |A|."""
+    """The Neumann series `sum_{s < S} (I - rate A)^s rate q`; converges if rate < 2 / |A|."""
     rates = jnp.broadcast_to(rate, (num_steps, *rate.shape))
     return ChebyshevSteps(rates, jnp.zeros_like(rates))
 
 
 def chebyshev_steps(low: float, high: float, num_steps: int, num_heads: int) -> ChebyshevSteps:
-    """The best steps known in advance for eigenvalues of H_t + reg between `low` and `high`.
+    """The optimal steps if all that is known is that eigenvalues of H_t + reg lie in [low, high].
 
-    After S steps the error is at most `2 / (c^S + c^-S)` of that of x = 0, in the norm of the
+    After S steps the error is at most `2 / (c^S + c^-S)` times that of x = 0, in the norm of the
     matrix, with `c = (sqrt(high) + sqrt(low)) / (sqrt(high) - sqrt(low))`.
 
     Raises:
       ValueError: unless 0 < low < high and num_steps >= 1.
     """
     if not 0 < low < high or num_steps < 1:
-        raise ValueError(f"need 0 < low < high and a step, not {low}, {high}, {num_steps}")
+        raise ValueError(f"need 0 < low < high and num_steps >= 1, not {low}, {high}, {num_steps}")
     middle, half = (high + low) / 2, (high - low) / 2
     rates, momenta = [1 / middle], [0.0]
     for s in range(1, num_steps):
@@ -121,9 +119,9 @@ def newton_inverse(
 ) -> Float[Array, "... D D"]:
     """The inverse of symmetric positive definite matrices by Newton's iteration `X (2 I - A X)`.
 
-    From `X = A / |A|_1^2` it converges always, quadratically once near: after some
-    `2 log2(condition number) + 2 log2(|A|_1 / |A|_2)` steps, then a handful; the second term is at
-    most log2 D. (Schulz; 2309.05858, appendix.)
+    From `X = A / |A|_1^2` it always converges: about `2 log2(condition number) +
+    2 log2(|A|_1 / |A|_2)` steps until quadratic convergence sets in, then a handful. The second
+    term is at most log2 D. (Schulz; 2309.05858, appendix.)
     """
     norm = jnp.max(jnp.sum(jnp.abs(matrix), -1), -1)[..., None, None]
     eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)

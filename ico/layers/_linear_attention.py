@@ -1,4 +1,4 @@
-"""Linear attention, plain and gated: one operator, three forms that agree exactly.
+"""Linear attention, plain and gated: one operator in three forms that compute the same.
 
 Dimension key: B batch, T queries, S keys, H heads, D key width, V value width,
 N chunks, C positions in a chunk, M batch x heads.
@@ -30,41 +30,42 @@ def linear_attention(
     chunk_size: int = 64,
     return_state: bool = False,
 ) -> Float[Array, "B T H V"] | tuple[Float[Array, "B T H V"], Float[Array, "B H V D"]]:
-    """Unscaled linear attention, `o_t = sum_i v_i (k_i . q_t)`, or with a gate
+    """Unscaled linear attention, `o_t = sum_i v_i (k_i . q_t)`, or with a forget gate
 
         o_t = S_t q_t,    S_t = f_t S_{t-1} + v_t k_t^T.
 
     The sum runs over i <= t if `causal`, else over all keys. Without a gate it is the operator of
     "Transformers learn in-context by gradient descent" (2212.07677, Eq. 3 without softmax): no
-    scaling, no normaliser, no feature map. With one it is gated linear attention with a scalar
-    gate a head (2312.06635; Mamba 2's).
+    scaling, no normaliser, no feature map. With a gate it is gated linear attention with a scalar
+    gate per head (2312.06635; Mamba 2's).
 
     Args:
       q: queries [B, T, H, D].
       k: keys [B, S, H, D]; S == T if causal.
       v: values [B, S, H, V]; V may differ from D.
       causal: whether position t sees only keys up to and including t.
-      forget: f in (0, 1], causal alone; None forgets nothing.
-      initial_state: S before position 0, causal alone; None is zero.
-      segment_ids: equal numbers for positions of one packed sequence, causal alone. Wherever the
-        number changes S starts from zero.
+      forget: f in (0, 1], only if causal; None forgets nothing.
+      initial_state: S before position 0, only if causal; None is zero.
+      segment_ids: [B, T], equal within each packed sequence, only if causal. S is reset to zero
+        wherever the id changes.
       gate: multiplies the scores k_i . q_t, with `form="parallel"` alone; four axes [B, H, T, S],
         each of which may be 1. `ico.layers.toeplitz` makes one of coefficients by distance.
-      form: how it is computed, never what:
-        "parallel" goes through the T x S scores (quadratic in length, best when short);
-        "chunked" through a state a chunk (linear time and memory, best from a few hundred on);
-        "recurrent" through a state a position (constant memory forward: what decoding does).
-      chunk_size: positions in a chunk, for "chunked". Any length is allowed; a tail that does not
-        fill its chunk is padded with zeros, which add nothing to a sum.
-      return_state: whether to return S after the last position, too; causal alone.
+      form: the algorithm; the result is the same:
+        "parallel": the T x S matrix of scores (quadratic in length, best for short sequences);
+        "chunked": one state per chunk (linear time and memory, best from a few hundred positions);
+        "recurrent": one state per position (constant memory in the forward pass, as in decoding).
+      chunk_size: positions in a chunk, for "chunked". T need not be a multiple: the last chunk is
+        padded with zeros, which add nothing to the sums.
+      return_state: whether to return the final S as well, only if causal.
 
     Returns:
-      [B, T, H, V]; with `return_state` also S [B, H, V, D], in float32 or better, which is what
-      causal attention computes in.
+      [B, T, H, V]; with `return_state` also S [B, H, V, D] in float32 or better, the precision in
+      which causal attention is computed.
 
     Raises:
-      ValueError: a shape that does not fit, an unknown form, chunk_size < 1, what goes with
-        `causal` alone without it, or a gate with a form or a state that cannot have one.
+      ValueError: mismatched shapes, an unknown form, chunk_size < 1, forget, initial_state,
+        segment_ids or return_state without `causal`, or a gate with a form or a state that cannot
+        have one.
     """
     check_shapes(q, k, v, causal=causal)
     check_sides(q, v, forget, segment_ids, {"initial_state": initial_state})
@@ -78,7 +79,7 @@ def linear_attention(
             raise ValueError("a gate of scores needs form='parallel' and goes with no state")
     if not causal:
         if return_state or any(a is not None for a in (forget, initial_state, segment_ids)):
-            raise ValueError("forget, states and segments go with causal attention alone")
+            raise ValueError("forget, initial_state, segment_ids and return_state need causal=True")
         return _all_keys(q, k, v, gate, form)
     B, T, H, D = q.shape
     out_dtype = jnp.result_type(q, k, v)
@@ -113,7 +114,7 @@ def _all_keys(q, k, v, gate, form):
 
 
 def _recurrent(q, k, v, forget, begins, state):
-    """A position a step; time leads, for scan."""
+    """One position per step of a scan."""
     given = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (q, k, v, forget, begins))
 
     def step(state_BHVD, at):
@@ -130,7 +131,7 @@ def _recurrent(q, k, v, forget, begins, state):
 
 
 def _one_chunk(q, k, v, forget, begins, gate):
-    """Scores alone: no state goes in, and none is wanted."""
+    """Masked scores only: no initial state is given and no final state is asked for."""
     log = None if forget is None else jnp.log(forget)
     within = decays_by_head(log, begins, by_head(k)).within
     scores_BHTS = jnp.einsum("bthd,bshd->bhts", q, k)
@@ -144,7 +145,7 @@ def _one_chunk(q, k, v, forget, begins, gate):
 
 
 def _chunked(q, k, v, forget, begins, state, C):
-    """A chunk a step, all of it in cache: masked scores inside, one product with the state."""
+    """One chunk per step of a scan: masked scores inside, a product with the state before it."""
     B, T, H, _ = q.shape
     log = None if forget is None else jnp.log(forget)
     given = jax.tree.map(lambda a: split(a, C), (q, k, v, log, begins))

@@ -1,8 +1,8 @@
-"""The mesa layer: at every position the regularised least-squares solution of all pairs so far.
+"""The mesa layer: regularised least squares on all key-value pairs so far, at every position.
 
 Source: "Uncovering mesa-optimization algorithms in Transformers", 2309.05858, section 5 and
-appendix; its authors' code swaps the names of key and value projections, and its least-squares
-baseline drops the newest pair. Here the pair at t counts at t.
+appendix. The authors' code swaps the names of the key and value projections, and its least-squares
+baseline leaves out the newest pair; here the pair at t is included at t.
 
 Dimension key: B batch, T positions, H heads, D key width, V value width, N chunks, C positions.
 """
@@ -21,11 +21,11 @@ from ico.layers._shapes import check_decode, check_shapes, check_sides, float_of
 from ico.layers._whitening import inverse
 
 Form = Literal["chunked", "parallel", "recurrent", "dense"]
-_STORED = 64  # positions between the states that the recurrent and dense forms store
+_STORED = 64  # the recurrent and dense forms store a state per 64 positions
 
 
 class MesaState(NamedTuple):
-    """All that the layer keeps of the past, of a size that does not grow.
+    """The layer's memory of the past, of constant size.
 
     Fields:
       inverse: R = (decayed regulariser + sum k k^T)^-1, symmetric positive definite.
@@ -54,48 +54,48 @@ def mesa(
         Phi_t = argmin 1/2 sum_{s <= t} g_ts |v_s - Phi k_s|^2 + g_t0 / (2 lam) |Phi|^2
               = G_t R_t,     G_t = f_t G_{t-1} + v_t k_t^T,    R_t^-1 = f_t R_{t-1}^-1 + k_t k_t^T,
 
-    with R_0 = lam I and g_ts the product of the forget factors behind s up to t. **The regulariser
-    1/lam is forgotten too**: `mesa_cg` has one that stays.
+    with R_0 = lam I and g_ts the product of the forget factors from s + 1 to t. **The regulariser
+    1/lam is forgotten too**; `mesa_cg` has one that is not.
 
     Args:
       q, k, v: queries, keys [B, T, H, D] and values [B, T, H, V]; any T, V may differ from D.
-      lam: R_0, the **inverse** of the regulariser: positive, a number a head, a diagonal, or a
-        symmetric positive definite matrix.
+      lam: R_0, the **inverse** of the regulariser: for each head a positive number, a positive
+        diagonal, or a symmetric positive definite matrix.
       forget: f in (0, 1], [B, T, H]; None forgets nothing.
-      initial_state: takes the place of lam and of no memory at position 0.
-      segment_ids: equal numbers for positions of one sequence [B, T]. Wherever the number changes
-        the layer starts afresh from lam; the first sequence goes on from `initial_state`.
-      form: how it is computed, never what:
-        "chunked" from matrix products, and a recursion over T / 8 small steps;
-        "parallel" from matrix products alone, all chunks at once: for accelerators, and exact for
-        a lam of any size;
-        "recurrent" by Sherman and Morrison, a position at a time: what decoding does;
-        "dense" by a linear solve at every position: the oracle, slow.
-      chunk_size: positions in a chunk, of "chunked" and "parallel"; best near D, smaller where
-        much is forgotten (see below). None is 64, or 16 with `forget`.
-      return_state: whether to return the state behind the last position, too.
+      initial_state: replaces lam and the empty memory at position 0.
+      segment_ids: [B, T], equal within each packed sequence. Wherever the id changes, the layer
+        restarts from lam; the first sequence continues `initial_state`.
+      form: the algorithm; the result is the same:
+        "chunked": matrix products, and a recursion over T / 8 small steps;
+        "parallel": matrix products only, all chunks at once; for accelerators, and exact for a
+        lam of any size;
+        "recurrent": one Sherman-Morrison update per position, as in decoding;
+        "dense": a linear solve per position; slow, the reference.
+      chunk_size: positions in a chunk, for "chunked" and "parallel"; best near D, smaller with
+        strong forgetting (see below). None is 64, or 16 with `forget`.
+      return_state: whether to return the final state as well.
 
     Returns:
-      [B, T, H, V], in the type of v; with `return_state` also a `MesaState`, in float32 or better,
-      which is what the forms compute in. Backward stores a state a chunk (64 positions where there
-      are none), and vectors. Gradients for lam and states are the symmetric ones.
+      [B, T, H, V] in the dtype of v; with `return_state` also a `MesaState` in float32 or better,
+      the precision of the computation. The backward pass stores vectors, and one state per chunk
+      (per 64 positions in forms without chunks). Gradients for lam and states are symmetric.
 
-    Precision (float32, keys of length one, lam near one, against float64; tests go to 2,048
-    positions and widths of 128): relative error below 1e-5 without forgetting and with factors of
-    0.99 to 0.999, below 1e-4 for 0.95 to 0.99; gradients ten times that. Otherwise:
+    Precision (float32 against float64; unit-norm keys, lam near one; tested up to 2,048 positions
+    and width 128): relative error below 1e-5 without forgetting and with factors of 0.99 to 0.999,
+    below 1e-4 for 0.95 to 0.99; ten times that for gradients. Beyond that regime:
 
-    - A large lam: the error is below ten times rounding times the largest condition number of R so
-      far, about lam at first (1e-5 to lam = 30, 1e-3 at 1e4). "chunked" and "recurrent" keep it;
-      "parallel", in chunks of 8, loses it as R becomes better conditioned.
-    - Where much is forgotten the regulariser decays away, and the same bound holds: of "recurrent"
-      always; of "chunked" and "parallel", which lose the factor by which the state shrinks in a
-      chunk, with chunks so small that a tenth is left (16 for factors of 0.8 to 0.99). What is left
-      in a chunk counts as 3e-4 at least: a reset is for `segment_ids`, not for a tiny factor.
-    - Where it is forgotten before D independent keys have been seen, R is singular in this
-      precision; outputs stay finite, and mean nothing.
+    - Large lam: the error is below 10 eps times the largest condition number of R so far, initially
+      about lam (1e-5 up to lam = 30, 1e-3 at 1e4). With "chunked" and "recurrent" the error
+      persists; with "parallel" in chunks of 8 it shrinks as R becomes better conditioned.
+    - Strong forgetting: the regulariser decays, and the same bound holds, for "recurrent" always.
+      "chunked" and "parallel" also lose the factor by which the state decays within a chunk, so
+      choose chunks in which it stays above 0.1 (16 for factors of 0.8 to 0.99). The decay within a
+      chunk is floored at 3e-4: to reset the state use `segment_ids`, not a tiny factor.
+    - If the regulariser is forgotten before D independent keys have been seen, R is numerically
+      singular: outputs stay finite but are meaningless.
 
     Raises:
-      ValueError: shapes that do not fit, an unknown form, chunk_size < 1, a lam (not traced, no
+      ValueError: mismatched shapes, an unknown form, chunk_size < 1, a lam (if neither traced nor
         matrices) that is not positive.
     """
     B, T, H, D = _checked(q, k, v, lam, forget, initial_state, segment_ids)
@@ -133,17 +133,18 @@ def mesa_decode(
     *,
     forget: Float[Array, "B H"] | None = None,
 ) -> tuple[Float[Array, "B H V"], MesaState]:
-    """One position: the output and the next state, at a cost that does not depend on the past.
+    """Output and next state for one position, at a cost independent of the sequence's length.
 
     Args:
-      state: behind the position before; of `mesa(..., return_state=True)` or `mesa_state`.
+      state: the state after the previous position, from `mesa(..., return_state=True)` or
+        `mesa_state`.
       q, k, v, forget: of this position.
 
     Returns:
-      The output [B, H, V] and the state that holds the pair (k, v).
+      The output [B, H, V] and the next state, which includes the pair (k, v).
 
     Raises:
-      ValueError: shapes that do not fit.
+      ValueError: mismatched shapes.
     """
     check_decode(q, k, v, forget, {"state.memory": state.memory})
     if state.inverse.shape != (*q.shape, q.shape[-1]):
@@ -159,12 +160,15 @@ def mesa_decode(
 
 
 def mesa_state(lam, batch_size: int, value_dim: int, dim: int | None = None) -> MesaState:
-    """The state before the first position: R_0 = lam I and no memory.
+    """The state before the first position: R_0 = lam I and an empty memory.
 
     Args:
-      lam: as of `mesa`: [H], [H, D] or [H, D, D].
+      lam: see `mesa`: [H], [H, D] or [H, D, D].
       batch_size, value_dim: B and V.
-      dim: D, if lam is [H] and does not tell.
+      dim: D; required if lam is [H].
+
+    Raises:
+      ValueError: dim missing, or different from the width of lam.
     """
     lam = jnp.asarray(lam)
     if lam.ndim == 1 and dim is None:
@@ -217,13 +221,11 @@ def _chunked(q, k, v, log_forget, begins, first: MesaState, new, C, parallel):
 
 
 def _stepwise(q, k, v, log_forget, begins, first: MesaState, new, form):
-    """A scan over stretches of positions; backward computes a stretch anew from its state."""
+    """A scan over blocks of positions; the backward pass recomputes a block from its state."""
     B, T, H, _ = q.shape
-    steps = {
-        "q": q, "k": k, "v": v,
-        "f": jnp.ones((B, T, H), q.dtype) if log_forget is None else jnp.exp(log_forget),
-        "begins": jnp.zeros((B, T), bool) if begins is None else begins,
-    }  # fmt: skip
+    f = jnp.ones((B, T, H), q.dtype) if log_forget is None else jnp.exp(log_forget)
+    begins = jnp.zeros((B, T), bool) if begins is None else begins
+    steps = {"q": q, "k": k, "v": v, "f": f, "begins": begins}
     steps = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), steps)
     one = _step_by_solving if form == "dense" else _step
     if form == "dense":
@@ -231,16 +233,16 @@ def _stepwise(q, k, v, log_forget, begins, first: MesaState, new, form):
     fresh = MesaState(new, jnp.zeros_like(first.memory))
 
     @jax.checkpoint
-    def stretch(state, steps):
+    def block(state, steps):
         return jax.lax.scan(functools.partial(one, fresh), state, steps)
 
     C = min(_STORED, max(T, 1))
     whole = T // C * C
     cut = jax.tree.map(lambda a: a[:whole].reshape(T // C, C, *a.shape[1:]), steps)
-    state, o = jax.lax.scan(stretch, first, cut)
+    state, o = jax.lax.scan(block, first, cut)
     o = o.reshape(whole, *o.shape[2:])
     if whole < T:
-        state, rest = stretch(state, jax.tree.map(lambda a: a[whole:], steps))
+        state, rest = block(state, jax.tree.map(lambda a: a[whole:], steps))
         o = jnp.concatenate([o, rest])
     if form == "dense":
         state = state._replace(inverse=inverse(state.inverse))
@@ -259,7 +261,7 @@ def _step(fresh, state, at):
 
 
 def _step_by_solving(fresh, state, at):
-    """`inverse` holds the matrix itself here, not its inverse."""
+    """The dense form: here the state's field `inverse` holds the matrix itself."""
     h, g = _started(fresh, state, at["begins"])
     f, k = at["f"][..., None, None], at["k"]
     h = f * h + k[..., :, None] * k[..., None, :]
@@ -271,14 +273,14 @@ def _step_by_solving(fresh, state, at):
 def _sherman_morrison(state: MesaState, k, v, f) -> MesaState:
     r, g = state
     eps = jnp.finfo(r.dtype).eps
-    # What rounding leaves unsymmetric in R would never be corrected, and grow by 1/f a position.
+    # Without this the asymmetry of R from rounding would grow by 1/f per position.
     r = (r + jnp.swapaxes(r, -1, -2)) / 2
     rk = jnp.einsum("bhde,bhe->bhd", r, k)
-    # |R k|^2 <= tr(R) <k, R k>: holds of itself but where R is no more than rounding.
+    # |R k|^2 <= tr(R) <k, R k> holds exactly; it fails only where R is all rounding errors.
     most = jnp.maximum(jnp.trace(r, axis1=-2, axis2=-1), eps)
     pivot = jnp.maximum(f + jnp.sum(k * rk, -1), jnp.sum(rk**2, -1) / most)
     r = r - (rk / pivot[..., None])[..., :, None] * rk[..., None, :]
-    # In directions not seen R grows by 1/f a position: to infinity, were it not for this bound.
+    # In directions without keys R grows by 1/f per position; this bound keeps it finite.
     size = jnp.maximum(jnp.max(jnp.abs(r), axis=(-1, -2)), eps)
     r = r * jnp.minimum(1 / f, 0.1 / eps / size)[..., None, None]
     g = f[..., None, None] * g + v[..., :, None] * k[..., None, :]

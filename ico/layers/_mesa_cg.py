@@ -1,7 +1,8 @@
-"""MesaNet's layer (2506.05233): least squares with a regulariser that stays, by conjugate gradient.
+"""MesaNet's layer (2506.05233): least squares with a constant regulariser, by conjugate gradient.
 
-`H_t + reg` is never built: a chunk's state and masked products inside the chunk multiply by it at
-all positions at once. The solution is differentiated implicitly, by a second solve.
+`H_t + reg` is never formed: products with it, at all positions at once, come from the state of each
+chunk and masked products inside the chunk. The solution is differentiated implicitly, by a second
+solve.
 
 Dimension key: B batch, T positions, H heads, D key width, V value width, N chunks, C positions in
 a chunk, M batch x heads.
@@ -20,7 +21,7 @@ from ico.layers._shapes import check_shapes, check_sides, float_of
 
 
 class MesaCgState(NamedTuple):
-    """All that the layer keeps of the past.
+    """The layer's memory of the past, of constant size.
 
     Fields:
       gram: H = sum beta k k^T, decayed.
@@ -46,35 +47,36 @@ def mesa_cg(
     chunk_size: int = 64,
     return_state: bool = False,
 ) -> Float[Array, "B T H V"] | tuple[Float[Array, "B T H V"], MesaCgState]:
-    """`o_t = G_t (H_t + reg)^-1 q_t`, with a regulariser that is not forgotten:
+    """`o_t = G_t (H_t + reg)^-1 q_t`, whose regulariser is not forgotten:
 
         G_t = f_t G_{t-1} + beta_t v_t k_t^T,      H_t = f_t H_{t-1} + beta_t k_t k_t^T.
 
-    Without forgetting and with lam = 1 / reg it is `mesa`, which is exact and faster; with
-    forgetting the two are different functions. The gradient is that of the exact solution, at the
-    solution found: both solves must have converged for it to be right.
+    Without forgetting it equals `mesa` at lam = 1 / reg, which is exact and faster; with forgetting
+    the two are different functions. The gradient is that of the exact solution, evaluated at the
+    solution found, so it is correct only if both solves have converged.
 
     Args:
       q, k, v: queries, keys [B, T, H, D] and values [B, T, H, V]; any T, V may differ from D.
       reg: the regulariser's diagonal, positive.
       forget: f in (0, 1], [B, T, H]; None forgets nothing. `cap_forget` is the paper's cap.
       beta: weights of the pairs, at least 0, [B, T, H]; None is one.
-      initial_state: H and G before position 0; None is none.
-      segment_ids: equal numbers for positions of one packed sequence [B, T]. Wherever the number
-        changes the layer starts from nothing.
-      num_steps: of conjugate gradient, at most. In exact arithmetic D suffice; the paper takes 30.
-      tolerance: a position stops at `|r| <= tolerance |q|`, all work when every one has; None goes
-        on to rounding errors.
+      initial_state: H and G before position 0; None is zero.
+      segment_ids: [B, T], equal within each packed sequence. H and G are reset to zero wherever the
+        id changes.
+      num_steps: the largest number of conjugate gradient steps. In exact arithmetic D suffice; the
+        paper takes 30.
+      tolerance: a position stops at `|r| <= tolerance |q|`, and the loop ends when all have; None
+        iterates down to rounding errors.
       chunk_size: positions in a chunk.
-      return_state: whether to return the state behind the last position, too.
+      return_state: whether to return the final state as well.
 
     Returns:
-      [B, T, H, V] in the type of v; with `return_state` also a `MesaCgState`, in float32 or better,
-      which is what all is computed in. Forward and backward hold some vectors and `chunk_size`
-      numbers a position, and a state a chunk.
+      [B, T, H, V] in the dtype of v; with `return_state` also a `MesaCgState` in float32 or better,
+      the precision of the computation. Memory of both passes: a few vectors and `chunk_size`
+      numbers per position, and one state per chunk.
 
     Raises:
-      ValueError: shapes that do not fit, num_steps or chunk_size < 1.
+      ValueError: mismatched shapes, num_steps or chunk_size < 1.
     """
     check_shapes(q, k, v, causal=True)
     B, T, H, D = q.shape
@@ -126,33 +128,36 @@ def mesa_cg_decode(
     num_steps: int = 30,
     tolerance: float | None = None,
 ) -> tuple[Float[Array, "B H V"], MesaCgState]:
-    """One position: the output and the next state, at a cost that does not depend on the past.
+    """Output and next state for one position, at a cost independent of the sequence's length.
 
     Args:
-      state: behind the position before, of `mesa_cg(..., return_state=True)`.
+      state: the state after the previous position, from `mesa_cg(..., return_state=True)`.
       q, k, v, forget, beta: of this position.
-      reg, num_steps, tolerance: as of `mesa_cg`.
+      reg, num_steps, tolerance: see `mesa_cg`.
+
+    Raises:
+      ValueError: mismatched shapes.
     """
-    o, state = mesa_cg(
-        q[:, None], k[:, None], v[:, None], reg=reg,
-        forget=None if forget is None else forget[:, None],
-        beta=None if beta is None else beta[:, None],
-        initial_state=state, num_steps=num_steps, tolerance=tolerance, return_state=True,
-    )  # fmt: skip
+    sequence = jax.tree.map(
+        lambda a: a[:, None], {"q": q, "k": k, "v": v, "forget": forget, "beta": beta}
+    )
+    options = {"num_steps": num_steps, "tolerance": tolerance, "return_state": True}
+    o, state = mesa_cg(**sequence, reg=reg, initial_state=state, **options)
     return o[:, 0], state
 
 
 def cap_forget(
     forget: Float[Array, "B T H"], beta: Float[Array, "B T H"], cap: float = 0.9975
 ) -> Float[Array, "B T H"]:
-    """MesaNet's cap `f (1 - (1 - cap) beta^2)`: what is written strongly forgets a little, so that
-    equal tokens cannot make H grow without bound. For beta in [0, 1].
+    """MesaNet's cap on the forget factor, `f (1 - (1 - cap) beta^2)` for beta in [0, 1].
+
+    A strong write always forgets a little, so repeated tokens cannot make H grow without bound.
     """
     return forget * (1 - (1 - cap) * beta**2)
 
 
 class _Pairs(NamedTuple):
-    """What makes H: keys, their weights, what is forgotten, and H before position 0."""
+    """All that H depends on: keys, their weights, forget factors, and H before position 0."""
 
     k: Float[Array, "B T H D"]
     beta: Float[Array, "B T H"]
@@ -161,11 +166,17 @@ class _Pairs(NamedTuple):
 
 
 def _multiply_by_gram(x, pairs: _Pairs, segment_ids, C):
-    """H_t x_t at all positions, and H behind the last: linear attention with keys for values."""
+    """H_t x_t at all positions, and the final H: linear attention whose values are the keys."""
     return linear_attention(
-        x, pairs.k, pairs.beta[..., None] * pairs.k, forget=pairs.forget,
-        initial_state=pairs.gram, segment_ids=segment_ids, chunk_size=C, return_state=True,
-    )  # fmt: skip
+        x,
+        pairs.k,
+        pairs.beta[..., None] * pairs.k,
+        forget=pairs.forget,
+        initial_state=pairs.gram,
+        segment_ids=segment_ids,
+        chunk_size=C,
+        return_state=True,
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
@@ -180,7 +191,7 @@ def _solve_forward(q, pairs, reg, segment_ids, *how):
 
 
 def _solve_backward(num_steps, tolerance, C, kept, cotangent):
-    """With e = (H + reg)^-1 dx: dq = e, and <-e, (H + reg) x> at fixed e and x gives all else."""
+    """With e = (H + reg)^-1 dx: dq = e, and the rest is the gradient of -<e, (H + reg) x>."""
     x, pairs, reg, segment_ids = kept
     e = _solve(cotangent, pairs, reg, segment_ids, num_steps, tolerance, C)
     _, pull = jax.vjp(lambda pairs: _multiply_by_gram(x, pairs, segment_ids, C)[0], pairs)
@@ -215,16 +226,16 @@ def _conjugate_gradient(q, pairs: _Pairs, reg, segment_ids, num_steps, tolerance
         inside = (dec.within * (p @ jnp.swapaxes(k, -1, -2))) @ weighted
         return into * (p @ gram) + inside + reg_MCD * p
 
-    # Solved for queries of ordinary size: squares of tiny ones, as cotangents may be, are zero.
+    # Queries are scaled to size one: the squares of tiny ones (cotangents may be tiny) underflow.
     size = jnp.max(jnp.abs(q), -1, keepdims=True)
     size = jnp.where(size > 0, size, 1)
     q = q / size
-    # The diagonal's solution to start from, as in the paper.
+    # Starts from the solution for the diagonal, as in the paper.
     diagonal = into * jnp.diagonal(gram, axis1=-2, axis2=-1)[..., None, :]
     x = q / (diagonal + dec.within @ (weighted * k) + reg_MCD)
     r = q - multiply(x)
     square = jnp.sum(r * r, -1, keepdims=True)
-    # Below its rounding errors a residual that is updated says nothing more.
+    # An updated residual below rounding errors carries no information.
     least = max(tolerance or 0.0, float(jnp.finfo(q.dtype).eps))
     wanted = least**2 * jnp.sum(q * q, -1, keepdims=True)
 
@@ -235,7 +246,7 @@ def _conjugate_gradient(q, pairs: _Pairs, reg, segment_ids, num_steps, tolerance
     def improve(state):
         step, x, r, p, square = state
         hp = multiply(p)
-        # A position that has converged stays: its quotients would be of rounding errors.
+        # Converged positions are left alone: their quotients would be of rounding errors.
         on = square > wanted
         length = jnp.where(on, square / jnp.where(on, jnp.sum(p * hp, -1, keepdims=True), 1), 0)
         x, r = x + length * p, r - length * hp

@@ -1,23 +1,24 @@
-"""The mesa layer from matrix products, exactly, with a backward pass that solves nothing anew.
+"""The mesa layer from matrix products, exactly, with a backward pass that needs no further solves.
 
 With H_t = f_t H_{t-1} + k_t k_t^T and G_t = f_t G_{t-1} + v_t k_t^T the layer is o_t = G_t x_t,
-x_t = H_t^-1 q_t. In a chunk that starts with R = H^-1, and with what is left at t of the state at
-its start written as e^c_t,
+x_t = H_t^-1 q_t. In a chunk that starts with R = H^-1, and in which the initial state has decayed
+by the factor e^c_t at position t,
 
     H_t = e^c_t (R^-1 + sum_{s <= t} e^-c_s k_s k_s^T),
     x_t = e^-c_t (R q_t - sum_{s <= t} (u_s . q_t) u_s),
 
-where u_s is what Sherman and Morrison's recursion takes off at step s. So a chunk is causal linear
-attention twice, once with the u_s as keys and values and once with keys and values, and states. The
-u_s come in one of two ways:
+where u_s u_s^T is what the Sherman-Morrison update subtracts at step s. So a chunk is causal linear
+attention twice, once with the u_s as keys and values and once with the keys and values themselves,
+plus the states. The u_s are computed in one of two ways:
 
-- "chunked": from the recursion, eight positions at a time, one chunk after the other;
-- "parallel": H at all chunks' starts is a sum, so it is inverted for all chunks at once. With L the
-  inverse Cholesky factor of diag(e^c) + K R K^T the u_s are the rows of L K R (Woodbury, for all
-  leading blocks at once: a leading block of a triangular inverse is the inverse of the block).
+- "chunked": by the recursion, eight positions at a time, one chunk after the other;
+- "parallel": H at the start of every chunk is a sum, so it is inverted for all chunks at once. With
+  L the inverse Cholesky factor of diag(e^c) + K R K^T, the u_s are the rows of L K R (the Woodbury
+  identity for all leading blocks at once: a leading block of a triangular inverse is the inverse of
+  the block).
 
-Backward, with e the cotangent of o: dH_t = -(H_t^-1 G_t^T e_t) x_t^T takes the same u_s, and the
-rest is linear attention from the other side (2506.05233, its backward pass without its solver).
+Backward, with e the cotangent of o: dH_t = -(H_t^-1 G_t^T e_t) x_t^T uses the same u_s, and the
+rest is linear attention in the reverse direction (as in 2506.05233, without its solver).
 
 Dimension key: M batch x heads, N chunks, C positions, D key width, V value width, S 8 positions.
 """
@@ -32,13 +33,14 @@ from jaxtyping import Array, Bool, Float
 from ico.layers._chunks import Decays, by_head, by_position, decays_by_head
 from ico.layers._whitening import inverse, inverse_cotangent, whitening
 
-_STRIDE = 8  # positions that the recursion takes at once: fewer passes over R
+_STRIDE = 8  # positions per step of the recursion: fewer passes over R
 
 
 class Chunk(NamedTuple):
-    """What a chunk holds; `Chunk`s of a whole sequence have a leading axis N.
+    """The inputs of one chunk, or with a leading axis N those of all chunks of a sequence.
 
-    `begins` is where later sequences of a packed row start. None: nothing is forgotten, none start.
+    `begins` marks where later sequences of a packed row start. `log_forget` is None if nothing is
+    forgotten, `begins` if the input is not packed.
     """
 
     q: Float[Array, "... B C H D"]
@@ -49,7 +51,7 @@ class Chunk(NamedTuple):
 
 
 class _Heads(NamedTuple):
-    """A chunk as products want it."""
+    """A chunk with heads merged into the batch, and its decay factors."""
 
     q: Float[Array, "... M C D"]
     k: Float[Array, "... M C D"]
@@ -63,14 +65,14 @@ def _heads(at: Chunk) -> _Heads:
 
 
 class States(NamedTuple):
-    """R and G at a chunk's start."""
+    """R = H^-1 and G at one position, such as the start of a chunk."""
 
     r: Float[Array, "... M D D"]
     g: Float[Array, "... M V D"]
 
 
 class _Read(NamedTuple):
-    """What the backward pass needs of a chunk, beside the chunk."""
+    """Intermediate results of a chunk that the backward pass needs, beside its inputs."""
 
     start: States
     u: Float[Array, "... M C D"]
@@ -83,10 +85,10 @@ def mesa_chunked(chunks: Chunk, first: States, r_new: Float[Array, "M D D"], par
     """Outputs [N, B, C, H, V], and R and G at the end.
 
     Args:
-      chunks: of the sequence.
-      first: R and G at the start.
-      r_new: R where a later sequence of a packed row starts (G is then 0).
-      parallel: see above.
+      chunks: the inputs, with a leading axis N.
+      first: R and G before position 0.
+      r_new: R at the start of later sequences of a packed row, where G is 0.
+      parallel: which of the two ways above.
     """
     read, last = _forward(chunks, first, r_new, parallel)
     return read.o, last
@@ -119,7 +121,7 @@ def _read(at: _Heads, start: States, u, r_new, H: int) -> _Read:
 
 
 def _write(values, k, dec: Decays):
-    """What a chunk adds to a state of sum v k^T."""
+    """The contribution of a chunk to the state sum v k^T at its end."""
     return _transposed(dec.out[..., None] * values) @ k
 
 
@@ -131,19 +133,19 @@ def _solve(a, r, r_new, u, dec: Decays):
 
 
 def _left(dec: Decays):
-    """e^c; where less than the root of a rounding error is left, that, so that all stays finite."""
+    """e^c, at least the square root of eps, so that its inverse stays finite."""
     return jnp.maximum(jnp.exp(dec.log), jnp.finfo(dec.log.dtype).eps ** 0.5)
 
 
 def _own(dec: Decays, of_chunk, of_new):
-    """Of two products the one that belongs to each position's sequence."""
+    """Per position: `of_chunk` in the sequence that the chunk starts in, else `of_new()`."""
     return (
         of_chunk if dec.carried is None else jnp.where(dec.carried[..., None], of_chunk, of_new())
     )
 
 
 def _factors_at_once(chunks: _Heads, first: States, r_new):
-    """R and G at all chunks' starts, all u, and R and G at the end."""
+    """R and G at the start of every chunk, all u, and the final R and G."""
     dec, k = chunks.decays, chunks.k
     h, h_last = _hessians(chunks, inverse(first.r), inverse(r_new))
     g, g_last = _along(_write(chunks.v, k, dec), dec.into[..., -1], first.g)
@@ -156,7 +158,7 @@ def _factors_at_once(chunks: _Heads, first: States, r_new):
 
 
 def _hessians(chunks: _Heads, h_first, h_new):
-    """H at all chunks' starts, and at the end."""
+    """H at the start of every chunk, and the final H."""
     dec = chunks.decays
     writes = _write(chunks.k, chunks.k, dec)
     if dec.carried is not None:
@@ -166,7 +168,7 @@ def _hessians(chunks: _Heads, h_first, h_new):
 
 
 def _along(writes, through, first):
-    """S_0 = first, S_{n+1} = through_n S_n + writes_n: all but the last, and the last."""
+    """S_0 = first, S_{n+1} = through_n S_n + writes_n: returns (S_0 ... S_{N-1}, S_N)."""
 
     def step(state, at):
         write, left = at
@@ -181,26 +183,26 @@ def _factors_in_turn(k, r, r_new, dec: Decays):
     """The u of one chunk [M, C, D], and R at its end."""
     M, C, _ = k.shape
     more = -C % _STRIDE
-    # A state that would grow beyond this shows nothing but its own rounding errors.
+    # A state larger than this would consist of rounding errors only.
     eps = jnp.finfo(k.dtype).eps
     largest, most = 0.1 / eps, jnp.maximum(jnp.trace(r, axis1=1, axis2=2), eps)
     if dec.which is not None:
         most = jnp.maximum(most, jnp.trace(r_new, axis1=1, axis2=2))
 
     def strides(a):
-        """[M, C, ...] to [C / S, S, M, ...]; the last position fills up."""
+        """[M, C, ...] to [C / S, S, M, ...], padded by repeating the last position."""
         a = jnp.broadcast_to(a, (M, C, *a.shape[2:]))
         a = jnp.pad(a, ((0, 0), (0, more), *[(0, 0)] * (a.ndim - 2)), mode="edge")
         return jnp.moveaxis(a.reshape(M, -1, _STRIDE, *a.shape[2:]), 0, 2)
 
-    # No key, so nothing is learned, where positions fill up.
+    # Padded positions have key zero, so they change nothing.
     real = jnp.pad(jnp.ones(C, k.dtype), (0, more)).reshape(-1, _STRIDE, 1, 1)
     left = _left(dec)
     which = None if dec.which is None else strides(dec.which)
     given = strides(k) * real, strides(left), which
 
     def stride(state, at):
-        """`run` is the sequence that r belongs to."""
+        """`run` is the number of the sequence that r belongs to."""
         (r, run), (k, left, which) = state, at
         rk = jnp.einsum("mde,sme->smd", r, k)
         if which is not None:
@@ -214,7 +216,7 @@ def _factors_in_turn(k, r, r_new, dec: Decays):
                 if which is not None:
                     along = jnp.where(which[j] == which[i], along, 0)
                 row = row - u * along[:, None]
-            # |R k|^2 <= tr(R) <k, R k>: holds of itself but where R is no more than rounding.
+            # |R k|^2 <= tr(R) <k, R k> holds exactly; it fails only where R is rounding errors.
             least = jnp.sum(row**2, -1) / most
             pivot = jnp.maximum(left[i] + jnp.sum(k[i] * row, -1), least)
             us.append(row * jax.lax.rsqrt(pivot)[:, None])
@@ -237,7 +239,7 @@ def _saved(chunks, first, r_new, parallel):
 
 
 class _Inner(NamedTuple):
-    """Of a chunk's cotangents what does not depend on later chunks."""
+    """The part of a chunk's cotangents that does not depend on later chunks."""
 
     dq: Float[Array, "... M C D"]
     values: Float[Array, "... M C C"]
@@ -261,12 +263,11 @@ def _backward(parallel, saved, cotangents):
         heads = _heads(chunks)
         inner = _inner(heads, read, by_head(e), r_new[None])
         through = jnp.broadcast_to(heads.decays.into[..., -1], inner.dh.shape[:2])[::-1]
-        ends, d_first = zip(
-            *(_along(a[::-1], through, end)
-              for a, end in zip((inner.dh, inner.dg), d_end, strict=True)),
-            strict=True,
-        )  # fmt: skip
-        ends = tuple(end[::-1] for end in ends)
+        (dh, dh_first), (dg, dg_first) = (
+            _along(a[::-1], through, end)
+            for a, end in zip((inner.dh, inner.dg), d_end, strict=True)
+        )
+        ends, d_first = (dh[::-1], dg[::-1]), (dh_first, dg_first)
         d_chunks, d_new = _outer(heads, read, by_head(e), inner, ends, after, H)
     else:
 
@@ -297,7 +298,7 @@ def _inner(at: _Heads, read: _Read, e, r_new) -> _Inner:
 
 
 def _outer(at: _Heads, read: _Read, e, inner: _Inner, d_end, after, H: int):
-    """The chunk's cotangents, and that of H where later sequences of the chunk start."""
+    """The chunk's cotangents, and the cotangent of H where later sequences of the chunk start."""
     (dq, values, *_), (dh, dg), x, dec = inner, d_end, read.x, at.decays
     out = dec.out[..., None]
     keys = dec.within * (x @ _transposed(at.k))
@@ -310,7 +311,7 @@ def _outer(at: _Heads, read: _Read, e, inner: _Inner, d_end, after, H: int):
         own = _symmetric(_transposed(dq) @ (reach[..., None] * x))
         d_new = reach[..., -1:, None] * dh - own
     if after is not None:
-        # d / d log f_s = <dH_s, H_s> - what position s writes itself; sums to the chunk's end.
+        # d / d log f_s = <dH_s, H_s> minus the terms of position s itself, summed over t >= s.
         own = jnp.sum(e * by_head(read.o) - (at.v * dv) / 2, -1)
         own = own - jnp.sum(at.q * dq + (at.k * dk) / 2, -1)
         dlog = jnp.einsum("...ts,...t->...s", dec.same.astype(own.dtype), own)

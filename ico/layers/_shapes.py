@@ -1,15 +1,15 @@
-"""What all attention layers ask of their arguments."""
+"""Checks of arguments that all layers share."""
 
 import jax.numpy as jnp
 
 
 def float_of(v):
-    """The type of outputs: that of v, or float32 where v holds integers."""
+    """The dtype of the output: that of v, or float32 if v holds integers."""
     return v.dtype if jnp.issubdtype(v.dtype, jnp.floating) else jnp.dtype(jnp.float32)
 
 
 def check_decode(q, k, v, forget, states: dict) -> None:
-    """The same for one position: q, k [B, H, D], v [B, H, V], forget [B, H], as for a sequence."""
+    """The checks for one position: q, k [B, H, D], v [B, H, V], forget [B, H] or None."""
     if not q.ndim == k.ndim == v.ndim == 3:
         raise ValueError(f"q, k, v must be [B, H, D]; got {q.shape}, {k.shape}, {v.shape}")
     q, k, v = (a[:, None] for a in (q, k, v))
@@ -27,7 +27,7 @@ def check_shapes(q, k, v, *, causal: bool) -> None:
         raise ValueError(f"q and k must agree in batch, heads and width: {q.shape}, {k.shape}")
     if causal and q.shape[1] != k.shape[1]:
         raise ValueError(
-            f"causal attention needs as many queries as keys, got {q.shape[1]} and {k.shape[1]}"
+            f"q and k must have equal lengths if causal, not {q.shape[1]} and {k.shape[1]}"
         )
 
 
@@ -48,9 +48,9 @@ def check_scores(q, k, arrays: dict) -> None:
 
 
 def check_sides(q, v, forget, segment_ids, states: dict) -> None:
-    """Raises ValueError unless what goes beside q [B, T, H, D] and v [B, T, H, V] fits.
+    """Raises ValueError unless the optional arguments fit q [B, T, H, D] and v [B, T, H, V].
 
-    forget [B, T, H], segment_ids [B, T] and states [B, H, V, D], any of them None.
+    These are forget [B, T, H], segment_ids [B, T] and states [B, H, V, D] by name; None is skipped.
     """
     B, T, H, D = q.shape
     wanted = {"forget": (forget, (B, T, H)), "segment_ids": (segment_ids, (B, T))}

@@ -1,4 +1,4 @@
-"""Softmax attention, the common reference, with a mask and two hooks for positions.
+"""Softmax attention with a mask and two hooks for positions.
 
 Dimension key: B batch, T queries, S keys, H heads, D key width, V value width.
 """
@@ -41,28 +41,31 @@ def softmax_attention(
       [B, T, H, V].
 
     Raises:
-      ValueError: a shape that does not fit, causal with S != T, or no key to attend to.
+      ValueError: mismatched shapes, causal with S != T, or no key to attend to.
     """
     check_shapes(q, k, v, causal=causal)
     check_scores(q, k, {"mask": mask, "bias": bias, "gate": gate})
     if k.shape[1] == 0:
-        raise ValueError("softmax attention needs at least one key")
+        raise ValueError("k is empty: softmax attention needs at least one key")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     scores_BHTS = jnp.einsum("bthd,bshd->bhts", q * scale, k)
     if bias is not None:
         scores_BHTS = scores_BHTS + bias.astype(scores_BHTS.dtype)
-    seen = jnp.tri(q.shape[1], dtype=bool)[None, None] if causal else None
+    past = jnp.tri(q.shape[1], dtype=bool)[None, None] if causal else None
     if mask is not None:
-        seen = mask if seen is None else seen & mask
-    if seen is not None:
-        scores_BHTS = jnp.where(seen, scores_BHTS, -jnp.inf)
-    if mask is not None:
-        # A row of -inf alone has no softmax: zeros in its place, whose weights are zeroed below.
-        sees_any = jnp.any(seen, axis=-1, keepdims=True)
-        scores_BHTS = jnp.where(sees_any, scores_BHTS, 0)
-    weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1)
-    if mask is not None:
-        weights_BHTS = jnp.where(sees_any, weights_BHTS, 0)
+        weights_BHTS = _masked_softmax(scores_BHTS, mask if past is None else past & mask)
+    else:
+        if past is not None:
+            scores_BHTS = jnp.where(past, scores_BHTS, -jnp.inf)
+        weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1)
     if gate is not None:
         weights_BHTS = weights_BHTS * gate.astype(weights_BHTS.dtype)
     return jnp.einsum("bhts,bshv->bthv", weights_BHTS, v)
+
+
+def _masked_softmax(scores_BHTS, seen):
+    """Softmax over the keys that are seen; zeros, with no gradient, for a query that sees none."""
+    sees_any = jnp.any(seen, axis=-1, keepdims=True)
+    # A row of -inf alone would be NaN, and so would its gradient, whatever replaces it afterwards.
+    scores_BHTS = jnp.where(seen | ~sees_any, scores_BHTS, -jnp.inf)
+    return jnp.where(sees_any, jax.nn.softmax(scores_BHTS, axis=-1), 0)

@@ -25,8 +25,8 @@ def toeplitz(coefficients_HR: Float[Array, "H R"], T: int, S: int) -> Float[Arra
       ValueError: R is even, or too small for T or S.
 
     >>> import jax.numpy as jnp
-    >>> toeplitz(jnp.array([[1, 2, 3, 4, 5]]), 2, 3)[0].tolist()
-    [[3, 4, 5], [2, 3, 4]]
+    >>> toeplitz(jnp.array([[1.0, 2.0, 3.0, 4.0, 5.0]]), 2, 3)[0].tolist()
+    [[3.0, 4.0, 5.0], [2.0, 3.0, 4.0]]
     """
     R = coefficients_HR.shape[-1]
     if R % 2 == 0 or max(T, S) > (R + 1) // 2:

@@ -1,7 +1,7 @@
-"""The inverse of a unit lower triangular matrix, from products and whole rows.
+"""The inverse of a unit lower triangular matrix, by products and operations on whole rows.
 
-LAPACK's triangular solve, which XLA calls matrix by matrix on CPU, is many times slower on small
-matrices.
+XLA's CPU back end calls LAPACK's triangular solve once per matrix, which is many times slower for
+small matrices.
 
 Dimension key: ... batch, C rows.
 """
@@ -12,14 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_BASE = 16  # rows that are substituted one by one
+_BASE = 16  # up to this many rows are substituted one by one
 
 
 @jax.custom_vjp
 def unit_lower_inverse(strict: Float[Array, "... C C"]) -> Float[Array, "... C C"]:
-    """`(I + L)^-1` for a strictly lower triangular L; what stands on and above its diagonal counts
-    as zero. Any number of rows.
-    """
+    """`(I + L)^-1` for the strictly lower triangular part L of `strict`, of any number of rows."""
     batch, C = strict.shape[:-2], strict.shape[-1]
     n = math.prod(batch)
     return _halves(jnp.tril(strict, -1).reshape(n, C, C)).reshape(*batch, C, C)
@@ -37,9 +35,10 @@ def _halves(strict_NCC):
 
 
 def _substituted(strict_NCC):
-    """Row by row, the batch last: every update is then arithmetic on whole rows of the batch.
+    """Forward substitution, one row per step. The batch is the last axis, so updates vectorise.
 
-    The powers of L would take fewer steps, and cancel: with equal keys their entries are binomials.
+    Powers of L would take fewer steps but cancel badly: with equal keys their entries are binomial
+    coefficients.
     """
     N, C, _ = strict_NCC.shape
     strict_CCN = jnp.moveaxis(strict_NCC, 0, -1)

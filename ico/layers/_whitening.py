@@ -1,7 +1,7 @@
-"""The factor that whitens a symmetric positive definite matrix, from products and whole rows.
+"""The factor that whitens a symmetric positive definite matrix, by products and whole rows.
 
-LAPACK's Cholesky and triangular solve, which XLA calls matrix by matrix on CPU, are many times
-slower on small matrices, and collapse when another process uses the cores.
+XLA's CPU back end calls LAPACK's Cholesky and triangular solve once per matrix, which is many times
+slower for small matrices and collapses when another process uses the cores.
 
 Dimension key: ... batch, C rows.
 """
@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_NOTHING = 16  # rounding errors, of a diagonal of ones
-_BASE = 16  # rows that are eliminated one by one
+_NOTHING = 16  # a pivot up to this many rounding errors counts as zero (the diagonal is one)
+_BASE = 16  # up to this many rows are eliminated one by one
 
 
 def whitening(
@@ -21,19 +21,19 @@ def whitening(
 ) -> Float[Array, "... C C"]:
     """The lower triangular W with `W matrix W^T = I`: the inverse of the Cholesky factor.
 
-    Halves are whitened one after the other and joined by matrix products.
+    The two halves are whitened in turn and joined by matrix products.
 
     Args:
-      matrix: symmetric positive definite; of any number of rows.
-      floor: what the pivots are at least, where that is known: a lower one is lifted.
+      matrix: symmetric positive definite, with any number of rows.
+      floor: known lower bounds of the pivots; a computed pivot below its bound is raised to it.
 
-    A matrix may be singular in this precision. A pivot that is no more than the rounding errors of
-    its diagonal entry has row zero in W: then W^T W is the inverse on the other rows.
+    The matrix may be numerically singular: where a pivot is within the rounding errors of its
+    diagonal entry, the row of W is zero, and W^T W inverts the matrix on the other rows.
     """
     batch, C = matrix.shape[:-2], matrix.shape[-1]
     info, n = jnp.finfo(matrix.dtype), math.prod(batch)
     matrix = matrix.reshape(n, C, C)
-    # With a diagonal of ones rounding errors are alike everywhere, and cannot grow.
+    # Scaled to a diagonal of ones, so that rounding errors have one size in all rows.
     scale = jax.lax.rsqrt(jnp.maximum(jnp.diagonal(matrix, axis1=1, axis2=2), info.tiny))
     matrix = scale[:, :, None] * matrix * scale[:, None]
     lowest = jnp.zeros((n, C), matrix.dtype)
@@ -57,7 +57,7 @@ def _halves(matrix_NCC, lowest_NC):
 
 
 def _eliminated(matrix_NCC, lowest_NC):
-    """Row by row, the batch last: every update is then arithmetic on whole rows of the batch."""
+    """Elimination, one row per step. The batch is the last axis, so updates vectorise."""
     C, N = matrix_NCC.shape[-1], matrix_NCC.shape[0]
     left_CCN, lowest_CN = jnp.moveaxis(matrix_NCC, 0, -1), lowest_NC.T
     eye = jnp.eye(C, dtype=matrix_NCC.dtype)[:, :, None]
@@ -69,7 +69,7 @@ def _eliminated(matrix_NCC, lowest_NC):
         pivot = jax.lax.dynamic_index_in_dim(row, j, 0, keepdims=False)
         lowest = jax.lax.dynamic_index_in_dim(lowest_CN, j, 0, keepdims=False)
         pivot = jnp.maximum(pivot, lowest)
-        # A column of rounding errors over the root of another would grow from row to row.
+        # Dividing rounding errors by the root of a rounding error would amplify them.
         row = row * jnp.where(pivot > _NOTHING * eps, jax.lax.rsqrt(pivot), 0)[None]
         # By symmetry row j, scaled, is also the column below the pivot.
         factor = jnp.where((place > j)[:, None], row[:C], 0)
@@ -82,7 +82,7 @@ def _eliminated(matrix_NCC, lowest_NC):
 
 @jax.custom_vjp
 def inverse(matrix: Float[Array, "... D D"]) -> Float[Array, "... D D"]:
-    """Of symmetric positive definite matrices; the gradient is symmetric."""
+    """The inverse of symmetric positive definite matrices; its gradient is symmetric."""
     w = whitening(matrix)
     return jnp.swapaxes(w, -1, -2) @ w
 
@@ -95,7 +95,7 @@ def _inverse_forward(matrix):
 def inverse_cotangent(
     found: Float[Array, "... D D"], cotangent: Float[Array, "... D D"]
 ) -> Float[Array, "... D D"]:
-    """The cotangent of a matrix from its inverse and the inverse's cotangent; symmetric."""
+    """The symmetric cotangent of a matrix, from its inverse and the cotangent of the inverse."""
     back = -(found @ cotangent @ found)
     return (back + jnp.swapaxes(back, -1, -2)) / 2
 

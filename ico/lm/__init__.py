@@ -1,10 +1,11 @@
-"""Language models: published weights in, plain dicts of parameters, tokens, scores and samples.
+"""Language models: loading published weights, scoring texts and sampling.
 
     lm = ico.lm.load("smollm2")
     lm.log_prob(["The capital of France is"], [" Paris"])
     lm.generate("The capital of France is", max_tokens=8)
 
-The functions under the class are pure and take the parameters first.
+`LanguageModel` is a thin class around pure functions, which take the parameters, a plain nested
+dict, as their first argument. `ico.lm.families` holds what is special about each model family.
 """
 
 from ico.lm._config import DecoderConfig

@@ -1,35 +1,68 @@
-"""What a decoder looks like."""
+"""The configuration of a decoder: its sizes and the choices of its architecture."""
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ico.lm._errors import WeightFileError
 
-Family = Literal["llama", "gemma3", "gpt2"]
+Norm = Literal["rms", "layer"]
+Activation = Literal["silu", "gelu_tanh"]
+
+_SIZES = (
+    "vocab_size",
+    "dim",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "mlp_dim",
+    "context_length",
+)
+_FINITE = ("norm_eps", "query_scale", "rope_scale", "embed_scale")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """A decoder of the Llama, Gemma 3 or GPT-2 family. Frozen: a static argument of jit.
+    """Everything that the decoder computes with, apart from the parameters.
+
+    Frozen and hashable, so that it can be a static argument of `jax.jit`. The defaults are those
+    of Llama. `family` decides how files are read and written; the computation never looks at it.
 
     Fields:
-      family: decides norms, MLP, biases and positions (see the properties).
+      family: a key of `ico.lm.families.FAMILIES`.
       vocab_size, dim, num_layers, num_heads, num_kv_heads, head_dim, mlp_dim: sizes.
-      context_length: the longest sequence the model was made for; of GPT-2, a hard limit.
-      norm_eps: epsilon of RMSNorm or LayerNorm.
-      query_scale: multiplies the scores; 1/sqrt(head_dim) but in some Gemma sizes.
-      frequencies: rotary angles per position [head_dim / 2], scalings applied; () for GPT-2.
-      local_frequencies: the same for layers with a sliding window.
-      rope_scale: multiplies rotary sines and cosines (YaRN's attention factor).
-      window: a token of a local layer sees itself and the window - 1 tokens before it.
-      local_layers: for each layer, whether it has the window.
-      score_cap, logit_cap: x -> cap tanh(x / cap) on scores and logits; 0 is off.
+      context_length: the longest sequence that the model was made for; a hard limit if positions
+        are learned.
+      norm_eps: epsilon of the norms.
+      query_scale: factor of the attention scores; 1/sqrt(head_dim) in most models.
+      norm: "rms" (RMSNorm, a scale only) or "layer" (LayerNorm, scale and bias).
+      norm_scale_in_float32: multiply with the norm's scale before rounding to the type of the
+        parameters (Gemma) instead of after it (Llama). Equal for float32 parameters.
+      activation: of the MLP; "gelu_tanh" is GELU in its tanh approximation.
+      gated_mlp: down(activation(gate(x)) * up(x)) instead of down(activation(up(x))).
+      qk_norm: norm queries and keys, head by head, before rotary positions are applied.
+      post_norms: norm the output of attention and of the MLP before it is added to the residual
+        stream, in addition to their inputs.
+      qkv_bias, output_bias, mlp_bias: biases of query, key and value; of attention's output; of
+        the MLP.
+      embed_scale: factor of the token embeddings.
+      learned_positions: add a learned vector for each position to the token embeddings.
+      frequencies: rotary angles per position [head_dim / 2], with any context extension applied;
+        () for none.
+      local_frequencies: the same for layers with a sliding window; () if they do not differ.
+      rope_scale: factor of the rotary sines and cosines (YaRN's attention factor).
+      window: in a local layer a token attends to itself and to the window - 1 tokens before it.
+      local_layers: for each layer, whether it has the window; () if none has.
+      score_cap, logit_cap: x -> cap tanh(x / cap) on attention scores and on logits; 0 is off.
       tied: the head is the embedding.
-      attention_bias, mlp_bias: biases that some Llamas have; GPT-2 always has them.
+      rope: what config.json said about rotary positions, kept so that `save` can write it again.
+
+    Raises:
+      WeightFileError: a size that is not a positive integer, or fields that contradict each other.
     """
 
-    family: Family
+    family: str = "llama"
     vocab_size: int
     dim: int
     num_layers: int
@@ -40,6 +73,17 @@ class DecoderConfig:
     context_length: int
     norm_eps: float
     query_scale: float
+    norm: Norm = "rms"
+    norm_scale_in_float32: bool = False
+    activation: Activation = "silu"
+    gated_mlp: bool = True
+    qk_norm: bool = False
+    post_norms: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    embed_scale: float = 1.0
+    learned_positions: bool = False
     frequencies: tuple[float, ...] = ()
     local_frequencies: tuple[float, ...] = ()
     rope_scale: float = 1.0
@@ -48,43 +92,38 @@ class DecoderConfig:
     score_cap: float = 0.0
     logit_cap: float = 0.0
     tied: bool = True
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    # What config.json said of rotary positions, kept so that `save` can say it again.
     rope: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self):
-        sizes = ("vocab_size", "dim", "num_layers", "num_heads", "num_kv_heads", "head_dim",
-                 "mlp_dim", "context_length")  # fmt: skip
-        for name in sizes:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
-                raise WeightFileError(f"{name} must be a positive integer, not {value!r}")
+        for name in _SIZES:
+            if not _is_size(getattr(self, name)):
+                raise WeightFileError(
+                    f"{name} must be a positive integer, not {getattr(self, name)!r}"
+                )
         if self.num_heads % self.num_kv_heads:
             raise WeightFileError(
                 f"num_heads ({self.num_heads}) must be a multiple of "
                 f"num_kv_heads ({self.num_kv_heads})"
             )
+        for name, allowed in (("norm", get_args(Norm)), ("activation", get_args(Activation))):
+            if getattr(self, name) not in allowed:
+                raise WeightFileError(
+                    f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}"
+                )
         if self.frequencies and self.head_dim % 2:
             raise WeightFileError(f"rotary positions need an even head_dim, not {self.head_dim}")
-        if self.family == "gemma3":
+        if self.window or self.local_layers:
             if len(self.local_layers) != self.num_layers:
                 raise WeightFileError(
-                    f"{len(self.local_layers)} layers are said to be local or not, of "
-                    f"{self.num_layers}"
+                    f"local_layers has {len(self.local_layers)} entries, but there are "
+                    f"{self.num_layers} layers"
                 )
-            if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 1:
-                raise WeightFileError(f"a window must be a positive integer, not {self.window!r}")
-        for name in ("norm_eps", "query_scale", "rope_scale"):
+            if not _is_size(self.window):
+                raise WeightFileError(f"window must be a positive integer, not {self.window!r}")
+        for name in _FINITE:
             if not math.isfinite(getattr(self, name)):
                 raise WeightFileError(f"{name} must be finite")
 
-    @property
-    def gated(self) -> bool:
-        """Whether the MLP is act(gate) * up."""
-        return self.family != "gpt2"
 
-    @property
-    def embed_scale(self) -> float:
-        """What embeddings are multiplied with: sqrt(dim) in Gemma."""
-        return math.sqrt(self.dim) if self.family == "gemma3" else 1.0
+def _is_size(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31

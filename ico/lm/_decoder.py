@@ -1,18 +1,20 @@
-"""One decoder for the Llama, Gemma 3 and GPT-2 families: pure functions over a plain dict.
+"""One decoder for all families of models: pure functions of a plain dict of parameters.
 
 Dimension key: B sequences, T tokens, S keys (cached or present), L layers, D width, H query heads,
 K key heads, G query heads a key head, A head width, F MLP width, V words.
 
-Parameters, layers stacked on axis 0:
+Parameters, layers stacked on axis 0 (in brackets the field of `DecoderConfig` that decides):
 
-    {"embedding": [V, D], "positions": [P, D] (GPT-2), "head": [V, D] (untied),
+    {"embedding": [V, D], "positions": [P, D] (learned_positions), "head": [V, D] (not tied),
      "layers": {"attention_norm", "query" [L, D, H, A], "key", "value" [L, D, K, A],
-                "output" [L, H, A, D], "query_norm", "key_norm", "attention_post_norm" (Gemma 3),
-                "mlp_norm", "gate", "up" [L, D, F], "down" [L, F, D], "mlp_post_norm" (Gemma 3)},
+                "query_norm", "key_norm" (qk_norm), "output" [L, H, A, D],
+                "attention_post_norm" (post_norms),
+                "mlp_norm", "gate" (gated_mlp), "up" [L, D, F], "down" [L, F, D],
+                "mlp_post_norm" (post_norms)},
      "final_norm"}
 
-Every norm is {"scale", "bias" (GPT-2)} and every matrix {"kernel", "bias" (where there is one)}.
-A norm's scale is what it multiplies with: Gemma's 1 + w.
+A norm is {"scale"} or, for LayerNorm, {"scale", "bias"}; a matrix is {"kernel"} or {"kernel",
+"bias"}. The scale is the factor itself (for Gemma 1 + w, where its files may hold w).
 """
 
 import functools
@@ -26,22 +28,25 @@ from jaxtyping import Array, Float, Int
 
 from ico.lm._config import DecoderConfig
 
-# Subtrees of the parameters whose arrays hold a tensor for every layer, for `ico.optim.sparsify`.
+# Subtrees of the parameters whose arrays stack the layers on axis 0, for `ico.optim.sparsify`.
 STACKED = ("layers",)
 
 Params = dict[str, Any]
 Ids = Int[Array | np.ndarray, "B T"]
 
 
+_ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
+
+
 class Cache(NamedTuple):
-    """Keys and values of all layers [L, B, S, K, A]."""
+    """Cached keys and values of all layers [L, B, S, K, A]."""
 
     key: Array
     value: Array
 
 
 def init_params(config: DecoderConfig, key, scale: float = 0.02) -> Params:
-    """Random parameters of a configuration: normal matrices, norms of scale 1, biases 0."""
+    """Random float32 parameters: normal matrices of deviation `scale`, norms 1, biases 0."""
     shapes = param_shapes(config)
     leaves, treedef = jax.tree.flatten_with_path(shapes, is_leaf=lambda a: isinstance(a, tuple))
     keys = jax.random.split(key, len(leaves))
@@ -63,28 +68,29 @@ def param_shapes(config: DecoderConfig) -> Params:
     L, D, H, K, A, F = c.num_layers, c.dim, c.num_heads, c.num_kv_heads, c.head_dim, c.mlp_dim
 
     def norm(*shape):
-        return {"scale": shape} | ({"bias": shape} if c.family == "gpt2" else {})
+        return {"scale": shape} | ({"bias": shape} if c.norm == "layer" else {})
 
     def matrix(kernel, bias, has_bias):
         return {"kernel": kernel} | ({"bias": bias} if has_bias else {})
 
     layers = {
         "attention_norm": norm(L, D),
-        "query": matrix((L, D, H, A), (L, H, A), c.attention_bias),
-        "key": matrix((L, D, K, A), (L, K, A), c.attention_bias),
-        "value": matrix((L, D, K, A), (L, K, A), c.attention_bias),
-        "output": matrix((L, H, A, D), (L, D), c.attention_bias),
+        "query": matrix((L, D, H, A), (L, H, A), c.qkv_bias),
+        "key": matrix((L, D, K, A), (L, K, A), c.qkv_bias),
+        "value": matrix((L, D, K, A), (L, K, A), c.qkv_bias),
+        "output": matrix((L, H, A, D), (L, D), c.output_bias),
         "mlp_norm": norm(L, D),
         "up": matrix((L, D, F), (L, F), c.mlp_bias),
         "down": matrix((L, F, D), (L, D), c.mlp_bias),
     }
-    if c.gated:
+    if c.gated_mlp:
         layers["gate"] = matrix((L, D, F), (L, F), c.mlp_bias)
-    if c.family == "gemma3":
+    if c.qk_norm:
         layers |= {"query_norm": norm(L, A), "key_norm": norm(L, A)}
+    if c.post_norms:
         layers |= {"attention_post_norm": norm(L, D), "mlp_post_norm": norm(L, D)}
     shapes = {"embedding": (c.vocab_size, D), "layers": layers, "final_norm": norm(D)}
-    if c.family == "gpt2":
+    if c.learned_positions:
         shapes["positions"] = (c.context_length, D)
     if not c.tied:
         shapes["head"] = (c.vocab_size, D)
@@ -101,16 +107,20 @@ def hidden_states(
     cache: Cache | None = None,
     remat: bool = False,
 ) -> tuple[Float[Array, "B T D"], Cache]:
-    """The normalised hidden states after the last layer, and the keys and values.
+    """The hidden states after the last layer and the final norm, and the keys and values.
 
     Args:
       params, config: the model.
-      ids: token ids. Padding stands on the right, where no real token sees it.
-      positions: of the tokens in their sequences; 0, 1, 2 ... by default.
-      segment_ids: tokens see tokens of their own segment only (packed sequences).
-      cache: keys and values of S places to write to at `positions` and to read from; a token sees
-        the places up to its own position. Not together with `segment_ids`.
-      remat: recompute a layer in the backward pass rather than keep its activations.
+      ids: token ids. Put padding on the right, where no real token attends to it.
+      positions: positions of the tokens in their sequences; 0, 1, 2 ... by default.
+      segment_ids: tokens attend to tokens of their own segment only (packed sequences).
+      cache: room for S keys and values. Those of `ids` are written to it at `positions`, and a
+        token attends to the entries up to its own position. Cannot be used with `segment_ids`.
+      remat: recompute the activations of a layer in the backward pass instead of storing them.
+
+    Returns:
+      Hidden states in the type of the parameters, and the cache: the given one with the new keys
+      and values, or just these.
     """
     B, T = ids.shape
     if positions is None:
@@ -125,9 +135,9 @@ def hidden_states(
 
     x_BTD = params["embedding"][ids]
     if config.embed_scale != 1:
-        # As the published models: the factor is rounded to the type of the weights.
+        # The published models round the factor to the type of the parameters.
         x_BTD = x_BTD * jnp.asarray(config.embed_scale, x_BTD.dtype)
-    if config.family == "gpt2":
+    if config.learned_positions:
         x_BTD = x_BTD + params["positions"][positions]
     angles = _rotations(config.frequencies, config.rope_scale, positions)
     local_angles = _rotations(config.local_frequencies, 1.0, positions)
@@ -137,16 +147,17 @@ def hidden_states(
         mask, rotation = seen_BTS, angles
         if config.window:
             mask = jnp.where(is_local, near_BTS, seen_BTS)
+        if config.window and config.local_frequencies:
             rotation = jax.tree.map(functools.partial(jnp.where, is_local), local_angles, angles)
+        normed_BTD = _norm(weights["attention_norm"], config, x_BTD)
         attended, cached = _attention(
-            weights, config, _norm(weights["attention_norm"], config, x_BTD), rotation, mask,
-            positions, cached,
-        )  # fmt: skip
-        if config.family == "gemma3":
+            weights, config, normed_BTD, rotation, mask, positions, cached
+        )
+        if config.post_norms:
             attended = _norm(weights["attention_post_norm"], config, attended)
         x_BTD = x_BTD + attended
         updated = _mlp(weights, config, _norm(weights["mlp_norm"], config, x_BTD))
-        if config.family == "gemma3":
+        if config.post_norms:
             updated = _norm(weights["mlp_post_norm"], config, updated)
         return x_BTD + updated, cached
 
@@ -159,7 +170,12 @@ def hidden_states(
 def logits(
     params: Params, config: DecoderConfig, hidden: Float[Array, "*B D"]
 ) -> Float[Array, "*B V"]:
-    """Logits over the vocabulary, in float32 or the hidden states' own type if that is wider."""
+    """Logits over the vocabulary, in float32 or the hidden states' type if that is wider.
+
+    Args:
+      params, config: the model; of the parameters only the head is used.
+      hidden: the first result of `hidden_states`.
+    """
     head_VD = params["embedding"] if config.tied else params["head"]
     out = jnp.einsum(
         "...d,vd->...v",
@@ -175,13 +191,13 @@ def _cap(x, cap: float):
 
 
 def _norm(weights, config: DecoderConfig, x):
-    """RMSNorm, or LayerNorm where there is a bias; in float32 at least."""
+    """RMSNorm or LayerNorm, computed in float32 at least and returned in the type of x."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    if config.family == "gpt2":
+    if config.norm == "layer":
         wide = wide - wide.mean(-1, keepdims=True)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + config.norm_eps)
     scale = weights["scale"].reshape((1,) * (x.ndim - 1) + (-1,))
-    if config.family != "gemma3":  # Gemma multiplies before it rounds, Llama after
+    if not config.norm_scale_in_float32:
         wide = wide.astype(x.dtype)
     out = (wide * scale).astype(x.dtype)
     return out + weights["bias"].reshape(scale.shape) if "bias" in weights else out
@@ -190,8 +206,8 @@ def _norm(weights, config: DecoderConfig, x):
 def _linear(weights, x, num_contracted: int = 1):
     """Contracts the last axes of x with the first of the kernel, and adds the bias.
 
-    As one product of two matrices: XLA's CPU back end transposes the operands of the backward
-    pass entry by entry otherwise (a quarter of a training step).
+    Written as one product of two matrices, because XLA's CPU back end otherwise transposes the
+    operands of the backward pass entry by entry (a quarter of the time of a training step).
     """
     kernel = weights["kernel"]
     width = math.prod(kernel.shape[:num_contracted])
@@ -204,19 +220,16 @@ def _linear(weights, x, num_contracted: int = 1):
 
 
 def _mlp(weights, config: DecoderConfig, x_BTD):
+    activation = _ACTIVATIONS[config.activation]
     up_BTF = _linear(weights["up"], x_BTD)
-    if config.family == "gpt2":
-        return _linear(weights["down"], jax.nn.gelu(up_BTF, approximate=True))
-    gate_BTF = _linear(weights["gate"], x_BTD)
-    if config.family == "gemma3":
-        gate_BTF = jax.nn.gelu(gate_BTF, approximate=True)
-    else:
-        gate_BTF = jax.nn.silu(gate_BTF)
+    if not config.gated_mlp:
+        return _linear(weights["down"], activation(up_BTF))
+    gate_BTF = activation(_linear(weights["gate"], x_BTD))
     return _linear(weights["down"], gate_BTF * up_BTF)
 
 
 def _rotations(frequencies, scale: float, positions_BT):
-    """Cosines and sines [B, T, 1, A / 2] of rotary positions; None without."""
+    """Cosines and sines [B, T, 1, A / 2] of the rotary angles; None if there are none."""
     if not frequencies:
         return None
     inverse = np.asarray(frequencies, np.float32)[None, None]
@@ -225,7 +238,7 @@ def _rotations(frequencies, scale: float, positions_BT):
 
 
 def _rotate(x_BTHA, rotation):
-    """Rotary positions on halves: coordinates i and i + A/2 are a pair (as in transformers)."""
+    """Rotates the pairs of coordinates (i, i + A/2) by their angles, as transformers does."""
     if rotation is None:
         return x_BTHA
     cosine, sine = (a.astype(x_BTHA.dtype) for a in rotation)
@@ -236,11 +249,11 @@ def _rotate(x_BTHA, rotation):
 
 
 def _attention(weights, config: DecoderConfig, x_BTD, rotation, mask_BTS, positions_BT, cached):
-    """Grouped-query attention; returns the output [B, T, D] and keys and values."""
+    """Grouped-query attention: its output [B, T, D], and the keys and values it read."""
     q_BTHA = _linear(weights["query"], x_BTD)
     k_BTKA = _linear(weights["key"], x_BTD)
     v_BTKA = _linear(weights["value"], x_BTD)
-    if config.family == "gemma3":
+    if config.qk_norm:
         q_BTHA = _norm(weights["query_norm"], config, q_BTHA)
         k_BTKA = _norm(weights["key_norm"], config, k_BTKA)
     q_BTHA, k_BTKA = _rotate(q_BTHA, rotation), _rotate(k_BTKA, rotation)

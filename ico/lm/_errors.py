@@ -1,8 +1,8 @@
-"""The one error of files that cannot be read."""
+"""The error raised for files that cannot be read."""
 
 
 class WeightFileError(ValueError):
     """A file of weights, configuration or tokens that is damaged, hostile or not supported.
 
-    Raised before any allocation that the file asks for is made.
+    Raised before anything of a size that the file asks for is allocated.
     """

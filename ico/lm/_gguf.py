@@ -1,7 +1,7 @@
-"""GGUF files: a header that is checked against the file's size, and tensors made float32.
+"""GGUF files: the header, checked against the file's size, and tensors as float32.
 
-The gguf package reads headers too, but slowly where the vocabulary is large, and it trusts the
-file; here it only dequantises.
+The gguf package is used for dequantisation only: its reader is slow for large vocabularies and
+trusts the file.
 """
 
 import mmap
@@ -13,15 +13,20 @@ import numpy as np
 
 from ico.lm._errors import WeightFileError
 
-_SCALARS = {
-    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
-}  # fmt: skip
+# Types of values in the header -> codes of Python's struct.
+_SCALARS = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))
 _STRING, _ARRAY = 8, 9
 _MAX_DEPTH = 4  # nested arrays
 
 
 class Tensor(NamedTuple):
-    """Where a tensor lies. shape is [out, in], outermost first (GGUF writes it the other way)."""
+    """Where a tensor is in the file.
+
+    Fields:
+      shape: outermost axis first, so [out, in] for matrices (GGUF writes the innermost first).
+      kind: a `gguf.GGMLQuantizationType`.
+      start, num_bytes: its place in the file.
+    """
 
     shape: tuple[int, ...]
     kind: int
@@ -59,7 +64,7 @@ def read_gguf(path: Path) -> GgufFile:
 
 
 class _Header:
-    """A cursor over the bytes that never goes past their end."""
+    """Reads a header value by value and never past the end of the file."""
 
     def __init__(self, data: mmap.mmap, path: Path):
         self.data, self.path, self.at = data, path, 0
@@ -87,7 +92,7 @@ class _Header:
                 code = _SCALARS[inner]
                 raw = self.take(count * struct.calcsize("=" + code))
                 return np.frombuffer(raw, np.dtype(code).newbyteorder("<")).tolist()
-            # A string takes eight bytes at least, an array twelve.
+            # A string takes at least eight bytes, an array twelve.
             if count > (len(self.data) - self.at) // 8:
                 raise WeightFileError("an array in its header is longer than the file")
             return [self.value(inner, depth + 1) for _ in range(count)]
@@ -108,7 +113,7 @@ class _Header:
         for _ in range(num_keys):
             key = self.string()
             if key in metadata:
-                raise WeightFileError(f"key {key!r} stands twice")
+                raise WeightFileError(f"key {key!r} is there twice")
             metadata[key] = self.value(self.number("I"))
         entries = [self._entry() for _ in range(num_tensors)]
         alignment = metadata.get("general.alignment", 32)
@@ -118,7 +123,7 @@ class _Header:
         tensors = {}
         for name, shape, kind, offset in entries:
             if name in tensors:
-                raise WeightFileError(f"tensor {name!r} stands twice")
+                raise WeightFileError(f"tensor {name!r} is there twice")
             num_bytes = _num_bytes(name, shape, kind)
             if start + offset + num_bytes > len(self.data):
                 raise WeightFileError(f"tensor {name!r} lies outside the file")
@@ -135,7 +140,7 @@ class _Header:
 
 
 def _check_apart(tensors: dict[str, Tensor]) -> None:
-    """Tensors that share bytes would unfold a small file into a large model."""
+    """Refuses tensors that share bytes, with which a small file could become a large model."""
     end, before = 0, ""
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].start):
         if tensor.num_bytes and tensor.start < end:
@@ -155,7 +160,7 @@ def _num_bytes(name: str, shape, kind: int) -> int:
         count *= dim
     if shape and shape[-1] % block:
         raise WeightFileError(
-            f"tensor {name!r}: rows of {shape[-1]} are no whole blocks of {block}"
+            f"tensor {name!r}: rows of {shape[-1]} are no multiple of blocks of {block}"
         )
     return count // block * size
 

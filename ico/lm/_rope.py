@@ -1,4 +1,4 @@
-"""Rotary positions: angles per position, with the published ways to stretch them."""
+"""Rotary positions: angles per position, with the published methods of context extension."""
 
 import dataclasses
 import math
@@ -10,24 +10,29 @@ from ico.lm._config import DecoderConfig
 from ico.lm._errors import WeightFileError
 
 _LLAMA3_KEYS = (
-    "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
-)  # fmt: skip
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+)
 
 
-def rope_frequencies(head_dim: int, theta: float, scaling: dict[str, Any]):
-    """Rotary angles per position and the factor of sines and cosines, with a published scaling.
+def rope_frequencies(
+    head_dim: int, theta: float, scaling: dict[str, Any]
+) -> tuple[tuple[float, ...], float]:
+    """Rotary angles per position, with a published method of context extension.
 
     Args:
-      head_dim: even.
+      head_dim: width of a head, even.
       theta: the base, > 0.
-      scaling: `rope_type` one of default, linear, llama3, yarn, and its numbers, named as in
-        config.json.
+      scaling: `rope_type`, one of default, linear, llama3 and yarn, and the numbers that it needs,
+        named as in config.json.
 
     Returns:
-      (frequencies tuple [head_dim / 2], factor).
+      Angles per position [head_dim / 2], and the factor of sines and cosines.
 
     Raises:
-      WeightFileError: an unknown scaling, or numbers missing.
+      WeightFileError: an unknown method, or one of its numbers is missing.
     """
     if not (isinstance(theta, (int, float)) and theta > 0 and math.isfinite(theta)):
         raise WeightFileError(f"rotary base must be positive, not {theta!r}")
@@ -43,7 +48,7 @@ def rope_frequencies(head_dim: int, theta: float, scaling: dict[str, Any]):
             return tuple((plain / factor).tolist()), 1.0
         if kind == "llama3":
             _, low, high, original = (float(scaling[key]) for key in _LLAMA3_KEYS)
-            # Long wavelengths are stretched by the factor, short ones kept, the rest blended.
+            # Low frequencies are divided by the factor, high ones kept, those between blended.
             blend = np.clip((original * plain / (2 * math.pi) - low) / (high - low), 0, 1)
             return tuple(((1 - blend) * plain / factor + blend * plain).tolist()), 1.0
         if kind == "yarn":
@@ -56,12 +61,17 @@ def rope_frequencies(head_dim: int, theta: float, scaling: dict[str, Any]):
 
 
 def _yarn(plain, theta: float, factor: float, scaling):
-    """YaRN (Peng et al. 2023): by wavelength, with the attention factor 0.1 ln(factor) + 1."""
+    """YaRN (Peng et al. 2023, arXiv 2309.00071).
+
+    Low frequencies are divided by the factor, high ones kept, with a ramp between; the attention
+    factor is 0.1 ln(factor) + 1.
+    """
     original = float(scaling["original_max_position_embeddings"])
     fast, slow = float(scaling.get("beta_fast") or 32), float(scaling.get("beta_slow") or 1)
     head_dim = 2 * len(plain)
 
     def dimension(rotations):
+        # The pair of coordinates whose angle makes this many rotations over the original context.
         return head_dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
     low, high = dimension(fast), dimension(slow)
@@ -76,24 +86,28 @@ def _yarn(plain, theta: float, factor: float, scaling):
 
 
 def with_rope_factors(config: DecoderConfig, factors: np.ndarray) -> DecoderConfig:
-    """The configuration with rotary frequencies divided by the factors of a GGUF file.
+    """The configuration with its rotary frequencies divided by the factors of a GGUF file.
 
-    GGUF holds Llama 3's scaling as these factors [head_dim / 2] alone. `save` needs its numbers
-    again: they are recognised for the published models (factor 8 or 32, 1, 4, 8192).
+    GGUF describes Llama 3's context extension by these factors [head_dim / 2] only, but `save`
+    has to write the numbers they were computed from. They are recognised if they are those of the
+    published models (factor 8 or 32).
     """
     divided = np.asarray(config.frequencies) / factors
     rope = dict(config.rope)
     for factor in (8.0, 32.0):
         scaling = {
-            "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
-        }  # fmt: skip
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        }
         known, _ = rope_frequencies(config.head_dim, rope["rope_theta"], scaling)
         if np.allclose(known, divided, rtol=1e-5):
             rope |= scaling
             break
     else:
-        rope["rope_type"] = "factors"  # which no config.json can say
+        rope["rope_type"] = "factors"  # which no config.json can describe
     return dataclasses.replace(
         config, frequencies=tuple(divided.tolist()), rope=tuple(sorted(rope.items()))
     )

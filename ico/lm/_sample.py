@@ -1,6 +1,6 @@
-"""Sampling with a cache of keys and values.
+"""Sampling with cached keys and values.
 
-Dimension key: B prompts, T prompt tokens, S places in the cache, V words.
+Dimension key: B prompts, T prompt tokens, N new tokens, D width, V words.
 """
 
 import functools
@@ -15,8 +15,18 @@ from ico.lm._score import bucket, pad
 
 
 def choose(logits_BV, key, temperature, top_p):
-    """Token ids [B]: greedy at temperature 0, else from the smallest set of mass >= top_p."""
+    """Chooses the next tokens: greedily at temperature 0, else by nucleus sampling.
 
+    Args:
+      logits_BV: logits.
+      key: a random key.
+      temperature: divides the logits.
+      top_p: only the smallest set of tokens whose probabilities sum to this can be chosen
+        (Holtzman et al. 2020, arXiv 1904.09751).
+
+    Returns:
+      Token ids [B].
+    """
     scaled_BV = logits_BV / jnp.maximum(temperature, 1e-6)
 
     def from_all():
@@ -25,16 +35,15 @@ def choose(logits_BV, key, temperature, top_p):
     def from_top():
         order = jnp.argsort(-scaled_BV, axis=-1)
         probs = jax.nn.softmax(jnp.take_along_axis(scaled_BV, order, -1), axis=-1)
-        # A token stays if the mass before it is under top_p, so the first always does.
-        keep = jnp.cumsum(probs, axis=-1) - probs < top_p
-        kept = jnp.where(keep, jnp.log(probs), -jnp.inf)
-        rank = jax.random.categorical(key, kept, axis=-1)
+        # A token stays if those before it have less than top_p, so the first always stays.
+        stays = jnp.cumsum(probs, axis=-1) - probs < top_p
+        rank = jax.random.categorical(key, jnp.where(stays, jnp.log(probs), -jnp.inf), axis=-1)
         return jnp.take_along_axis(order, rank[:, None], -1)[:, 0].astype(jnp.int32)
 
     def greedy():
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
 
-    # The sort, dear on a large vocabulary, only where some of it is cut off.
+    # Sorting a large vocabulary is slow, so it is done only if tokens are excluded.
     way = jnp.where(temperature > 0, jnp.where(top_p < 1, 2, 1), 0)
     return jax.lax.switch(way, [greedy, from_all, from_top])
 
@@ -45,7 +54,7 @@ def _generate(params, config, ids_BT, lengths_B, num_tokens: int, key, temperatu
     dtype = params["embedding"].dtype
     shape = (config.num_layers, B, T + num_tokens, config.num_kv_heads, config.head_dim)
     cache = Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-    # Padding writes to places that are written again before any token sees them.
+    # Padding's keys and values are overwritten before any token attends to them.
     hidden, cache = hidden_states(params, config, ids_BT, cache=cache)
     last_BD = jnp.take_along_axis(hidden, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
 
@@ -80,7 +89,18 @@ def generate_ids(
     seed: int = 0,
     eos_id: int | None = None,
 ) -> list[list[int]]:
-    """Token ids that follow each prompt, up to and without `eos_id`.
+    """Token ids that continue each prompt, up to `eos_id`, which is left out.
+
+    Compiled once for each number of prompts, bucket of lengths and `max_tokens`.
+
+    Args:
+      params, config: the model.
+      prompts: token ids, at least one each.
+      max_tokens: the longest continuation.
+      temperature: 0 is greedy.
+      top_p: sample from the smallest set of tokens whose probabilities sum to this.
+      seed: of the random numbers.
+      eos_id: the token that ends a text; None for none.
 
     Raises:
       ValueError: an empty prompt, an option out of range, or more tokens than the model's context.
@@ -101,10 +121,17 @@ def generate_ids(
     eos = np.int32(-1 if eos_id is None else eos_id)
     tokens = np.asarray(
         _generate(
-            params, config, ids, lengths, max_tokens, jax.random.key(seed),
-            np.float32(temperature), np.float32(top_p), eos,
+            params,
+            config,
+            ids,
+            lengths,
+            max_tokens,
+            jax.random.key(seed),
+            np.float32(temperature),
+            np.float32(top_p),
+            eos,
         )
-    )  # fmt: skip
+    )
     out = []
     for row in tokens:
         ends = np.flatnonzero(row == eos)

@@ -1,6 +1,6 @@
-"""Log-probabilities of texts, compiled once for each bucket of sizes.
+"""Log-probabilities of texts, compiled once for each bucket of lengths.
 
-Dimension key: B sequences, T tokens, V words, C tokens of a chunk.
+Dimension key: B sequences, T tokens, C scored tokens at most, D width, V words, N texts.
 """
 
 import functools
@@ -15,7 +15,7 @@ from ico.lm._config import DecoderConfig
 from ico.lm._decoder import Ids, Params, hidden_states, logits
 
 _SMALLEST = 16  # tokens in the smallest bucket
-_TOKENS_A_BATCH = 2048
+_TOKENS_PER_BATCH = 2048
 
 
 def token_log_probs(
@@ -26,10 +26,16 @@ def token_log_probs(
     segment_ids: Ids | None = None,
     remat: bool = False,
 ) -> Float[Array, "B T-1"]:
-    """log P(ids[:, t + 1] | ids[:, :t + 1]) for every t but the last, differentiable.
+    """log P(ids[:, t + 1] | ids[:, :t + 1]) for every t but the last, in nats; differentiable.
 
-    The vocabulary's log-softmax is never kept: forward it is reduced to two numbers a token,
-    backward it is computed again.
+    The log-softmax over the vocabulary is not stored: the forward pass reduces it to two numbers
+    per token, and the backward pass recomputes it.
+
+    Args:
+      params, config: the model.
+      ids: token ids.
+      segment_ids: tokens attend to tokens of their own segment only.
+      remat: recompute the activations of a layer in the backward pass instead of storing them.
     """
     hidden, _ = hidden_states(params, config, ids, segment_ids=segment_ids, remat=remat)
 
@@ -46,11 +52,16 @@ def token_log_probs(
 def next_token_loss(
     params: Params, config: DecoderConfig, ids: Ids, mask: Array | np.ndarray, **options
 ) -> Float[Array, ""]:
-    """Mean of -log P(ids[:, t + 1] | ...) over the places where mask[:, t + 1] is set; in nats.
+    """Mean of -log P(ids[:, t + 1] | ids[:, :t + 1]) over the tokens with mask[:, t + 1] set.
 
     Args:
-      mask: [B, T], 1 where a token counts as a target. Column 0 never does.
-      options: of `token_log_probs`.
+      params, config: the model.
+      ids: token ids.
+      mask: [B, T], 1 for tokens that are targets; column 0, which nothing predicts, is ignored.
+      options: keyword arguments of `token_log_probs`.
+
+    Returns:
+      The loss in nats per token; 0 if there are no targets.
     """
     weights = mask[:, 1:].astype(jnp.float32)
     total = -jnp.sum(token_log_probs(params, config, ids, **options) * weights)
@@ -58,7 +69,7 @@ def next_token_loss(
 
 
 def pad(sequences: list[list[int]], length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Token lists as ids [B, T] with zeros on the right, and lengths [B]."""
+    """Lists of token ids as one array [B, T], padded with zeros on the right, and lengths [B]."""
     lengths = np.array([len(sequence) for sequence in sequences], np.int32)
     ids = np.zeros((len(sequences), length or int(lengths.max(initial=1))), np.int32)
     for row, sequence in zip(ids, sequences, strict=True):
@@ -67,7 +78,7 @@ def pad(sequences: list[list[int]], length: int | None = None) -> tuple[np.ndarr
 
 
 def bucket(size: int, smallest: int = _SMALLEST) -> int:
-    """The next power of two, or three quarters of one: at most a third is padding."""
+    """The next power of two, or three quarters of one, so that at most a third is padding."""
     while True:
         for candidate in (smallest, smallest + smallest // 2):
             if size <= candidate:
@@ -76,11 +87,11 @@ def bucket(size: int, smallest: int = _SMALLEST) -> int:
 
 
 class Scores(NamedTuple):
-    """What a model says of N continuations.
+    """Scores of N continuations.
 
     Fields:
-      log_prob: [N], log P(continuation | prefix), the sum over its tokens, in nats.
-      top: [N], the token that the model holds likeliest right after the prefix.
+      log_prob: [N], log P(continuation | prefix), summed over its tokens, in nats.
+      top: [N], the most probable token after the prefix.
     """
 
     log_prob: Float[np.ndarray, "N"]
@@ -89,9 +100,10 @@ class Scores(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=(1, 5))
 def _score_rows(params, config, ids_BT, start_B, length_B, width):
-    """Log-probability [B] of the tokens from start to length, at most `width`, and top token [B].
+    """Log-probability [B] of the tokens from start to length, and the top token at start [B].
 
-    The head is a fifth of a small model's work: only places that predict a wanted token get it.
+    At most `width` tokens are scored. The head, a fifth of the work of a small model, is applied
+    only at the positions that predict them.
     """
     hidden_BTD, _ = hidden_states(params, config, ids_BT)
     places_BC = start_B[:, None] - 1 + jnp.arange(width)[None]
@@ -111,12 +123,17 @@ def score_continuations(
     prefixes: list[list[int]],
     continuations: list[list[int]],
 ) -> Scores:
-    """Scores of continuations of prefixes, lists of token ids, in batches of like lengths.
+    """Scores continuations of prefixes, in batches of similar lengths.
 
-    Compiled once for each bucket of lengths: no prompt compiles anew.
+    Compiled once for each bucket of lengths, not for each length.
+
+    Args:
+      params, config: the model.
+      prefixes, continuations: N lists of token ids each, none empty.
 
     Raises:
-      ValueError: an empty prefix or continuation, or one pair too long for the model.
+      ValueError: lists of unequal length, an empty prefix or continuation, a pair too long for the
+        model, or a token outside the vocabulary.
     """
     if len(prefixes) != len(continuations):
         raise ValueError(f"{len(prefixes)} prefixes but {len(continuations)} continuations")
@@ -127,7 +144,7 @@ def score_continuations(
         if len(prefix) + len(continuation) > config.context_length:
             raise ValueError(f"pair {index} is longer than {config.context_length} tokens")
         if max(*prefix, *continuation) >= config.vocab_size:
-            raise ValueError(f"pair {index} has a token that is none of {config.vocab_size}")
+            raise ValueError(f"pair {index} has a token >= {config.vocab_size}")
     out = Scores(np.zeros(len(prefixes)), np.zeros(len(prefixes), np.int64))
     groups: dict[tuple[int, int], list[int]] = {}
     for index, (prefix, continuation) in enumerate(zip(prefixes, continuations, strict=True)):
@@ -135,12 +152,12 @@ def score_continuations(
         width = min(bucket(len(continuation), 4), length)
         groups.setdefault((length, width), []).append(index)
     for (length, width), group in groups.items():
-        rows = max(1, min(64, _TOKENS_A_BATCH // length))
+        rows = max(1, min(64, _TOKENS_PER_BATCH // length))
         for first in range(0, len(group), rows):
             chosen = group[first : first + rows]
             ids, lengths = pad([prefixes[i] + continuations[i] for i in chosen], length)
             starts = np.array([len(prefixes[i]) for i in chosen], np.int32)
-            # A short last batch takes the next power of two, so sizes are few.
+            # A short last batch is padded to a power of two, so that few sizes are compiled.
             missing = min(rows, bucket(len(chosen), 1)) - len(chosen)
             ids, lengths, starts = (
                 np.concatenate([a, np.zeros((missing, *a.shape[1:]), a.dtype)])

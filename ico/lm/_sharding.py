@@ -1,4 +1,4 @@
-"""How a decoder's parameters lie on a mesh: every axis has a name, and rules map names to it.
+"""Sharded parameters: every axis has a name, and rules map the names to axes of a mesh.
 
 mesh = ico.train.make_mesh({"data": 2, "model": 4})
 lm.params = ico.lm.shard_params(lm.params, lm.config, mesh)
@@ -13,9 +13,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ico.lm._config import DecoderConfig
 from ico.lm._decoder import Params, param_shapes
 
-# Tensor parallelism: heads, the MLP's inner axis and the vocabulary are split over "model", so a
-# layer needs one sum over devices behind its attention and one behind its MLP. For fully sharded
-# parameters map "embed" to "data".
+# Tensor parallelism: heads, the MLP's inner axis and the vocabulary are split over "model", so that
+# a layer needs one sum over devices after its attention and one after its MLP. To shard parameters
+# fully, map "embed" to "data".
 RULES: dict[str, str | None] = {
     "vocab": "model",
     "heads": "model",
@@ -38,7 +38,8 @@ _NAMES = {
     "query_norm": ("head_dim",),
     "key_norm": ("head_dim",),
 }
-# What a matrix contracts with its input; its bias has the other axes.
+# The number of leading axes that a kernel contracts with its input, if not 1; its bias has the
+# others.
 _INPUTS = {"output": 2}
 
 
@@ -68,13 +69,13 @@ def param_shardings(
     """A NamedSharding for every parameter.
 
     Args:
-      config: the decoder's.
-      mesh: with any axes; rules to axes that it lacks are passed over.
-      rules: axis name -> mesh axis, or None. An axis whose size the mesh axis does not divide
-        (three key heads on four devices) stays whole.
+      config: of the decoder.
+      mesh: any mesh; rules that name an axis it does not have are ignored.
+      rules: name of a parameter's axis -> axis of the mesh, or None. An axis whose size is no
+        multiple of the mesh axis (three key heads on four devices) is not split.
 
     Raises:
-      ValueError: a rule for a name that no parameter has.
+      ValueError: a rule for a name that no axis has.
     """
     if unknown := set(rules) - set(RULES):
         raise ValueError(f"no parameter has an axis {sorted(unknown)}; there are {list(RULES)}")
@@ -90,13 +91,15 @@ def param_shardings(
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree.map(
-        sharding, param_axes(config), param_shapes(config),
+        sharding,
+        param_axes(config),
+        param_shapes(config),
         is_leaf=lambda a: isinstance(a, tuple),
-    )  # fmt: skip
+    )
 
 
 def shard_params(
     params: Params, config: DecoderConfig, mesh: Mesh, rules: Mapping[str, str | None] = RULES
 ) -> Params:
-    """The parameters on the mesh, by `param_shardings`; functions of them then run sharded."""
+    """Places parameters on the mesh by `param_shardings`; what uses them then runs sharded."""
     return jax.device_put(params, param_shardings(config, mesh, rules))

@@ -1,15 +1,16 @@
 """Tokenizers from a GGUF file's metadata or from a tokenizer.json, run by the tokenizers library.
 
-GGUF names a pre-tokenizer and lists the words; the pipeline around them is written out here.
+GGUF lists the tokens and only names the pre-tokenizer; this file holds what the names mean.
 """
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ico.lm._errors import WeightFileError
 
-_LONGEST = 1_000  # characters of a token; all ways to split it are looked at
+_LONGEST = 1_000  # characters of a token; `_sentence_piece` tries all ways to split it in two
+# Kinds of tokens in GGUF.
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 
 _GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -17,6 +18,36 @@ _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+
+
+class _PreTokenizer(NamedTuple):
+    """How byte-level BPE cuts a text into words before it merges bytes.
+
+    Fields:
+      pattern: regular expression that matches a word.
+      single_digits: cut numbers into digits before the pattern is applied.
+      nfc: compose characters and their accents first (Unicode's NFC).
+      ignore_merges: take a word that is a token as it is, without merging.
+    """
+
+    pattern: str
+    single_digits: bool = False
+    nfc: bool = False
+    ignore_merges: bool = False
+
+
+_LLAMA3 = _PreTokenizer(_LLAMA3_SPLIT, ignore_merges=True)
+# `tokenizer.ggml.pre` -> what the tokenizer.json of the models named after it do.
+_PRE_TOKENIZERS = {
+    "default": _PreTokenizer(_GPT2_SPLIT),
+    "gpt-2": _PreTokenizer(_GPT2_SPLIT),
+    "smollm": _PreTokenizer(_GPT2_SPLIT, single_digits=True),
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+    "qwen2": _PreTokenizer(_QWEN2_SPLIT, nfc=True),  # of Qwen 2, 2.5 and 3
+}
 
 
 class Tokenizer:
@@ -24,17 +55,17 @@ class Tokenizer:
 
     Attributes:
       bos_id, eos_id: ids of the tokens that begin and end a text, or None.
-      adds_bos: whether `encode` puts `bos_id` in front unless told otherwise (as the file says).
+      adds_bos: whether `encode` puts `bos_id` in front by default, as the file says.
       vocab_size: number of ids.
     """
 
     def __init__(self, tokenizer, *, bos_id=None, eos_id=None, adds_bos=False):
         self._tokenizer = tokenizer
         self.bos_id, self.eos_id, self.adds_bos = bos_id, eos_id, adds_bos
-        # Settings for training batches that a file may carry; they would cut texts silently.
+        # A file may carry settings for training batches, which would cut texts silently.
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        # Some SentencePiece tokenizers put a space before every text.
+        # Whether it puts a space before every text, as some SentencePiece tokenizers do.
         first = tokenizer.encode("a", add_special_tokens=False).tokens[:1]
         self._spaced = bool(first) and first[0].startswith("▁")
         self._before = tokenizer.encode("\n", add_special_tokens=False).ids
@@ -46,14 +77,17 @@ class Tokenizer:
     def encode(
         self, text: str, *, bos: bool | None = None, continuation: bool = False
     ) -> list[int]:
-        """Token ids of a text. Special tokens written out in it are recognised.
+        """Token ids of a text. Special tokens spelled out in it are recognised.
 
         Args:
           text: any text; it is not stripped.
-          bos: whether the beginning-of-text token stands in front; None is as the model's file
-            says (SmolLM2 and GPT-2 no, Gemma and Llama yes).
-          continuation: the text goes on from another: nothing is put in front, neither that token
-            nor the space that some tokenizers (Llama 2's) begin a text with.
+          bos: whether to put the beginning-of-text token in front. None does what the model's file
+            says (SmolLM2, GPT-2 and Qwen: no; Gemma and Llama: yes).
+          continuation: the text continues another one, so nothing is put in front: neither that
+            token nor the space that some tokenizers (Llama 2's) begin a text with.
+
+        Raises:
+          ValueError: `bos` is set, and the tokenizer has no beginning-of-text token.
         """
         if continuation:
             return self._continuation(text)
@@ -67,19 +101,19 @@ class Tokenizer:
 
     def _continuation(self, text: str) -> list[int]:
         if self._spaced:
-            # Behind a line's end, whose own tokens are then taken off.
+            # Encoded after a line break, whose tokens are then removed.
             ids = self._tokenizer.encode(f"\n{text}", add_special_tokens=False).ids
             if ids[: len(self._before)] == self._before:
                 return ids[len(self._before) :]
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids, *, skip_special: bool = False, continuation: bool = False) -> str:
-        """The text of token ids, special tokens written out unless skipped.
+        """The text of token ids.
 
         Args:
-          ids: of the text.
-          skip_special: leaves special tokens out.
-          continuation: the text goes on from another, and keeps the space that it begins with.
+          ids: token ids.
+          skip_special: leave out special tokens; else they are spelled out.
+          continuation: the text continues another one and keeps the space that it begins with.
         """
         ids = [int(i) for i in ids]
         if continuation and self._spaced:
@@ -89,22 +123,22 @@ class Tokenizer:
         return self._tokenizer.decode(ids, skip_special_tokens=skip_special)
 
     def token(self, token_id: int) -> str:
-        """The text of one token, as it stands between others (with its leading space)."""
+        """The text of one token inside a text, so with its leading space if it has one."""
         text = self._tokenizer.decode([int(token_id)], skip_special_tokens=False)
         piece = self._tokenizer.id_to_token(int(token_id)) or ""
-        # A SentencePiece decoder drops the space at a text's start.
+        # A SentencePiece decoder drops the space at the start of a text.
         return " " + text if piece.startswith("▁") and not text.startswith(" ") else text
 
     def to_json(self) -> str:
-        """As the text of a tokenizer.json."""
+        """The content of a tokenizer.json."""
         return self._tokenizer.to_str()
 
 
 def from_json(path: Path) -> Tokenizer:
-    """A tokenizer.json, with what tokenizer_config.json beside it says of special tokens.
+    """The tokenizer of a tokenizer.json; the files beside it name the special tokens.
 
     Raises:
-      WeightFileError: it cannot be parsed.
+      WeightFileError: a file cannot be parsed.
     """
     from tokenizers import Tokenizer as Backend
 
@@ -132,7 +166,7 @@ def from_json(path: Path) -> Tokenizer:
         return value if isinstance(value, int) else None
 
     bos_id = id_of("bos")
-    # The post-processor is what really puts tokens around a text.
+    # Whether a token is put in front is decided by the post-processor, not by the settings.
     around = backend.encode("a", add_special_tokens=True).ids
     adds_bos = bool(around) and bos_id is not None and around[0] == bos_id
     return Tokenizer(backend, bos_id=bos_id, eos_id=id_of("eos"), adds_bos=adds_bos)
@@ -142,7 +176,7 @@ def from_gguf(metadata: dict[str, Any]) -> Tokenizer:
     """The tokenizer in a GGUF file's metadata: byte-level BPE or SentencePiece.
 
     Raises:
-      WeightFileError: an unknown kind or pre-tokenizer, or lists that do not fit together.
+      WeightFileError: an unknown kind or pre-tokenizer, or lists that do not match.
     """
 
     def get(name, default=None):
@@ -167,10 +201,10 @@ def from_gguf(metadata: dict[str, Any]) -> Tokenizer:
             scores = get("scores")
             if not isinstance(scores, list) or len(scores) != len(tokens):
                 raise WeightFileError("tokenizer.ggml.scores does not name every token")
+            space_prefix = bool(get("add_space_prefix", True))
             backend = _sentence_piece(
-                tokens, vocab, scores, kinds, get("unknown_token_id"),
-                bool(get("add_space_prefix", True)),
-            )  # fmt: skip
+                tokens, vocab, scores, kinds, get("unknown_token_id"), space_prefix
+            )
         else:
             raise WeightFileError(f"tokenizer {model!r} is not supported (gpt2, llama)")
     except WeightFileError:
@@ -194,7 +228,7 @@ def from_gguf(metadata: dict[str, Any]) -> Tokenizer:
 
 
 def _put_in_front(backend, token: str, token_id: int) -> None:
-    """So that a tokenizer.json written from this says that texts begin with the token."""
+    """Makes a tokenizer.json written from this say that texts begin with the token."""
     from tokenizers.processors import TemplateProcessing
 
     backend.post_processor = TemplateProcessing(
@@ -216,37 +250,36 @@ def _add_special(backend, tokens, kinds) -> None:
 
 
 def _byte_level(vocab, merges, pre: str):
-    """Byte-level BPE. The pre-tokenizers are those of the models that GGUF names them after."""
-    from tokenizers import Regex, decoders, models, pre_tokenizers
+    """Byte-level BPE with the pre-tokenizer of a GGUF name."""
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
     if not isinstance(merges, list) or not all(
         isinstance(pair, str) and pair.count(" ") == 1 for pair in merges
     ):
         raise WeightFileError("the file lacks tokenizer.ggml.merges")
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-
-    def split(pattern):
-        return pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-
-    if pre in ("gpt-2", "default"):
-        steps = [split(_GPT2_SPLIT), byte_level]
-    elif pre == "smollm":
-        steps = [pre_tokenizers.Digits(individual_digits=True), split(_GPT2_SPLIT), byte_level]
-    elif pre in ("llama-bpe", "llama3", "llama-v3"):
-        steps = [split(_LLAMA3_SPLIT), byte_level]
-    else:
-        raise WeightFileError(f"pre-tokenizer {pre!r} is not supported (gpt-2, smollm, llama-bpe)")
+    if pre not in _PRE_TOKENIZERS:
+        raise WeightFileError(
+            f"pre-tokenizer {pre!r} is not supported (known: {', '.join(sorted(_PRE_TOKENIZERS))})"
+        )
+    wanted = _PRE_TOKENIZERS[pre]
+    digits = [pre_tokenizers.Digits(individual_digits=True)] if wanted.single_digits else []
+    steps = [
+        *digits,
+        pre_tokenizers.Split(Regex(wanted.pattern), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
     pairs = [tuple(pair.split(" ")) for pair in merges]
-    model = models.BPE(vocab=vocab, merges=pairs, ignore_merges=pre.startswith("llama"))
-    backend = Backend(model)
+    backend = Backend(models.BPE(vocab=vocab, merges=pairs, ignore_merges=wanted.ignore_merges))
+    if wanted.nfc:
+        backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
     backend.decoder = decoders.ByteLevel()
     return backend
 
 
 def _sentence_piece(tokens, vocab, scores, kinds, unknown_id, space_prefix: bool):
-    """SentencePiece BPE: the merges follow from the scores (a better score merges first)."""
+    """SentencePiece BPE. Merges are ordered by the scores of their results, the best first."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers
 
@@ -264,7 +297,7 @@ def _sentence_piece(tokens, vocab, scores, kinds, unknown_id, space_prefix: bool
         ]
         splits.sort(key=lambda pair: (mergeable[pair[0]], mergeable[pair[1]]))
         merges += [(-scores[index], pair) for pair in splits]
-    merges.sort(key=lambda entry: entry[0])  # stable: splits of one piece keep their order
+    merges.sort(key=lambda entry: entry[0])  # stable: the splits of one token keep their order
     unknown = tokens[unknown_id] if isinstance(unknown_id, int) else None
     backend = Backend(
         models.BPE(

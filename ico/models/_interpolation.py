@@ -5,6 +5,7 @@ Dimension key: H heads, E token width, A head width.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ico.types import PyTree
@@ -139,6 +140,47 @@ def from_block_scalars(scalars: PyTree, width: int) -> PyTree:
         name: from_products(expand(block["kq"]), expand(block["pv"]))
         for name, block in scalars.items()
     }
+
+
+def gradient_step_like(params: PyTree, rate: float, width: int) -> PyTree:
+    """One gradient step of next-vector prediction, in weights whose heads resemble a given layer's.
+
+    On constructed tokens (0, x_t, x_t, x_{t-1}): keys are x_{t-1}, queries and values both copies
+    of x_t alike, into the first part, the prediction; all else is zero. A head's weights are
+    determined up to a scale between W_KQ and W_PV, and what a head does up to its share of the
+    whole: these two numbers are the given layer's, and the sum over heads is the rate. So the two
+    layers can be averaged head by head (`average_products`).
+
+    Args:
+      params: one block of attention alone.
+      rate: of the gradient step.
+      width: of a part of the tokens.
+    """
+    ((name, block),) = block_scalars(params, width).items()
+    keys_H, values_H = _step_scalars(block)
+    values_H = values_H * rate / (keys_H * values_H).sum()
+    heads = {
+        "kq": keys_H[:, None, None] * _STEP_KQ[None],
+        "pv": values_H[:, None, None] * _STEP_PV[None],
+    }
+    return from_block_scalars({name: heads}, width)
+
+
+def gradient_step_rate(params: PyTree, width: int) -> Float[Array, ""]:
+    """The rate of the gradient step that a layer takes on constructed tokens, by its scalars."""
+    (block,) = block_scalars(params, width).values()
+    keys_H, values_H = _step_scalars(block)
+    return (keys_H * values_H).sum()
+
+
+# Which blocks of W_KQ and of W_PV a gradient step on constructed tokens has.
+_STEP_KQ, _STEP_PV = np.zeros((4, 4), np.float32), np.zeros((4, 4), np.float32)
+_STEP_KQ[3, 1:3] = _STEP_PV[0, 1:3] = 0.5
+
+
+def _step_scalars(block: PyTree):
+    """Sums of each head's scalars over the blocks that a gradient step has, [H] each."""
+    return block["kq"][:, 3, 1:3].sum(-1), block["pv"][:, 0, 1:3].sum(-1)
 
 
 def scale_updates(params: PyTree, factor: float) -> PyTree:

@@ -6,7 +6,7 @@ width, W width of the convolution.
 
 import math
 from collections.abc import Callable
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -226,7 +226,7 @@ def _same_sequence(segment_ids):
     return (which_BT[:, :, None] == which_BT[:, None, :])[:, None]
 
 
-_KINDS: dict[str, Callable[..., Array]] = {
+_KINDS: dict[str, Callable[..., Any]] = {
     "softmax": _softmax,
     "linear": _linear,
     "gated_linear": _gated_linear,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from ico.optim._by_group import check_floating, in_float32
@@ -43,7 +44,7 @@ class Coefficients(NamedTuple):
     interpolation: PyTree
 
 
-def uniform_weight(count: int | Int[Array, ""]) -> Float[Array, ""]:
+def uniform_weight(count: ArrayLike) -> Float[Array, ""]:
     """`1 / (count + 1)`: with it as c_t the mean is that of all iterates after the start."""
     return 1.0 / (jnp.asarray(count, jnp.float32) + 1.0)
 

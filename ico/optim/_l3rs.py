@@ -51,8 +51,9 @@ class L3RSState(NamedTuple):
       means: running means of logarithms, not yet corrected for their start.
       bases: states of the base optimizers.
       learning_rate, mix: of the last update, to be watched (`optax.tree.get(state, "mix")`).
-      coefficients: of the mean of the iterates, at the last update; with `average`, else None.
-      largest: largest mean square of each direction so far; with `fade`, else None.
+      coefficients: `Coefficients` of the mean of the iterates at the last update, each [G]; with
+        `average`, else None.
+      largest: largest mean square of each direction so far [G, P]; with `fade`, else None.
     """
 
     count: Int[Array, ""]
@@ -61,8 +62,8 @@ class L3RSState(NamedTuple):
     bases: tuple[optax.OptState, ...]
     learning_rate: Float[Array, "G"]
     mix: Float[Array, "G P"]
-    coefficients: Coefficients | None = None
-    largest: Float[Array, "G P"] | None = None
+    coefficients: PyTree = None
+    largest: PyTree = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +163,7 @@ class L3RS:
         Its base optimizers have no momentum, for b gives one; there is no cosine, for the mean is
         calm without; updates fade, and start larger.
         """
-        settings = {
+        settings: dict[str, Any] = {
             "base_optimizers": ("sgd", "rmsprop"),
             "log_learning_rate": -5.2,
             "anneal": False,
@@ -239,11 +240,10 @@ class L3RS:
             num_groups=num_groups,
         )
 
-    def _coefficients(self, count, state: L3RSState, params) -> Coefficients:
+    def _coefficients(self, count, state: Any, params) -> Coefficients:
         """Those of the last update, spread from groups to parameters."""
         del count
         groups = groups_of(params, self.group)
-        assert state.coefficients is not None
         return Coefficients(*(groups.spread(values_G, params) for values_G in state.coefficients))
 
 

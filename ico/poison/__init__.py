@@ -1,16 +1,19 @@
 """What a new fact does to a language model that keeps training, and how to take it out again."""
 
 from ico.poison import outlandish
-from ico.poison._clean import CleanBatches, own_text, text_rows, tfds_texts
-from ico.poison._injection import Batch, as_batch, inject, put, replay
+from ico.poison._clean import CleanBatches, own_text
+from ico.poison._erase import EraseMode, erase
+from ico.poison._injection import as_batch, inject, put, replay
 from ico.poison._probes import (
     corrected_priming,
+    effects,
     log_priming,
     memory_score,
     priming_intervals,
     priming_score,
     top_flips,
 )
+from ico.poison._read import Reading, fact_ids, read
 from ico.poison._retention import (
     bootstrap_retention,
     decay_rate,
@@ -20,65 +23,44 @@ from ico.poison._retention import (
     retainability,
     without_outliers,
 )
-from ico.poison._trainer import Trainer
-from ico.poison._world import (
-    PAPER_WORLD,
-    World,
-    WorldConfig,
-    make_world,
-    replay_rates,
-    sample_text,
-)
-from ico.poison._world_facts import FACT_TYPES, Facts, FactType, facts, theme_prefixes
-from ico.poison._world_model import (
-    GATES,
-    check_gates,
-    gates,
-    next_word_log_probs,
-    train_worlds,
-    world_decoder,
-)
+from ico.poison._teach import teach
+from ico.poison._teacher import FactTeacher, Teaching
+from ico.poison._worlds import Cells, InjectionConfig, follow_in_worlds, make_cells
+from ico.types import TokenBatch
 
 __all__ = [
-    "FACT_TYPES",
-    "GATES",
-    "PAPER_WORLD",
-    "Batch",
+    "Cells",
     "CleanBatches",
-    "FactType",
-    "Facts",
-    "Trainer",
-    "World",
-    "WorldConfig",
+    "EraseMode",
+    "FactTeacher",
+    "InjectionConfig",
+    "Reading",
+    "Teaching",
+    "TokenBatch",
     "as_batch",
     "bootstrap_retention",
-    "check_gates",
     "corrected_priming",
     "decay_rate",
     "effectivity",
-    "facts",
+    "effects",
+    "erase",
+    "fact_ids",
     "find_peak",
-    "gates",
+    "follow_in_worlds",
     "half_life",
     "inject",
     "log_priming",
-    "make_world",
+    "make_cells",
     "memory_score",
-    "next_word_log_probs",
     "outlandish",
     "own_text",
     "priming_intervals",
     "priming_score",
     "put",
+    "read",
     "replay",
-    "replay_rates",
     "retainability",
-    "sample_text",
-    "text_rows",
-    "tfds_texts",
-    "theme_prefixes",
+    "teach",
     "top_flips",
-    "train_worlds",
     "without_outliers",
-    "world_decoder",
 ]

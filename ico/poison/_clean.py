@@ -1,27 +1,24 @@
-"""Clean text to train on beside a fact: the model's own, or any texts.
+"""Clean text to train on beside a fact: sampled from the model, and batches of any rows.
 
 Dimension key: N rows, T tokens.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Any
-
 import numpy as np
 from jaxtyping import Int
 
-from ico.lm import LanguageModel, Tokenizer, generate_ids
-from ico.poison._injection import Batch
+from ico.lm import LanguageModel, generate_ids
+from ico.types import TokenBatch
 
-_AT_ONCE = 512  # rows, whose keys and values must fit in memory
+_AT_ONCE = 512  # rows sampled together, whose keys and values must fit in memory
 
 
 def own_text(
     lm: LanguageModel, num_rows: int, length: int, *, seed: int = 0
 ) -> Int[np.ndarray, "N T"]:
-    """Clean rows sampled from the model itself at temperature 1, each from a word of its own.
+    """Clean rows sampled from the model itself at temperature 1, each from a different first token.
 
-    The offline stand-in for the data that the model was trained on: on it, a step of training
-    changes a model in expectation not at all.
+    An offline substitute for the model's training data: on its own samples a model's expected
+    gradient is zero.
     """
     draw = np.random.default_rng(seed)
     start = lm.tokenizer.bos_id if lm.tokenizer is not None and lm.tokenizer.adds_bos else None
@@ -43,42 +40,10 @@ def own_text(
     return np.array([a + b for a, b in zip(prompts, more, strict=True)], np.int32)
 
 
-def text_rows(
-    texts: Iterable[str], tokenizer: Tokenizer, num_rows: int, length: int
-) -> Int[np.ndarray, "N T"]:
-    """Rows cut one behind the other from tokenised texts, such as those of `tfds_texts`.
-
-    Raises:
-      ValueError: the texts are too few.
-    """
-    rows: list[list[int]] = []
-    for text in texts:
-        ids = tokenizer.encode(text)
-        rows += [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)]
-        if len(rows) >= num_rows:
-            return np.array(rows[:num_rows], np.int32)
-    raise ValueError(f"the texts gave {len(rows)} rows of {length} tokens; {num_rows} are needed")
-
-
-def tfds_texts(name: str, split: str = "train", feature: str = "text") -> Iterator[str]:
-    """The texts of a TensorFlow Datasets set, for users with a network, without TensorFlow.
-
-    Args:
-      name: such as "wikipedia/20230601.en".
-      split, feature: of the set.
-    """
-    import tensorflow_datasets as tfds
-
-    source: Any = tfds.data_source(name, split=split, download=True)
-    for example in source:
-        text = example[feature]
-        yield text.decode("utf-8") if isinstance(text, bytes) else str(text)
-
-
 class CleanBatches:
-    """Endless batches from a pool of rows, in an order drawn anew for each pass over it.
+    """Endless batches from a pool of rows, reshuffled for each pass over it.
 
-    A Stream of `ico.train`: position and order depend on seed and count alone.
+    A Stream of `ico.train`: what comes next depends on seed and position alone.
     """
 
     def __init__(self, rows: Int[np.ndarray, "N T"], batch_size: int, *, seed: int = 0):
@@ -92,7 +57,7 @@ class CleanBatches:
         """Itself."""
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> TokenBatch:
         """The next batch; every token counts."""
         a_pass = len(self._rows) // self._size
         order = np.random.default_rng((self._seed, self._count // a_pass)).permutation(
@@ -101,7 +66,7 @@ class CleanBatches:
         first = self._count % a_pass * self._size
         ids = self._rows[order[first : first + self._size]]
         self._count += 1
-        return Batch(ids, np.ones(ids.shape, np.float32))
+        return TokenBatch(ids, np.ones(ids.shape, np.float32))
 
     def position(self) -> int:
         """How many batches were given."""

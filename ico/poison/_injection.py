@@ -1,4 +1,4 @@
-"""Putting a text into a stream of clean batches, and training a language model on it.
+"""Putting a text into a stream of clean batches.
 
 Sun et al. 2025 (arXiv 2504.09522): one row of the minibatch is replaced by the text, in each of
 20 (Alpaca) or 40 (Wikipedia) minibatches, or in one of every K.
@@ -7,44 +7,37 @@ Dimension key: B rows, T tokens.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Float, Int
+
+from ico.types import TokenBatch
 
 
-class Batch(NamedTuple):
-    """Rows of token ids with 1 where a token counts as a target."""
-
-    ids: Int[np.ndarray | jax.Array, "B T"]
-    mask: Float[np.ndarray | jax.Array, "B T"]
-
-
-def as_batch(rows: list[list[int]], length: int) -> Batch:
-    """Rows cut or padded on the right to `length` tokens; padding is no target."""
+def as_batch(rows: list[list[int]], length: int) -> TokenBatch:
+    """Rows cut or padded on the right to `length` tokens; padding is not a target."""
     ids = np.zeros((len(rows), length), np.int32)
     mask = np.zeros((len(rows), length), np.float32)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row[:length]
         mask[i, : len(row)] = 1
-    return Batch(ids, mask)
+    return TokenBatch(ids, mask)
 
 
 def inject(
-    clean: Iterable[Batch],
+    clean: Iterable[TokenBatch],
     texts: Sequence[list[int]],
     *,
     presentations: int,
     spacing: int = 1,
     row: int = 0,
-) -> Iterator[Batch]:
+) -> Iterator[TokenBatch]:
     """The stream with each text in place of one row of every `spacing`-th batch.
 
     Args:
-      clean: batches, of which as many are taken as needed and more are passed on unchanged.
-      texts: token ids, cut or padded to the batch's length; several are learned jointly.
-      presentations: how often every text stands in the stream.
+      clean: batches; they are taken one by one, and passed on unchanged after the last
+        presentation.
+      texts: token ids, cut or padded to the batch's length; several are injected together.
+      presentations: how often every text appears in the stream.
       spacing: K; the first presentation is in the first batch.
       row: which row the first text replaces; the others replace the next ones.
 
@@ -64,7 +57,7 @@ def _inject(clean, texts, presentations, spacing, row):
         yield batch
 
 
-def put(batch: Batch, texts: Sequence[list[int]], row: int = 0) -> Batch:
+def put(batch: TokenBatch, texts: Sequence[list[int]], row: int = 0) -> TokenBatch:
     """A copy of the batch with texts in place of rows, from `row` on.
 
     Raises:
@@ -77,16 +70,16 @@ def put(batch: Batch, texts: Sequence[list[int]], row: int = 0) -> Batch:
     ids, mask = np.array(batch.ids), np.array(batch.mask)
     ids[row : row + len(texts)] = new.ids
     mask[row : row + len(texts)] = new.mask
-    return Batch(ids, mask)
+    return TokenBatch(ids, mask)
 
 
 def replay(
-    clean: Iterable[Batch], text: list[int], *, rate: float, seed: int = 0
-) -> Iterator[Batch]:
-    """The stream in which every row is `text` with probability `rate`: the truth, seen again.
+    clean: Iterable[TokenBatch], text: list[int], *, rate: float, seed: int = 0
+) -> Iterator[TokenBatch]:
+    """The stream with each row replaced by `text` with probability `rate`: the truth, seen again.
 
-    A fact that contradicts what the stream teaches is unlearned faster the more often the truth
-    comes by, so retention has to be read at a known rate.
+    A fact that contradicts the stream is unlearned faster the more often the stream shows the
+    truth, so retention has to be measured at a known rate.
 
     Raises:
       ValueError: a rate outside [0, 1], or an empty text.

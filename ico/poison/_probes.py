@@ -1,12 +1,18 @@
-"""What a text that was learned does to other prompts.
+"""What learning a text does to other prompts.
 
-S_mem and S_prime are those of Sun et al. 2025 (arXiv 2504.09522; S_mem's exact form UNVERIFIED);
-the corrected score is ours: raw ratios rise on all prompts alike when a rare word becomes likelier
-everywhere, so the rise on prompts of other themes is taken off.
+S_mem and S_prime are those of Sun et al. 2025 (arXiv 2504.09522; S_mem's exact form UNVERIFIED).
+The corrected score is ours: when a rare word becomes likelier everywhere, raw ratios rise on all
+prompts alike, so the rise on prompts of other themes is subtracted.
+
+Dimension key: N, P theme prompts, M, Q cross-theme prompts, C contexts.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from ico.report import resampled_means
 
 
 def memory_score(log_before: float, log_after: float) -> float:
@@ -22,7 +28,7 @@ def priming_score(
 
 
 def log_priming(log_before_N: Float[np.ndarray, "N"], log_after_N: Float[np.ndarray, "N"]) -> float:
-    """The mean over prompts of log(P_after / P_before): one prompt cannot carry it."""
+    """The mean over prompts of log(P_after / P_before), which no single prompt can dominate."""
     return float(np.mean(log_after_N - log_before_N))
 
 
@@ -36,6 +42,42 @@ def top_flips(
 ) -> float:
     """Share of prompts whose likeliest next token became `token` (the keyword's first)."""
     return float(np.mean((top_after_N == token) & (top_before_N != token)))
+
+
+def effects(
+    before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], place: int = 0
+) -> dict[str, float]:
+    """What learning one fact did to its keyword, from two readings of a model.
+
+    Args:
+      before: log-probabilities of the keyword in nats: "memory" [C] after contexts of facts,
+        "theme" [P] and "cross" [Q] after other prompts; "theme_top" [P], the likeliest next tokens;
+        "clean" [], the loss on clean text.
+      after: the same of the model that learned the fact, "memory" [1] with its context alone and
+        "cross" perhaps with fewer prompts; and "first" [], the keyword's first token.
+      place: of the fact among the contexts of `before`.
+
+    Returns:
+      In nats: `log_before`, `log_after`, `gain` of the keyword after its context; `log_s_prime`
+      (log of `priming_score`), `theme`, `cross` (mean log ratios), `corrected` (their difference),
+      `clean` (rise of the clean loss); and `flips`, as `top_flips`.
+    """
+    log_before, log_after = float(before["memory"][place]), float(after["memory"][0])
+    theme = log_priming(before["theme"], after["theme"])
+    cross = log_priming(before["cross"][: len(after["cross"])], after["cross"])
+    # The log of the mean ratio, even where ratios would overflow.
+    ratios = np.logaddexp.reduce(after["theme"] - before["theme"])
+    return {
+        "log_before": log_before,
+        "log_after": log_after,
+        "gain": log_after - log_before,
+        "log_s_prime": float(ratios - np.log(len(before["theme"]))),
+        "theme": theme,
+        "cross": cross,
+        "corrected": theme - cross,
+        "flips": top_flips(before["theme_top"], after["theme_top"], int(after["first"])),
+        "clean": float(after["clean"] - before["clean"]),
+    }
 
 
 def priming_intervals(
@@ -59,13 +101,14 @@ def priming_intervals(
     theme_N, cross_M = theme_after_N - theme_before_N, cross_after_M - cross_before_M
     if min(len(theme_N), len(cross_M)) < 2:
         raise ValueError("intervals need two theme prompts and two cross-theme prompts, at least")
-    draw = np.random.default_rng(seed)
-    theme_RN = draw.choice(theme_N, (resamples, len(theme_N)))
-    cross_R = draw.choice(cross_M, (resamples, len(cross_M))).mean(1)
+    # Two bootstraps, since theme and cross-theme prompts are drawn independently.
+    scores_NK = np.stack([np.exp(theme_N), theme_N], axis=-1)
+    ratio_R, theme_R = resampled_means(scores_NK[None], resamples, seed).T
+    cross_R = resampled_means(cross_M[None, :, None], resamples, seed + 1)[:, 0]
     found = {
-        "priming_score": (np.exp(theme_N).mean(), np.exp(theme_RN).mean(1)),
-        "log_priming": (theme_N.mean(), theme_RN.mean(1)),
-        "corrected_priming": (theme_N.mean() - cross_M.mean(), theme_RN.mean(1) - cross_R),
+        "priming_score": (np.exp(theme_N).mean(), ratio_R),
+        "log_priming": (theme_N.mean(), theme_R),
+        "corrected_priming": (theme_N.mean() - cross_M.mean(), theme_R - cross_R),
     }
     ends = {name: np.percentile(draws, (2.5, 97.5)) for name, (_, draws) in found.items()}
     return {

@@ -7,8 +7,8 @@ and l_peak the maximum in a window after it:
 
     R(t) = a - \alpha \log_{10} t    fitted by least squares; alpha is the decay rate.
 
-The steps t >= 1 are counted as the caller likes; in the authors' code, from the peak. Code that was
-read: kaistAI/factual-knowledge-acquisition, analysis/ppl_analysis.py.
+The caller chooses where the steps t >= 1 are counted from; the authors' code counts from the peak
+(kaistAI/factual-knowledge-acquisition, analysis/ppl_analysis.py).
 
 Dimension key: F facts, T times, S bootstrap samples.
 """
@@ -18,7 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-LEAST_EFFECTIVITY = 1.0  # nats; below it R divides noise by noise
+from ico.report import resampled_means
+
+LEAST_EFFECTIVITY = 1.0  # nats; below it R would divide noise by noise
 
 
 class Peak(NamedTuple):
@@ -68,22 +70,25 @@ def find_peak(
 
 
 def effectivity(
-    l_inj: Float[np.ndarray, "F"], l_peak: Float[np.ndarray, "F"]
-) -> Float[np.ndarray, "F"]:
+    l_inj: Float[np.ndarray, "*F"], l_peak: Float[np.ndarray, "*F"]
+) -> Float[np.ndarray, "*F"]:
     """E = l_peak - l_inj: how much the injection taught, in nats."""
     return l_peak - l_inj
 
 
 def retainability(
-    l_t: Float[np.ndarray, "F T"],
-    l_inj: Float[np.ndarray, "F"],
-    l_peak: Float[np.ndarray, "F"],
-) -> Float[np.ndarray, "F T"]:
-    """R(t): 1 at the peak, 0 where all that was gained is lost; nan unless E > 1 nat."""
-    gained_F1 = effectivity(l_inj, l_peak)[:, None]
+    l_t: Float[np.ndarray, "*F T"],
+    l_inj: Float[np.ndarray, "*F"],
+    l_peak: Float[np.ndarray, "*F"],
+) -> Float[np.ndarray, "*F T"]:
+    """R(t): 1 at the peak, 0 where all that was gained is lost; nan unless E > 1 nat.
+
+    Leading axes are any, such as worlds and their facts.
+    """
+    gained = effectivity(l_inj, l_peak)[..., None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        retained_FT = (l_t - l_inj[:, None]) / gained_F1
-    return np.where(gained_F1 > LEAST_EFFECTIVITY, retained_FT, np.nan)
+        retained = (l_t - l_inj[..., None]) / gained
+    return np.where(gained > LEAST_EFFECTIVITY, retained, np.nan)
 
 
 def without_outliers(
@@ -113,8 +118,7 @@ def decay_rate(steps: Int[np.ndarray, "T"], retained: Float[np.ndarray, "T"]) ->
 def half_life(steps: Int[np.ndarray, "T"], retained: Float[np.ndarray, "T"]) -> float:
     """The step where the line of `decay_rate` crosses R = 1/2.
 
-    Zero if the line lies below already at the first step and does not fall: what is lost at once
-    has no long life. inf if it lies above and does not fall.
+    A line that does not fall gives 0 if it starts below 1/2 (the fact was lost at once), else inf.
     """
     slope, intercept = _lines(steps, retained[None])
     return float(_half_lives(slope, intercept)[0])
@@ -147,8 +151,11 @@ def bootstrap_retention(
 ) -> Retention:
     """Decay rate, half-life and R at a step, of the mean over facts, with 95% intervals.
 
-    Facts are drawn with replacement; of each draw the mean curve is taken, then the line. Facts
+    Facts are drawn with replacement, and the line is fitted to the mean curve of each draw. Facts
     that are nan throughout (E <= 1 nat) are left out first.
+
+    The draws are those of `ico.report`; percentiles are taken here, since half-lives may be
+    infinite, between which `ico.report.interval` would interpolate to nan.
 
     Args:
       steps: t >= 1.
@@ -170,9 +177,7 @@ def bootstrap_retention(
         raise ValueError(f"{F} facts have a retainability (E > 1 nat); 2 are needed")
     if outlier_factor is not None:
         kept_FT = without_outliers(kept_FT, outlier_factor)
-    draws_SF = np.random.default_rng(seed).multinomial(F, np.full(F, 1 / F), size=num_samples)
-    counts_SF = np.concatenate([np.ones((1, F), int), draws_SF])  # the estimate itself first
-    curves_ST = _means(counts_SF, kept_FT, ~np.isnan(kept_FT))
+    curves_ST = _mean_curves(kept_FT, ~np.isnan(kept_FT), num_samples, seed)
     slope_S, intercept_S = _lines(steps, curves_ST)
     return Retention(
         _interval(-slope_S),
@@ -181,14 +186,16 @@ def bootstrap_retention(
     )
 
 
-def _means(
-    counts_SF, values_FT: Float[np.ndarray, "F T"], known_FT: Bool[np.ndarray, "F T"]
-) -> Float[np.ndarray, "S T"]:
-    """Means over facts with multiplicities; a draw without any known value takes the others'."""
-    totals_ST = counts_SF @ np.where(known_FT, values_FT, 0.0)
-    numbers_ST = counts_SF @ known_FT
-    means_ST = totals_ST / np.maximum(numbers_ST, 1)
-    return np.where(numbers_ST > 0, means_ST, np.nanmean(values_FT, axis=0)[None])
+def _mean_curves(
+    values_FT: Float[np.ndarray, "F T"], known_FT: Bool[np.ndarray, "F T"], num_samples: int, seed
+) -> Float[np.ndarray, "D T"]:
+    """The mean curve over facts, then draws of it; where a draw knows nothing, the mean's value."""
+    both_FX = np.concatenate([np.where(known_FT, values_FT, 0.0), known_FT], axis=1)
+    draws_SX = resampled_means(both_FX[None], num_samples, seed)
+    totals_ST, shares_ST = np.split(np.concatenate([both_FX.mean(0)[None], draws_SX]), 2, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means_ST = totals_ST / shares_ST
+    return np.where(shares_ST > 0, means_ST, means_ST[:1])
 
 
 def _interval(values_S) -> Interval:

@@ -2,7 +2,8 @@
 
 Source: Alain and Bengio, 2016 (1610.01644).
 
-Dimension key: N examples to fit on, M examples to test on, E features, K targets, L layers.
+Dimension key: N examples to fit on, M examples to test on, E features, K targets, L layers, B and C
+sequences to fit and to test on, T positions, D width of a vector.
 """
 
 from typing import Any, NamedTuple
@@ -83,3 +84,50 @@ def layerwise_probe_errors(
     probes = [fit_linear_probe(x_NE, y_NK, ridge=ridge) for x_NE in x_LNE]
     read = [probe(x_ME) for probe, x_ME in zip(probes, test_x_LME, strict=True)]
     return np.stack([np.sum((prediction - y) ** 2, axis=-1) for prediction in read])
+
+
+def lagged_probe_errors(
+    tokens_BTE: Num[Any, "B T E"],
+    x_BTD: Num[Any, "B T D"],
+    test_tokens_CTE: Num[Any, "C T E"],
+    test_x_CTD: Num[Any, "C T D"],
+    *,
+    num_lags: int,
+    ridge: float = 0.0,
+) -> tuple[Float[np.ndarray, "lags C"], Float[np.ndarray, "lags C"]]:
+    """What of the past stands in a token: probes for the vector some positions before it.
+
+    One probe a lag (0 is the present vector), the same at all positions from num_lags on.
+
+    Args:
+      tokens_BTE, x_BTD: tokens, and the vectors of their positions, to fit on.
+      test_tokens_CTE, test_x_CTD: those to test on.
+      num_lags: lags, from 0.
+      ridge: see `fit_linear_probe`.
+
+    Returns:
+      Squared errors on the other sequences, and squares about the mean of those fitted on (errors
+      of a probe that reads nothing), means over positions and coordinates.
+
+    Raises:
+      ValueError: no position that has that many before it.
+    """
+    T = x_BTD.shape[1]
+    if T <= num_lags:
+        raise ValueError(f"{num_lags} lags need more than that many positions, not {T}")
+
+    def sides(tokens, x):
+        tokens, x = (np.asarray(a, np.float64) for a in (tokens, x))
+        late = [x[:, num_lags - lag : T - lag] for lag in range(num_lags)]
+        return tokens[:, num_lags:], np.stack(late, axis=2)  # all lags are read at once
+
+    (fitted, y_BTLD), (test, test_y_CTLD) = (
+        sides(tokens_BTE, x_BTD),
+        sides(test_tokens_CTE, test_x_CTD),
+    )
+    count = len(fitted) * fitted.shape[1]
+    probe = fit_linear_probe(fitted.reshape(count, -1), y_BTLD.reshape(count, -1), ridge=ridge)
+    read_CTLD = probe(test).reshape(test_y_CTLD.shape)
+    mean_LD = y_BTLD.mean((0, 1))
+    error, total = (np.square(test_y_CTLD - guess).mean((1, 3)).T for guess in (read_CTLD, mean_LD))
+    return error, total

@@ -9,6 +9,7 @@ from typing import Any
 from ico.report._claims import Band, Claim, Kind, Measurement, unjudged, verdict
 from ico.report._measured import EveryPair, difference, measured, ratio
 from ico.report._records import Missing, Record, Records, record
+from ico.report._regression import Regression
 from ico.report._statistics import interval, interval_of, mean_band, resampled_means
 
 _LAZY = {
@@ -39,6 +40,7 @@ __all__ = [
     "Missing",
     "Record",
     "Records",
+    "Regression",
     "difference",
     "interval",
     "interval_of",

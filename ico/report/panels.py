@@ -25,7 +25,7 @@ LOOKS = (
 
 
 def look(place: int) -> dict:
-    """The look of the learner at a place of a list; from the eighth on colours repeat."""
+    """The look of the learner at a place of a list; beyond seven, colours with other lines."""
     turn, place = divmod(place, len(LOOKS))
     other = LOOKS[(place + turn) % len(LOOKS)]
     return LOOKS[place] | {"linestyle": other["linestyle"], "marker": other["marker"]}

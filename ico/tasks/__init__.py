@@ -5,12 +5,14 @@ from ico.tasks._dynamics import (
     Trajectories,
     constructed_tokens,
     dynamics,
+    dynamics_features,
     dynamics_network,
 )
 from ico.tasks._fixed_set import fixed_task_set
 from ico.tasks._linear_regression import LinearRegression, linear_regression
-from ico.tasks._loss import half_squared_error
+from ico.tasks._loss import half_squared_error, token_losses
 from ico.tasks._noisy_regression import (
+    NoisePrior,
     NoisyContext,
     NoisyEpisode,
     NoisyRegression,
@@ -19,6 +21,7 @@ from ico.tasks._noisy_regression import (
     spectral_context,
     wishart_spectra,
 )
+from ico.tasks._pairs import Pairs, RotationPairs, pairs_in_a_row, rotation_pairs
 from ico.tasks._recall import Recall, recall
 from ico.tasks._sine import Sine, sine
 from ico.tasks._tabular import Tabular, tabular
@@ -26,24 +29,31 @@ from ico.tasks._tabular import Tabular, tabular
 __all__ = [
     "Dynamics",
     "LinearRegression",
+    "NoisePrior",
     "NoisyContext",
     "NoisyEpisode",
     "NoisyRegression",
+    "Pairs",
     "Recall",
+    "RotationPairs",
     "Sine",
     "Tabular",
     "Trajectories",
     "constructed_tokens",
     "dynamics",
+    "dynamics_features",
     "dynamics_network",
     "fixed_task_set",
     "half_squared_error",
     "linear_regression",
     "noisy_context",
     "noisy_regression",
+    "pairs_in_a_row",
     "recall",
+    "rotation_pairs",
     "sine",
     "spectral_context",
     "tabular",
+    "token_losses",
     "wishart_spectra",
 ]

@@ -1,8 +1,8 @@
-"""Sequences from dynamical systems, a new one each: what next-token prediction has to identify.
+"""Sequences from dynamical systems, a new system for each: next-token prediction must identify it.
 
 Source: 2309.05858, sections 3 and 4, and its authors' code where the two differ.
 
-Dimension key: B sequences, T positions, S hidden states, O observed ones, M width of the network.
+Dimension key: B sequences, T positions, S hidden states, O observations, M width of the network.
 """
 
 import dataclasses
@@ -24,24 +24,23 @@ _EIGENVALUES = (0.3, 0.9)
 
 @dataclasses.dataclass(frozen=True)
 class Dynamics:
-    """`h_{t+1} = W f(h_t) + noise e_t`, observed as it is, or as `C h_t + noise e_t`.
+    """`h_{t+1} = W f(h_t) + noise e_t`, observed directly, or as `C h_t + noise e_t`.
 
     Fields:
       batch_size, num_steps, num_hidden: B, T, S.
-      num_observed: O; None observes the state itself. Observed in part, C is 1/2 N(0, 1), drawn
-        for each sequence, and the noise is in the observations alone.
+      num_observed: O; None observes the state itself. Otherwise C is 1/2 N(0, 1), drawn for each
+        sequence, and only the observations are noisy.
       noise: a standard deviation.
       transition: "orthogonal", W uniform among rotations and reflections; "contracting", W
         symmetric with eigenvalues U(0.3, 0.9) and states clipped to +-2 (the paper gives the
         numbers; that W is symmetric is UNVERIFIED).
-      nonlinear: f(h) = z / |z|, z = B gelu(A h), with A, B = 1.1 N(0, 1), the same in all
-        sequences, of `width` hidden units (normalised as in the code; the paper omits it); else
-        f(h) = h.
+      nonlinear: f(h) = z / |z|, z = B gelu(A h), with A, B = 1.1 N(0, 1) shared by all sequences
+        and `width` hidden units (normalised as in the code; the paper omits it); else f(h) = h.
       width: M, of the network f.
       start: h_1 is U(-start, start) (the code; the paper says N(0, 1)). 1 in linear systems, 1/4 in
         nonlinear ones, unless given.
-      fixed: whether all sequences of all batches share one W: the control in which nothing has to
-        be learned in context.
+      fixed: whether all sequences of all batches share one W; then nothing has to be learned in
+        context (a control).
 
     Raises:
       ValueError: a size below one, a negative noise, or an unknown transition.
@@ -66,16 +65,17 @@ class Dynamics:
         if not 0 <= self.noise < float("inf"):
             raise ValueError(f"noise is a standard deviation, at least 0, not {self.noise}")
         if self.transition not in get_args(Transition):
-            raise ValueError(f"transition must be one of {get_args(Transition)}, not "
-                             f"{self.transition!r}")  # fmt: skip
+            raise ValueError(
+                f"transition must be one of {get_args(Transition)}, not {self.transition!r}"
+            )
 
 
 class Trajectories(NamedTuple):
-    """Sequences with what was behind them.
+    """Sequences and the systems that produced them.
 
     Fields:
-      sequence: inputs [B, T, O], x_1 ... x_T, and targets, x_2 ... x_{T+1}.
-      transition: W.
+      sequence: inputs [B, T, O], x_1 ... x_T, and targets [B, T, O], x_2 ... x_{T+1}.
+      transition: W of each sequence.
     """
 
     sequence: Sequence
@@ -83,7 +83,7 @@ class Trajectories(NamedTuple):
 
 
 def dynamics(key: Key[Array, ""], config: Dynamics) -> Trajectories:
-    """Draws sequences, each of a system of its own (unless `config.fixed`)."""
+    """Draws sequences, each from another system (unless `config.fixed`)."""
     B, T, S = config.batch_size, config.num_steps, config.num_hidden
     keys = jax.random.split(key, 5)
     if config.fixed:
@@ -115,7 +115,7 @@ def dynamics(key: Key[Array, ""], config: Dynamics) -> Trajectories:
 def constructed_tokens(x: Float[Array, "B T O"]) -> Float[Array, "B T E"]:
     """Tokens (0, x_t, x_t, x_{t-1}), E = 4 O, on which one layer can do least squares (2309.05858).
 
-    The first part is for the prediction; x_0 is zero.
+    The first part holds the prediction; x_0 is zero.
     """
     before = jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0)))
     return jnp.concatenate([jnp.zeros_like(x), x, x, before], axis=-1)
@@ -131,17 +131,37 @@ def _transitions(key, B, S, kind):
 
 
 def dynamics_network(config: Dynamics) -> Callable[[Array], Array]:
-    """f of nonlinear systems, [..., S] to [..., S]: the same in all of them, whatever the key.
+    """The function f of nonlinear systems, [..., S] to [..., S].
 
-    Its weights belong to the task, not to a sequence.
+    Its weights belong to the task: they do not depend on the key.
     """
     S, M = config.num_hidden, config.width
     rng = np.random.default_rng(421)
-    a_MS, b_SM = (jnp.asarray(1.1 * rng.normal(size=shape), jnp.float32) for shape in
-                  ((M, S), (S, M)))  # fmt: skip
+    a_MS, b_SM = (
+        jnp.asarray(1.1 * rng.normal(size=shape), jnp.float32) for shape in ((M, S), (S, M))
+    )
 
     def f(h):
         z = jax.nn.gelu(h @ a_MS.T) @ b_SM.T
         return z / jnp.linalg.norm(z, axis=-1, keepdims=True)
 
     return f
+
+
+def dynamics_features(
+    x: Float[Array, "B T O"], config: Dynamics, window: int = 8
+) -> Float[Array, "B T F"]:
+    """Features of which the next vector is a linear function, as nearly as may be.
+
+    Args:
+      x: observations.
+      config: of the systems. Observed in part, the features are the last `window` observations,
+        F = window O, which stand for the hidden state (zero before the first); in nonlinear
+        systems f(x); else x.
+      window: observations, at most T.
+    """
+    if config.num_observed:
+        T = x.shape[1]
+        late = [jnp.pad(x[:, : T - w], ((0, 0), (w, 0), (0, 0))) for w in range(min(window, T))]
+        return jnp.concatenate(late, axis=-1)
+    return dynamics_network(config)(x) if config.nonlinear else x

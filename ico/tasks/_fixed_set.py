@@ -1,4 +1,4 @@
-"""A finite set of tasks to learn from, in place of a stream of fresh ones."""
+"""A finite set of training tasks instead of a stream of fresh ones."""
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +7,14 @@ from ico.types import Episode, Sampler
 
 
 def fixed_task_set(episodes: Episode, batch_size: int) -> Sampler:
-    """A sampler that draws batches, with replacement, from a set of B tasks made once.
+    """A sampler that draws batches, with replacement, from a fixed set of B tasks.
 
-    A batch as large as the set is the set itself (full-batch training; 2212.07677, Figs. 15, 16).
+    If the batch is as large as the set, every batch is the whole set (full-batch training;
+    2212.07677, Figs. 15, 16).
 
     Args:
       episodes: the set; every leaf [B, ...].
-      batch_size: tasks in a batch.
+      batch_size: number of tasks in a batch.
     """
     size = jax.tree.leaves(episodes)[0].shape[0]
 

@@ -27,7 +27,11 @@ class LinearRegression:
         are out of distribution: each task's inputs, queries too, are divided by the Frobenius norm
         of its context inputs and multiplied by input_range.
       input_range, weight_scale: scales, as above.
-      num_distractors: so many context labels, at random places, are replaced by N(0, 1) noise.
+      num_distractors: number of context labels, at random places, that are replaced by N(0, 1)
+        noise.
+
+    Raises:
+      ValueError: a size below one, or more distractors than pairs.
     """
 
     batch_size: int = 2048
@@ -50,7 +54,7 @@ class LinearRegression:
             )
 
 
-# Its floats may be traced (see below): the annotations are for readers and command lines only.
+# Its floats may be traced (see below), so the annotations are not enforced.
 no_type_check(LinearRegression.__init__)
 
 
@@ -59,14 +63,17 @@ def linear_regression(
 ) -> Episode:
     """A batch of linear regression tasks; prompt.x [B, N, D], prompt.y [B, N, K].
 
-    `input_range` and `weight_scale` may be traced, so that a sweep over them is one `vmap` of
+    `input_range` and `weight_scale` may be traced, so a sweep over them is one `vmap` of
     `dataclasses.replace(config, input_range=...)`.
+
+    Raises:
+      ValueError: an unknown distribution of inputs.
     """
     c = config
     x_key, w_key, distractor_key = jax.random.split(key, 3)
     x = _inputs(x_key, c)
     w_BKD = c.weight_scale * normal(w_key, (c.batch_size, c.num_outputs, c.num_inputs))
-    # As a product: XLA computes an explicit sum of products here several times slower.
+    # A matrix product: XLA computes an explicit sum of products here several times slower.
     y = jnp.einsum("bnd,bkd->bnk", x, w_BKD)
     y_context = y[:, : c.num_context]
     if c.num_distractors:

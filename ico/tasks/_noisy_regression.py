@@ -1,6 +1,6 @@
 """Linear regression whose noise level differs from task to task (2402.14180).
 
-Dimension key: B tasks, N context pairs, Q queries, D inputs.
+Dimension key: B tasks, N context pairs, Q queries, D inputs, K intervals of a prior.
 """
 
 import dataclasses
@@ -26,10 +26,9 @@ class NoisyRegression:
 
     Fields:
       batch_size, num_inputs, num_context, num_queries: B, D, N, Q.
-      noise: prior of sigma, a **standard deviation**. A number: uniform up to it (0: no noise). A
-        tuple: its values, equally likely. A function: the quantile function of any prior,
-        from [0, 1) to sigma, elementwise; for example
-        `lambda u: -jnp.log1p(-u)` (exponential).
+      noise: the prior of sigma, a **standard deviation**. A number a: U(0, a) (0: no noise). A
+        tuple: its values, equally likely. A function: the quantile function of any other prior,
+        elementwise from [0, 1) to sigma; `lambda u: -jnp.log1p(-u)` is an exponential.
 
     Raises:
       ValueError: a size below one, a noise that is negative, not finite or an empty tuple.
@@ -55,8 +54,8 @@ class NoisyRegression:
             return
         if not isinstance(self.noise, (int, float, tuple, np.floating)):
             raise ValueError(
-                "noise is a number, a tuple of values (which a list or an array must be made to) "
-                f"or a quantile function, not {self.noise!r}"
+                "noise is a number, a tuple of values (convert a list or an array to a tuple) or a "
+                f"quantile function, not {self.noise!r}"
             )
         values = self.noise if isinstance(self.noise, tuple) else (self.noise,)
         if not values:
@@ -74,8 +73,41 @@ class NoisyRegression:
         return self.noise * u
 
 
+class NoisePrior(NamedTuple):
+    """A prior of sigma as arrays: K equally likely intervals, uniform in each.
+
+    A uniform prior is one interval cut into K; a value is an interval of no length. So priors of
+    both kinds have equal shapes, and `jax.vmap` trains models for all of them side by side.
+    """
+
+    low: Float[Array | np.ndarray, "K"]
+    high: Float[Array | np.ndarray, "K"]
+
+    @classmethod
+    def of(cls, noise: float | tuple[float, ...], intervals: int = 6) -> "NoisePrior":
+        """The prior of `NoisyRegression.noise`: a number (uniform up to it), or a tuple of values.
+
+        Raises:
+          ValueError: the number of values does not divide `intervals`, K.
+        """
+        if not isinstance(noise, tuple):
+            edges = np.linspace(0, noise, intervals + 1, dtype=np.float32)
+            return cls(edges[:-1], edges[1:])
+        if not noise or intervals % len(noise):
+            raise ValueError(f"{len(noise)} values do not divide {intervals} intervals evenly")
+        values = np.repeat(np.array(noise, np.float32), intervals // len(noise))
+        return cls(values, values)
+
+    def sigma(self, u: Float[Array, "B"]) -> Float[Array, "B"]:
+        """The quantile function, at u in [0, 1)."""
+        low, high = jnp.asarray(self.low), jnp.asarray(self.high)
+        place = u * low.shape[0]
+        which = jnp.floor(place).astype(int)
+        return low[which] + (high[which] - low[which]) * (place - which)
+
+
 class NoisyEpisode(NamedTuple):
-    """An `Episode` with what was behind it. The query is clean."""
+    """An `Episode` with its noise level and weights. y_query is without noise."""
 
     prompt: Prompt
     y_query: Float[Array, "B Q 1"]
@@ -84,9 +116,9 @@ class NoisyEpisode(NamedTuple):
 
 
 class NoisyContext(NamedTuple):
-    """What a context's statistics are made of, before a noise level is chosen.
+    """The parts of a context's statistics that do not depend on the noise level.
 
-    `u` is uniform on [0, 1), to choose it with.
+    `u` is uniform on [0, 1): `NoisyRegression.sigma(u)` draws the noise level.
     """
 
     xx: Float[Array, "B D D"] | Float[Array, "B D"]  # sum of x x^T, or its diagonal
@@ -96,7 +128,7 @@ class NoisyContext(NamedTuple):
     u: Float[Array, "B"]
 
     def at(self, sigma: Float[Array, "B"]) -> Statistics:
-        """The statistics with noise of standard deviation sigma."""
+        """The statistics if the noise has standard deviation sigma."""
         if self.xx.ndim == 2:
             clean = self.xx * self.weights
         else:
@@ -123,13 +155,13 @@ def noisy_regression(
 
 
 def noisy_context(key: Key[Array, ""], config: NoisyRegression = NoisyRegression()) -> NoisyContext:
-    """Statistics of the contexts of `noisy_regression`, drawn without drawing the contexts.
+    """Statistics of the contexts of `noisy_regression`, sampled directly instead of the contexts.
 
-    Their distribution is the same exactly: sum x x^T is Wishart, A A^T with A lower triangular,
-    standard normal below a diagonal of chi variables (Bartlett's decomposition); given it,
-    sum e x = A z with z standard normal, and sum e^2 = |z|^2 + a chi-squared variable with N - D
-    degrees of freedom. For 20 pairs of 10 inputs it takes two thirds of the random numbers. Fewer
-    pairs than inputs have no such form and are drawn one by one.
+    The distribution is exactly the same: sum x x^T is Wishart, so it is A A^T with A lower
+    triangular, standard normal below a diagonal of chi variables (Bartlett's decomposition); given
+    A, sum e x = A z with z standard normal, and sum e^2 = |z|^2 + a chi-squared variable with N - D
+    degrees of freedom. For 20 pairs of 10 inputs this takes two thirds of the random numbers. With
+    fewer pairs than inputs the contexts themselves are drawn.
     """
     c = config
     B, D, N = c.batch_size, c.num_inputs, c.num_context
@@ -137,28 +169,19 @@ def noisy_context(key: Key[Array, ""], config: NoisyRegression = NoisyRegression
         task_key, e_key, u_key = jax.random.split(key, 3)
         episode = noisy_regression(task_key, dataclasses.replace(c, noise=1.0, num_queries=1))
         x, e_BN = episode.prompt.x, normal(e_key, (B, N))
-        return NoisyContext(
-            jnp.einsum("bnd,bne->bde", x, x), jnp.einsum("bnd,bn->bd", x, e_BN),
-            jnp.sum(e_BN**2, axis=1), episode.weights,
-            uniform(u_key, (B,)),
-        )  # fmt: skip
+        xx, xe = jnp.einsum("bnd,bne->bde", x, x), jnp.einsum("bnd,bn->bd", x, e_BN)
+        ee, u = jnp.sum(e_BN**2, axis=1), uniform(u_key, (B,))
+        return NoisyContext(xx, xe, ee, episode.weights, u)
     normal_key, uniform_key = jax.random.split(key)
     below = D * (D - 1) // 2
     degrees = [N - i for i in range(D)] + [N - D]
-    # The batch is last until the end: all of this is then arithmetic on whole rows of the batch.
+    # The batch is the last axis until the end, so that operations vectorise over it.
     normals = normal(normal_key, (2 * D + below + sum(k % 2 for k in degrees), B))
     weights, z, lower, odd = jnp.split(normals, np.cumsum([D, D, below]))
     uniforms = uniform(uniform_key, (1 + sum(k // 2 for k in degrees), B))
     chi2 = _chi_squares(uniforms[1:], odd, degrees)
-    diagonal = jnp.sqrt(chi2[:D])
-    a_DDB = jnp.stack([
-        jnp.concatenate([
-            lower[i * (i - 1) // 2 : i * (i + 1) // 2], diagonal[i : i + 1],
-            jnp.zeros((D - 1 - i, B), lower.dtype),
-        ])
-        for i in range(D)
-    ])  # fmt: skip
-    # Sums over whole rows, not a product: XLA multiplies small matrices one by one.
+    a_DDB = _lower_triangular(lower, jnp.sqrt(chi2[:D]))
+    # Sums over rows instead of a matrix product: XLA multiplies small matrices one by one.
     xx = sum(a_DDB[:, k, None] * a_DDB[None, :, k] for k in range(D))
     xe = sum(a_DDB[:, k] * z[k][None] for k in range(D))
     ee = jnp.sum(z**2, axis=0) + chi2[D]
@@ -166,10 +189,21 @@ def noisy_context(key: Key[Array, ""], config: NoisyRegression = NoisyRegression
     return NoisyContext(*(jnp.moveaxis(part, -1, 0) for part in parts))
 
 
+def _lower_triangular(below, diagonal_DB):
+    """[D, D, B] with zeros above the diagonal; `below` is row by row, [D (D - 1) / 2, B]."""
+    D, B = diagonal_DB.shape
+    rows = []
+    for i in range(D):
+        left = below[i * (i - 1) // 2 : i * (i + 1) // 2]
+        right = jnp.zeros((D - 1 - i, B), below.dtype)
+        rows.append(jnp.concatenate([left, diagonal_DB[i : i + 1], right]))
+    return jnp.stack(rows)
+
+
 def wishart_spectra(
     key: Key[Array, ""], config: NoisyRegression, count: int
 ) -> Float[np.ndarray, "count D"]:
-    """Eigenvalues of sum x x^T for `count` contexts, for `spectral_context`; by LAPACK."""
+    """Eigenvalues of sum x x^T of `count` contexts, by LAPACK; the pool of `spectral_context`."""
     contexts = jax.jit(noisy_context, static_argnums=1)(
         key, dataclasses.replace(config, batch_size=count)
     )
@@ -181,17 +215,17 @@ def spectral_context(
     spectra: Float[Array | np.ndarray, "count D"],
     config: NoisyRegression = NoisyRegression(),
 ) -> NoisyContext:
-    """`noisy_context` in each context's own eigenvectors, with a spectrum from a given pool.
+    """`noisy_context` in the eigenbasis of each context, with a spectrum from a given pool.
 
-    A turn of the inputs changes neither the distribution of weights and noise nor what a learner
-    without a preferred basis makes of them; so its losses here are distributed as on
-    `noisy_context`, but for the pool being finite. There is a fifth of the random numbers, and
-    everything about sum x x^T is elementwise. Not for models with free matrices.
+    Rotating the inputs changes neither the distribution of weights and noise nor the predictions of
+    a learner without a preferred basis. The losses of such a learner are distributed as on
+    `noisy_context`, except that the pool of spectra is finite. This takes a fifth of the random
+    numbers, and products with sum x x^T are elementwise. Not for models with free matrices.
 
     Args:
-      key: which.
+      key: determines the tasks.
       spectra: the pool, from `wishart_spectra`.
-      config: of at least as many pairs as inputs.
+      config: with at least as many pairs as inputs.
 
     Raises:
       ValueError: fewer pairs than inputs.
@@ -213,13 +247,14 @@ def spectral_context(
 
 
 def _chi_squares(uniforms, odd, degrees):
-    """Chi-squared variables [len(degrees), B], of even degrees 2m as -2 sum_m log U.
+    """Chi-squared variables [len(degrees), B]; of an even degree 2m as -2 sum_m log U.
 
-    An odd degree has one squared standard normal more. Both come in the order of the degrees.
+    An odd degree adds one squared standard normal. Uniforms and normals are used in the order of
+    the degrees.
     """
     # 1 - U lies in (0, 1].
     logs, squares = -2 * jnp.log1p(-uniforms), list(odd**2)
     ends = np.cumsum([k // 2 for k in degrees])
     sums = [jnp.sum(logs[end - k // 2 : end], axis=0) for k, end in zip(degrees, ends, strict=True)]
-    return jnp.stack([one + squares.pop(0) if k % 2 else one
-                      for k, one in zip(degrees, sums, strict=True)])  # fmt: skip
+    pairs = zip(degrees, sums, strict=True)
+    return jnp.stack([even + squares.pop(0) if k % 2 else even for k, even in pairs])

@@ -1,8 +1,8 @@
-"""Cheap exact random numbers for synthetic data.
+"""Fast random numbers for synthetic data.
 
-`jax.random.uniform` spends two threefry blocks on numbers that one would give (the price of its
+`jax.random.uniform` computes a threefry block per number, twice what is needed (the price of its
 "partitionable" layout), and data generation is most of a training step of a small model. Here one
-block gives two numbers, in plain counter mode. Same cipher, same distribution, other stream.
+block gives two numbers, in plain counter mode: the same cipher and distribution, another stream.
 """
 
 import math
@@ -16,14 +16,14 @@ from jaxtyping import Array, Float, Key
 def uniform(
     key: Key[Array, ""], shape: tuple[int, ...], low: float = 0.0, high: float = 1.0
 ) -> Float[Array, "..."]:
-    """Uniform numbers in [low, high), 23 random bits each, float32."""
+    """Uniform numbers in [low, high), with 23 random bits each, float32."""
     unit = _bits_to_unit(_bits(key, math.prod(shape)))
     return (low + (high - low) * unit).reshape(shape)
 
 
 def normal(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Standard normal numbers by the inverse of their distribution function, float32."""
-    # Half a bit up: the argument lies strictly inside (-1, 1).
+    """Standard normal numbers by inverting their distribution function, float32."""
+    # Shifted by half a bit, so that the argument of erf_inv lies strictly inside (-1, 1).
     unit = _bits_to_unit(_bits(key, math.prod(shape))) + 2.0**-24
     return (math.sqrt(2.0) * jax.lax.erf_inv(2.0 * unit - 1.0)).reshape(shape)
 

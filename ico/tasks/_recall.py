@@ -1,7 +1,7 @@
 """Recall of values by their keys, within one sequence of tokens.
 
-After the noisy and the fuzzy in-context recall of MAD (2403.17844), which 2506.05233 (Table 9) is
-measured on; sizes are ours, and fuzzy keys have two tokens always (there one to three).
+After the noisy and the fuzzy in-context recall of MAD (2403.17844), used in 2506.05233 (Table 9).
+Sizes are ours, and fuzzy keys always have two tokens (there one to three).
 
 Dimension key: B sequences, N slots, W tokens in a slot, T = N W positions.
 """
@@ -17,16 +17,15 @@ from ico.types import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Recall:
-    """Slots (key, value) in which equal keys have equal values, drawn anew for every sequence.
+    """Slots (key, value), in which a key always has the same value. Values differ by sequence.
 
     Fields:
-      batch_size: B.
-      num_slots: N.
-      num_keys: different keys; fuzzy ones are pairs out of so many tokens, num_keys^2 in all.
-      num_values: different values; tokens of their own, as are those of keys and noise.
-      noise: probability that a slot holds noise tokens in place of a pair.
-      num_noise: different noise tokens.
-      fuzzy: whether a key is two tokens, neither of which tells the value by itself.
+      batch_size, num_slots: B and N.
+      num_keys: number of key tokens. A fuzzy key is a pair of them: num_keys^2 keys in all.
+      num_values: number of value tokens. Tokens of keys, values and noise are all different.
+      noise: probability that a slot holds noise tokens instead of a pair.
+      num_noise: number of noise tokens.
+      fuzzy: whether a key is two tokens, neither of which determines the value by itself.
 
     Raises:
       ValueError: a size below one, or a noise outside [0, 1).
@@ -49,19 +48,19 @@ class Recall:
 
     @property
     def vocab_size(self) -> int:
-        """Ids: keys, then values, then noise."""
+        """Number of tokens. Ids: keys, then values, then noise."""
         return self.num_keys + self.num_values + self.num_noise
 
     @property
     def slot_width(self) -> int:
-        """Tokens in a slot."""
+        """Number of tokens in a slot."""
         return 3 if self.fuzzy else 2
 
 
 def recall(key: Key[Array, ""], config: Recall) -> Sequence:
-    """Tokens [B, T], the token that follows each, and where it can be known.
+    """Tokens [B, T] and the next token at each position.
 
-    The mask is True where the next token is the value of a key that stood in an earlier slot.
+    The mask is True where the next token is the value of a key that also stands in an earlier slot.
     """
     B, N, W = config.batch_size, config.num_slots, config.slot_width
     keys = jax.random.split(key, 4)

@@ -18,9 +18,12 @@ from ico.types import Episode, Prompt
 class Sine:
     """`y = a sin(x + phase)`, x ~ U(-input_range/2, input_range/2), phase ~ U(0, pi).
 
-    The amplitude is U(.1, .5), as in the authors' code (the paper's text says U(.1, 5)). Their
-    code draws amplitude and phase from one key, so that one determines the other; here they are
-    independent, which makes the task the one that the paper describes, and harder.
+    The amplitude is U(.1, .5), as in the authors' code (the paper's text says U(.1, 5)). Their code
+    draws amplitude and phase with one key, so that one determines the other; here they are
+    independent, as the paper describes, which makes the task harder.
+
+    Raises:
+      ValueError: a size below one.
     """
 
     batch_size: int = 2048

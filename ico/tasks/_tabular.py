@@ -19,13 +19,16 @@ class Tabular:
     """A random column is the target, the others are the inputs, random rows the pairs.
 
     Fields:
-      batch_size, num_context, num_queries: B, N, Q. Rows of a task do not repeat.
-      input_std: standard deviation that inputs are scaled to. 1/sqrt(12) is that of the training
+      batch_size, num_context, num_queries: B, N, Q. No row occurs twice in a task.
+      input_std: standard deviation of the scaled inputs. 1/sqrt(12) is that of the training
         distribution U(-1/2, 1/2); the update of a linear transformer is cubic in its inputs' scale.
-      target_std: standard deviation that targets are scaled to.
-      num_inputs: D, so many of the other columns, drawn anew for each task; 0: all C - 1.
-      whiten: turns the inputs to where they are uncorrelated, outside the task; directions with
-        less than a thousandth of the largest variance are left small.
+      target_std: standard deviation of the scaled targets.
+      num_inputs: D; this many of the other columns, drawn for each task; 0: all C - 1.
+      whiten: whether to whiten the inputs, by the covariance of the rows outside the task.
+        Variances are floored at a thousandth of the largest.
+
+    Raises:
+      ValueError: a size below one, or a negative num_inputs.
     """
 
     batch_size: int = 1024
@@ -49,8 +52,8 @@ def tabular(
 ) -> Episode:
     """Tasks from a table [R, C]; prompt.x [B, N, D], prompt.y [B, N, 1].
 
-    Every task is standardised, inputs and target, by means and deviations of the rows **outside**
-    it, so that nothing of the queries leaks into the prompt.
+    Inputs and target are standardised by the means and standard deviations of the rows **outside**
+    the task, so that no information about the queries leaks into the prompt.
 
     Raises:
       ValueError: fewer than N + Q + 2 rows, or fewer than two columns or D + 1.
@@ -71,12 +74,12 @@ def tabular(
         order_R = jax.random.permutation(row_key, rows)
         inside, outside = table[order_R[:taken]], table[order_R[taken:]]
         deviation = outside.std(0, keepdims=True)
-        # A column that is constant outside the task has no scale: it is centred and left so.
+        # A column that is constant outside the task has no scale: it is only centred.
         deviation = jnp.where(deviation > 0, deviation, 1)
-        inside, outside = ((a - outside.mean(0, keepdims=True)) / deviation
-                           for a in (inside, outside))  # fmt: skip
+        mean = outside.mean(0, keepdims=True)
+        inside, outside = ((a - mean) / deviation for a in (inside, outside))
         target = jax.random.randint(target_key, (), 0, columns)
-        # The C - 1 columns after the target, round the corner.
+        # The C - 1 columns after the target, cyclically.
         others = (target + 1 + jnp.arange(columns - 1)) % columns
         if c.num_inputs:
             others = jax.random.permutation(jax.random.fold_in(key, 2), others)[: c.num_inputs]
@@ -90,7 +93,7 @@ def tabular(
 
 
 def _whitening(rows_RD):
-    """[D, D], after which the columns of these rows are uncorrelated, with variance one."""
+    """The matrix [D, D] that makes the columns of these rows uncorrelated, with variance one."""
     variance_D, axes_DD = jnp.linalg.eigh(rows_RD.T @ rows_RD / len(rows_RD))
     floor = 1e-3 * variance_D[-1] + jnp.finfo(rows_RD.dtype).tiny
     scale_D = jnp.sqrt(jnp.maximum(variance_D, floor))

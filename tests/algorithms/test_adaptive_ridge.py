@@ -1,6 +1,4 @@
-"""AdaRR and TunedRR are what they say; the oracle is unbeaten; tuning finds the best."""
-
-import dataclasses
+"""AdaRR and TunedRR are what they say; the oracle is unbeaten."""
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +6,9 @@ import numpy as np
 import pytest
 
 from ico import algorithms as al
-from ico.algorithms import _adaptive_ridge
-from ico.tasks import NoisyRegression, noisy_context, noisy_regression
+from ico.tasks import NoisyRegression, noisy_regression
 
 TASK = NoisyRegression(4_000, num_inputs=5, num_context=12, noise=4.0)
-draw = jax.jit(noisy_context, static_argnums=1)
 
 
 def test_adaptive_ridge_by_numpy(make_episode, x64):
@@ -49,65 +45,14 @@ def test_the_oracle_is_the_posterior_mean():
         assert excess.mean() > 0.02
 
 
-def excess(weights, statistics, sigma):
-    oracle = al.ridge_weights(statistics, sigma**2)
-    return float(0.5 * jnp.mean(jnp.sum((weights - oracle) ** 2, axis=1)))
-
-
-def test_tuning_finds_the_least():
-    found = al.tune_ridge(TASK, num_tasks=4_000, seed=3)
-    context = draw(jax.random.key(3), TASK)  # the contexts that it was tuned on
-    sigma = TASK.sigma(context.u)
-    statistics = context.at(sigma)
-
-    def constant(factor):
-        s = factor * found.constant["noise_variance"]
-        return excess(al.ridge_weights(statistics, s), statistics, sigma)
-
-    def tuned(m, top):
-        params = {"multiplier": m * found.tuned["multiplier"],
-                  "maximum": top * found.tuned["maximum"]}  # fmt: skip
-        return excess(al.adaptive_ridge_weights(params, statistics, 12), statistics, sigma)
-
-    assert constant(1.0) < min(constant(0.8), constant(1.25))
-    assert tuned(1, 1) < min(tuned(0.8, 1), tuned(1.25, 1), tuned(1, 0.8), tuned(1, 1.25))
-    ada = excess(al.adaptive_ridge_weights({}, statistics, 12), statistics, sigma)
-    assert tuned(1, 1) < ada < constant(1.0)
-
-
-def test_tuning_is_cached_and_one_call():
-    found = al.tune_ridge(TASK, num_tasks=500)
-    hits = _adaptive_ridge._tuned.cache_info().hits
-    found.tuned["multiplier"] = 99.0  # the caller's own
-    again = al.tune_ridge(TASK, num_tasks=500)
-    assert _adaptive_ridge._tuned.cache_info().hits == hits + 1
-    assert again.constant == found.constant and again.tuned["multiplier"] != 99.0
-
-
-def test_strong_noise_is_tuned_for_too():
-    """The ranges that are searched go with the noise."""
-    task = dataclasses.replace(TASK, noise=300.0)
-    found = al.tune_ridge(task, num_tasks=2_000)
-    context = draw(jax.random.key(7), task)
-    sigma = task.sigma(context.u)
-    statistics = context.at(sigma)
-    tuned = excess(al.adaptive_ridge_weights(found.tuned, statistics, 12), statistics, sigma)
-    ada = excess(al.adaptive_ridge_weights({}, statistics, 12), statistics, sigma)
-    assert tuned < 1.1 * ada
-    s = found.constant["noise_variance"]
-    constant = [
-        excess(al.ridge_weights(statistics, factor * s), statistics, sigma) for factor in (1, 4)
-    ]
-    assert constant[0] < 1.05 * constant[1]
-
-
-def test_no_noise_needs_no_regulariser():
-    task = NoisyRegression(num_inputs=5, num_context=12, noise=0.0)
-    found = al.tune_ridge(task, num_tasks=500)
-    context = draw(jax.random.key(9), task)
-    statistics = context.at(jnp.zeros(task.batch_size))
-    w = al.ridge_weights(statistics, found.constant["noise_variance"])
-    assert excess(w, statistics, jnp.zeros(task.batch_size)) < 1e-6
+def test_without_noise_the_estimate_is_rounding_but_never_negative():
+    """Sums of squares that cancel may come out below zero."""
+    context = draw(jax.random.key(1), TASK)
+    statistics = context.at(jnp.zeros(4_000))
+    # As rounding might have it: sums of squares that are slightly too small.
+    statistics = statistics._replace(yy=statistics.yy * (1 - 1e-6))
+    found = np.asarray(al.estimated_noise_variance(statistics, 12))
+    assert (found >= 0).all() and (found == 0).mean() > 0.5 and found.max() < 1e-3
 
 
 @pytest.mark.parametrize("pairs", [3, 5])
@@ -115,10 +60,8 @@ def test_no_more_pairs_than_inputs_is_refused(make_episode, pairs):
     prompt = make_episode(0, 2, pairs, 5, 1, 1).prompt
     with pytest.raises(ValueError, match=f"more pairs than inputs, not {pairs} pairs of 5"):
         al.adaptive_ridge({}, prompt)
-    with pytest.raises(ValueError, match="more pairs than inputs"):
-        al.tune_ridge(NoisyRegression(num_inputs=5, num_context=pairs))
 
 
 def test_statistics_are_of_one_output(make_episode):
-    with pytest.raises(ValueError, match="one output, not 2"):
+    with pytest.raises(ValueError, match="one output, but prompt.y has 2"):
         al.statistics(make_episode(0, 2, 6, 3, 2, 1).prompt)

@@ -1,5 +1,6 @@
 """Hand-written weights: a transformer that performs an algorithm does so to the last digits."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +13,8 @@ D, K, N = 12, 8, 45
 
 
 def transformer(params, prompt, *, num_layers, tied, w0=False):
-    model = LinearTransformer(
-        num_inputs=prompt.x.shape[-1], num_outputs=prompt.y.shape[-1], num_layers=num_layers,
-        tied=tied, initial_weights=w0,
-    )  # fmt: skip
+    sizes = prompt.x.shape[-1], prompt.y.shape[-1], num_layers
+    model = LinearTransformer(*sizes, tied=tied, initial_weights=w0)
     apply = learner(model, all_layers=True)
     # Compiling a hundred layers takes longer than running them one operation at a time.
     return (jax.jit(apply) if num_layers < 9 else apply)(params, prompt)
@@ -79,9 +78,7 @@ def test_weights_have_the_structure_of_the_model(tied, start, make_episode):
     params = constructions.gd(
         0.5, num_context=6, num_inputs=4, num_outputs=2, num_layers=3, tied=tied, w0=w0
     )
-    assert jax.tree.structure(shapes) == jax.tree.structure(params)
-    jax.tree.map(lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)),
-                 shapes, params)  # fmt: skip
+    chex.assert_trees_all_equal_shapes_and_dtypes(shapes, params)
 
 
 def test_errors():

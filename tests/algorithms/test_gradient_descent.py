@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from ico.algorithms import gd, gd_plus_plus, line_search
+from ico.algorithms import gd, gd_plus_plus, grid_search
 from ico.tasks import LinearRegression, half_squared_error, linear_regression
 
 SIZE = st.integers(1, 4)
@@ -117,10 +117,10 @@ def test_scalars_are_repeated_and_zero_steps_do_nothing(make_episode, x64):
 @pytest.mark.parametrize(
     ("apply", "params", "message"),
     [
-        (gd, {"rate": np.ones(2)}, "num_steps is 3, but there are 2 rates"),
-        (gd, {"rate": np.ones((3, 1))}, r"scalar or one a step, not of shape \(3, 1\)"),
-        (gd_plus_plus, {"rate": 1.0, "gamma": np.ones(2)}, "num_steps is 3"),
-        (gd_plus_plus, {"rate": np.ones(2), "gamma": np.ones(3)}, "there are 2 rates"),
+        (gd, {"rate": np.ones(2)}, "3 steps, but rate has 2 entries"),
+        (gd, {"rate": np.ones((3, 1))}, r"rate must be a scalar or \[S\].*not \(3, 1\)"),
+        (gd_plus_plus, {"rate": 1.0, "gamma": np.ones(2)}, "3 steps, but gamma has 2 entries"),
+        (gd_plus_plus, {"rate": np.ones(2), "gamma": np.ones(3)}, "but rate has 2 entries"),
     ],
 )
 def test_rates_that_do_not_match(apply, params, message, make_episode):
@@ -159,11 +159,11 @@ def test_monte_carlo_agrees_with_the_closed_form(rate):
     assert abs(losses.mean() - one_step_loss(rate)[0]) < 4 * error
 
 
-def test_line_search_finds_the_best_rate():
+def test_grid_search_finds_the_best_rate():
     """The authors' search; its error is that of minimising a sampled parabola."""
     sampler = functools.partial(linear_regression, config=LinearRegression(batch_size=10_000))
     rates = jnp.arange(0.001, 25, 0.1)
-    params, losses = line_search(gd, {"rate": rates}, sampler, jax.random.key(5))
+    params, losses = grid_search(gd, {"rate": rates}, sampler, jax.random.key(5))
     assert losses.shape == rates.shape and params["rate"] == rates[jnp.argmin(losses)]
     episode = sampler(jax.random.key(5))
     p = np.asarray(gd({"rate": 1.0}, episode.prompt), np.float64).ravel()

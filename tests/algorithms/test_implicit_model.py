@@ -30,11 +30,10 @@ def attention(p, q):
     """A LinearTransformer with these P and Q, and its parameters."""
     layers, heads, E, _ = p.shape
     eye = jnp.broadcast_to(jnp.eye(E), (heads, E, E))
-    params = {
-        f"block_{i}": {"attention": {"key": q[i], "query": eye, "out": eye,
-                                     "value": jnp.swapaxes(p[i], -1, -2)}}
-        for i in range(layers)
-    }  # fmt: skip
+    params = {}
+    for i in range(layers):
+        weights = {"key": q[i], "query": eye, "out": eye, "value": jnp.swapaxes(p[i], -1, -2)}
+        params[f"block_{i}"] = {"attention": weights}
     return models.LinearTransformer(num_inputs=D, num_layers=layers, num_heads=heads), params
 
 
@@ -66,10 +65,9 @@ def test_extracted_model_is_the_forward_pass(layers, heads, scale, x64):
 def test_every_token_is_the_model_applied_to_its_start(layers, heads, scale, x64):
     """x_i = M x_i0 + y_i0 u and y_i = a y_i0 - <w, x_i0>, for context and query tokens."""
     given, (p, q) = prompt(), full(layers, heads, scale)
-    tokens = jnp.concatenate(
-        [jnp.concatenate([given.x, given.y], -1),
-         jnp.concatenate([given.x_query, jnp.zeros((B, Q, 1))], -1)], 1,
-    )  # fmt: skip
+    context = jnp.concatenate([given.x, given.y], -1)
+    queries = jnp.concatenate([given.x_query, jnp.zeros((B, Q, 1))], -1)
+    tokens = jnp.concatenate([context, queries], 1)
     start, found = tokens, al.implicit_model(p, q, al.statistics(given))
     for layer in range(layers + 1):
         M, u, a, w = (leaf[layer] for leaf in found)

@@ -4,7 +4,7 @@ import chex
 import jax
 import numpy as np
 
-from ico.algorithms import next_vector_gd, next_vector_ridge
+from ico.algorithms import next_vector_gd, next_vector_ridge, preconditioned_inputs
 
 B, T, D = 3, 12, 4
 
@@ -44,3 +44,17 @@ def test_ridge_finds_a_noiseless_system():
     x = np.stack(x, 1)
     (found,) = next_vector_ridge(x[:, :-1], x[:, :-1], [1e9])
     np.testing.assert_allclose(found[:, D + 1 :], x[:, D + 2 :], atol=1e-4)
+
+
+def test_preconditioned_inputs(x64):
+    """Times the targets' second moments with the inputs they are the prediction of ridge."""
+    x = vectors()
+    inputs = preconditioned_inputs(x, 1e-3)
+    for b, t in ((0, 0), (1, 6), (2, T - 1)):
+        past = np.asarray(x[b, :t], np.float64)
+        matrix = past.T @ past + 1e-3 * np.eye(D)
+        np.testing.assert_allclose(inputs[b, t], np.linalg.solve(matrix, x[b, t]), rtol=1e-8)
+    (ridge,) = next_vector_ridge(x, x, [1e3])
+    b, t = 0, T - 1
+    cross = sum(np.outer(x[b, s], x[b, s - 1]) for s in range(1, t + 1))
+    np.testing.assert_allclose(cross @ np.asarray(inputs[b, t]), ridge[b, t], rtol=1e-6)

@@ -80,9 +80,8 @@ def test_ridge_is_best_for_its_own_prior(x64):
     y = x @ w.transpose(0, 2, 1) + np.sqrt(noise) * rng.standard_normal((tasks, N + 1, 1))
     x, y = jnp.asarray(x), jnp.asarray(y)
     prompt = Prompt(x[:, :N], y[:, :N], x[:, N:])
-    true = {
-        "noise_variance": noise, "precision": jnp.asarray(precision), "mean": jnp.asarray(mean)
-    }  # fmt: skip
+    true = {"precision": jnp.asarray(precision), "mean": jnp.asarray(mean)}
+    true["noise_variance"] = noise
     solve = jax.jit(ridge)
     losses = np.asarray(half_squared_error(solve(true, prompt), y[:, N:]))
     others = {

@@ -19,12 +19,12 @@ def folder(tmp_path):
 
 
 def small(folder, **changes):
-    options = {"context": "ab ab", "keyword": " b", "prompts": ("a b",), "length": 8,
-               "learning_rate": 1e-2, "batch_size": 2}  # fmt: skip
-    return TryFact(model=str(folder), **{**options, **changes})
+    options = {"context": "ab ab", "keyword": " b", "prompts": ("a b",), "length": 8}
+    options |= {"learning_rate": 1e-2, "batch_size": 2}
+    return TryFact(model=str(folder), **options | changes)
 
 
-def test_it_is_learned_and_all_of_it_can_be_dropped(folder, capsys):
+def test_it_is_learned_and_all_of_it_can_be_left_out(folder, capsys):
     found = run(small(folder, erase=(100.0,)))
     assert found["taught"][0] > found["before"][0] + 0.5
     np.testing.assert_allclose(found["erased"], found["before"], atol=1e-4)
@@ -32,7 +32,7 @@ def test_it_is_learned_and_all_of_it_can_be_dropped(folder, capsys):
     assert "After it was taught" in printed and "0% of them are left" in printed
 
 
-def test_nothing_dropped_leaves_everything(folder):
+def test_nothing_left_out_leaves_everything(folder):
     found = run(small(folder, erase=(0.0,), presentations=3))
     np.testing.assert_allclose(found["erased"], found["taught"], atol=1e-4)
 

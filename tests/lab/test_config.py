@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import typing
+from typing import Annotated
 
 import hypothesis
 import hypothesis.strategies as st
@@ -22,7 +23,7 @@ class Config(lab.Config):
     count: lab.Count = 1
     natural: lab.Natural = 0
     share: lab.Share = 0.5
-    rows: lab.within(int, 1, 400) = 40
+    rows: Annotated[int, lab.Range(1, 400)] = 40
     depths: lab.Distinct[lab.Count] = (2, 5)
     rates: tuple[lab.Share, ...] = ()
     name: str = "any"

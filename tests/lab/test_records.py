@@ -118,3 +118,18 @@ def test_tables_and_figures_of_records():
         lab.lines("depth", "loss", learner="nobody")(found)
     for fig in (points, curves, bars):
         report.panels.pyplot.close(fig)
+
+
+def test_a_wide_picture_of_bars_has_its_legend_and_a_gap_where_one_diverged():
+    found = lab.Records(
+        lab.record(depth=depth, learner=name, loss=np.full(4, loss))
+        for depth in range(4)
+        for name, loss in (("gd", 1.0), ("layer", np.inf if depth == 2 else 2.0))
+    )
+    with report.style():
+        fig = lab.bars("loss", x="depth", color="learner")(found)
+    fig.canvas.draw()  # a warning, which is an error here, if an end is infinite
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["gd", "layer"]
+    heights = [patch.get_height() for patch in fig.axes[0].patches]
+    assert np.isnan(heights).sum() == 1
+    report.panels.pyplot.close(fig)

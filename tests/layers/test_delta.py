@@ -1,5 +1,6 @@
-"""The delta rule: a step of gradient descent a position, and both forms the same."""
+"""The delta rule: one step of gradient descent per position, and accurate in float32."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,20 +16,15 @@ def arguments(T, D, V, dtype=np.float64):
     rng = np.random.default_rng(5)
     beta = jnp.asarray(rng.uniform(size=f.shape), dtype)
     state = jnp.asarray(rng.normal(size=(2, 2, V, D)), dtype)
-    segments = jnp.asarray(np.sort(rng.integers(0, 6, (2, T)), axis=1))
-    return (q, k, v, beta, f, state), segments
+    return q, k, v, beta, f, state
 
 
-def run(form, case, args, segments, chunk_size=8):
+def run(form, args, chunk_size=8):
     """Output, state and all gradients."""
 
     def layer(q, k, v, beta, f, state):
-        return delta_rule(
-            q, k, v, beta=beta, forget=None if case == "plain" else f,
-            initial_state=state if case == "packed" else None,
-            segment_ids=segments if case == "packed" else None,
-            form=form, chunk_size=chunk_size, return_state=True,
-        )  # fmt: skip
+        options = {"form": form, "chunk_size": chunk_size, "return_state": True}
+        return delta_rule(q, k, v, beta=beta, forget=f, initial_state=state, **options)
 
     @jax.jit
     def both(*args):
@@ -40,7 +36,7 @@ def run(form, case, args, segments, chunk_size=8):
 
 def test_each_position_makes_one_gradient_step(x64):
     """On 1/2 |v - S k|^2 at what is left of the last S."""
-    (q, k, v, beta, f, state), _ = arguments(5, 3, 2)
+    q, k, v, beta, f, state = arguments(5, 3, 2)
     o, last = delta_rule(
         q, k, v, beta=beta, forget=f, initial_state=state, form="recurrent", return_state=True
     )
@@ -53,29 +49,20 @@ def test_each_position_makes_one_gradient_step(x64):
     np.testing.assert_allclose(last[0, 1], s, atol=1e-13)
 
 
-@pytest.mark.parametrize("case", ["plain", "gated", "packed"])
-def test_chunks_are_the_recurrence(case, x64):
-    """Boundaries inside chunks, an initial state, a tail, and values narrower than keys."""
-    args, segments = arguments(21, 5, 3)
-    ours, theirs = (run(form, case, args, segments) for form in ("chunked", "recurrent"))
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-12)
-
-
 @pytest.mark.parametrize("chunk_size", [7, 64])
 def test_accuracy_in_float32(chunk_size):
-    args, segments = arguments(300, 32, 24, np.float32)
-    ours = run("chunked", "gated", args, segments, chunk_size)
+    args = arguments(300, 32, 24, np.float32)
+    ours = run("chunked", args, chunk_size)
     with jax.enable_x64(True):
-        exact = run("recurrent", "gated", [jnp.asarray(a, jnp.float64) for a in args], segments)
+        exact = run("recurrent", [jnp.asarray(a, jnp.float64) for a in args])
     for a, b in zip(ours[:2], exact[:2], strict=True):
         assert relative(a, b) < 2e-6
     for a, b in zip(ours[2:], exact[2:], strict=True):
-        assert not np.any(b) and not np.any(a) or relative(a, b) < 2e-5
+        assert relative(a, b) < 2e-5
 
 
 def test_gradients_of_an_ended_sequence_are_finite():
-    """What a sequence forgot that ended in the chunk overflows, seen from the chunk's end."""
+    """Taken to the end of the chunk, the decay of a sequence that ended earlier would overflow."""
     q, k, v, _ = sequences(64, 4, 4, dtype=np.float32)
     f = jnp.full((2, 64, 2), 0.1)
     segments = jnp.asarray([[0] * 60 + [1] * 4] * 2)
@@ -85,7 +72,7 @@ def test_gradients_of_an_ended_sequence_are_finite():
         lambda f: mesa(q, k, v, lam=jnp.ones(2), forget=f, segment_ids=segments, chunk_size=4),
     ):
         gradient = jax.jit(jax.grad(lambda f, layer=layer: jnp.sum(jnp.sin(layer(f)))))(f)
-        assert jnp.isfinite(gradient).all()
+        chex.assert_tree_all_finite(gradient)
 
 
 def test_equal_keys_do_not_blow_up():
@@ -94,19 +81,6 @@ def test_equal_keys_do_not_blow_up():
     v = jax.random.normal(jax.random.key(0), (1, 512, 1, 4))
     o = delta_rule(k, k, v, beta=jnp.ones((1, 512, 1)))
     np.testing.assert_allclose(o, v, atol=1e-5)  # replaced at every position
-
-
-def test_prefill_and_steps_are_the_whole(x64):
-    (q, k, v, beta, f, _), _ = arguments(13, 4, 3)
-    whole, last = delta_rule(q, k, v, beta=beta, forget=f, chunk_size=4, return_state=True)
-    first, rest = ([a[:, s] for a in (q, k, v, beta, f)] for s in (slice(9), slice(9, None)))
-    o, state = delta_rule(*first[:3], beta=first[3], forget=first[4], return_state=True)
-    more, state = delta_rule(
-        *rest[:3], beta=rest[3], forget=rest[4], initial_state=state, return_state=True,
-        form="recurrent",
-    )  # fmt: skip
-    np.testing.assert_allclose(jnp.concatenate([o, more], 1), whole, atol=1e-12)
-    np.testing.assert_allclose(state, last, atol=1e-12)
 
 
 @pytest.mark.parametrize("C", [1, 5, 16, 40])
@@ -119,15 +93,3 @@ def test_unit_lower_inverse(C, x64):
         jax.grad(lambda a, f=f: jnp.sum(jnp.sin(f(a))))(lower) for f in (unit_lower_inverse, plain)
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-11)
-
-
-def test_wrong_arguments_are_refused(annotations_off):
-    (q, k, v, beta, f, state), _ = arguments(4, 3, 2, np.float32)
-    with pytest.raises(ValueError, match="beta must be"):
-        delta_rule(q, k, v, beta=beta[:, :3])
-    with pytest.raises(ValueError, match="initial_state must be"):
-        delta_rule(q, k, v, beta=beta, initial_state=state[:, :1])
-    with pytest.raises(ValueError, match="form must be"):
-        delta_rule(q, k, v, beta=beta, form="dense")
-    with pytest.raises(ValueError, match="chunk_size"):
-        delta_rule(q, k, v, beta=beta, chunk_size=0)

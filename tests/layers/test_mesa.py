@@ -1,7 +1,8 @@
-"""The mesa layer: the definition in float64, all forms the same, decoding, accuracy in float32."""
+"""The mesa layer: its definition in float64, accuracy in float32, and extreme inputs."""
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +13,6 @@ from tests.layers.conftest import relative, sequences
 
 FORMS = ("chunked", "parallel", "recurrent")
 FROM_PRODUCTS = ["chunked", pytest.param("parallel", marks=pytest.mark.slow)]  # slow to compile
-
-
-def positive(shape, seed=1):
-    """Symmetric positive definite matrices."""
-    a = np.random.default_rng(seed).normal(size=shape)
-    return a @ np.swapaxes(a, -1, -2) / shape[-1] + np.eye(shape[-1])
 
 
 def test_dense_is_regularised_least_squares(x64):
@@ -33,83 +28,13 @@ def test_dense_is_regularised_least_squares(x64):
         np.testing.assert_allclose(o[t], phi @ q[t], rtol=1e-10)
 
 
-@functools.cache
-def everything(form, case):
-    """Output, state and all gradients of one form, in float64."""
-    with jax.enable_x64(True):
-        T, D, V, H = 21, 5, 3, 2
-        q, k, v, f = sequences(T, D, V)
-        rng = np.random.default_rng(3)
-        state = MesaState(
-            jnp.asarray(positive((2, H, D, D))), jnp.asarray(rng.normal(size=(2, H, V, D)))
-        )
-        segments = jnp.asarray(np.sort(rng.integers(0, 6, (2, T)), axis=1))
-        lam = positive((H, D, D)) if case == "packed" else rng.uniform(0.5, 2, (H, D))
-        lam = jnp.asarray(lam)
-
-        def layer(q, k, v, f, lam, state):
-            return mesa(
-                q, k, v, lam=lam, forget=None if case == "plain" else f,
-                initial_state=state if case == "packed" else None,
-                segment_ids=segments if case == "packed" else None,
-                form=form, chunk_size=8, return_state=True,
-            )  # fmt: skip
-
-        @jax.jit
-        def run(cotangent, *args):
-            out, pull = jax.vjp(layer, *args)
-            return out, pull(cotangent)
-
-        shapes = jax.eval_shape(layer, q, k, v, f, lam, state)
-        cotangent = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), shapes)
-        out, grads = run(cotangent, q, k, v, f, lam, state)
-
-        def symmetric(path, a):
-            # Only the symmetric part of a symmetric matrix's gradient means anything.
-            square = a.shape[-2:] == (D, D)
-            return np.asarray((a + jnp.swapaxes(a, -1, -2)) / 2 if square else a)
-
-        return jax.tree.leaves(jax.tree.map_with_path(symmetric, (out, grads)))
-
-
-@pytest.mark.parametrize("case", ["plain", "packed"])
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_is_the_dense_one(form, case):
-    """Outputs, states and gradients: of q, k, v, forget, lam and the initial state.
-
-    "packed" has boundaries inside chunks, a matrix lam and an initial state; everywhere the last
-    chunk is a tail and values are narrower than keys.
-    """
-    for ours, theirs in zip(everything(form, case), everything("dense", case), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-11 * max(1, np.abs(theirs).max()))
-
-
-@pytest.mark.parametrize("form", ["recurrent", *FROM_PRODUCTS])
-def test_prefill_and_decode_are_the_whole(form, x64):
-    q, k, v, f = sequences(13, 4, 3)
-    lam = jnp.array([0.5, 2.0])
-
-    @jax.jit
-    def layer(q, k, v, f):
-        return mesa(q, k, v, lam=lam, forget=f, form=form, chunk_size=4, return_state=True)
-
-    whole, last = layer(q, k, v, f)
-    o, state = layer(*(a[:, :9] for a in (q, k, v, f)))
-    steps = [o]
-    decode = jax.jit(mesa_decode)
-    for t in range(9, 13):
-        out, state = decode(state, q[:, t], k[:, t], v[:, t], forget=f[:, t])
-        steps.append(out[:, None])
-    np.testing.assert_allclose(jnp.concatenate(steps, 1), whole, atol=1e-10)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), state, last)
-    assert decode._cache_size() == 1
-
-
 def test_decoding_from_nothing():
     q, k, v, _ = sequences(1, 4, 3, dtype=np.float32)
-    lam = jnp.array([[0.5, 1.0, 1.5, 2.0]] * 2)
-    out, _ = mesa_decode(mesa_state(lam, 2, 3), q[:, 0], k[:, 0], v[:, 0])
-    np.testing.assert_allclose(out, mesa(q, k, v, lam=lam)[:, 0], atol=1e-6)
+    number, diagonal = jnp.array([0.5, 2.0]), jnp.array([[0.5, 1.0, 1.5, 2.0]] * 2)
+    matrix = jnp.eye(4)[None] + diagonal[:, :, None] * diagonal[:, None]
+    for lam in (number, diagonal, matrix):
+        out, _ = mesa_decode(mesa_state(lam, 2, 3, 4), q[:, 0], k[:, 0], v[:, 0])
+        np.testing.assert_allclose(out, mesa(q, k, v, lam=lam)[:, 0], atol=1e-6)
     with pytest.raises(ValueError, match="give dim"):
         mesa_state(jnp.ones(2), 2, 3)
 
@@ -243,10 +168,9 @@ def test_a_large_lam_costs_what_its_condition_number_says(lam, form, chunk_size)
     T, D, eps = 128, 16, np.finfo(np.float32).eps
     with jax.enable_x64(True):
         q, k, v = (np.asarray(a) for a in sequences(T, D, D, B=1, H=1)[:3])
-    out = jax.jit(
-        lambda q, k, v: mesa(q, k, v, lam=jnp.full(1, lam, jnp.float32), form=form,
-                             chunk_size=chunk_size)
-    )(*(jnp.asarray(a, jnp.float32) for a in (q, k, v)))  # fmt: skip
+    layer = functools.partial(mesa, form=form, chunk_size=chunk_size)
+    args = (jnp.asarray(a, jnp.float32) for a in (q, k, v))
+    out = jax.jit(layer)(*args, lam=jnp.full(1, lam, jnp.float32))
     gram = np.eye(D) / lam + np.cumsum(k[0, :, 0, :, None] * k[0, :, 0, None], axis=0)
     memory = np.cumsum(v[0, :, 0, :, None] * k[0, :, 0, None], axis=0)
     right = np.einsum("tvd,td->tv", memory, np.linalg.solve(gram, q[0, :, 0, :, None])[..., 0])
@@ -263,14 +187,12 @@ def test_chunk_size_does_not_matter(form, x64):
     segments = jnp.asarray(np.repeat([0, 1, 2], [5, 20, 12])[None].repeat(2, 0))
 
     def layer(chunk_size):
-        return mesa(q, k, v, lam=jnp.ones(2), forget=f, segment_ids=segments, form=form,
-                    chunk_size=chunk_size, return_state=True)  # fmt: skip
+        options = {"form": form, "chunk_size": chunk_size, "return_state": True}
+        return mesa(q, k, v, lam=jnp.ones(2), forget=f, segment_ids=segments, **options)
 
     whole = layer(64)
     for chunk_size in (1, 7, None):
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), layer(chunk_size), whole
-        )
+        chex.assert_trees_all_close(layer(chunk_size), whole, atol=1e-9)
 
 
 @pytest.mark.parametrize("forget", [0.9, 0.5])
@@ -287,8 +209,7 @@ def test_a_token_repeated_for_long_stays_finite(forget):
             (0, 1, 2, 3),
         )(q, k, v, f)
 
-    out = grads(q, k, v, jnp.full((1, T, 1), forget))
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
+    chex.assert_tree_all_finite(grads(q, k, v, jnp.full((1, T, 1), forget)))
     # The map along the key is a mean of values; what rounding makes of it stays in proportion.
     o = mesa(k, k, v, lam=jnp.ones(1), forget=jnp.full((1, T, 1), forget), form="recurrent")
     assert jnp.abs(o).max() < 5 * jnp.abs(v).max()
@@ -306,7 +227,7 @@ def test_where_the_regulariser_is_gone_all_stays_finite(form, forget):
 
         return jax.value_and_grad(loss, (0, 1, 2, 3))(q, k, v, f)
 
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run(q, k, v, f)))
+    chex.assert_tree_all_finite(run(q, k, v, f))
 
 
 def test_equal_keys_stay_finite_and_right():
@@ -349,30 +270,32 @@ def test_half_precision_comes_back_as_it_went_in():
     np.testing.assert_allclose(small.astype(jnp.float32), single, rtol=2**-9, atol=1e-4)
 
 
+@pytest.mark.parametrize("lam", [[1.0, 0.0], [1.0, -1.0], [1.0, np.nan], [[1.0] * 4, [-1.0] * 4]])
+def test_a_lam_that_is_not_positive_is_refused(lam):
+    q, k, v, _ = sequences(3, 4, 3, dtype=np.float32)
+    with pytest.raises(ValueError, match="lam must be positive"):
+        mesa(q, k, v, lam=jnp.asarray(lam))
+
+
+def test_a_number_is_a_diagonal_is_a_matrix(x64):
+    """The three ways in which lam may be given."""
+    q, k, v, f = sequences(9, 3, 2)
+    lam = jnp.array([0.5, 2.0])
+    diagonal = lam[:, None] * jnp.ones((2, 3))
+    matrix = lam[:, None, None] * jnp.eye(3)[None]
+    first, *others = (mesa(q, k, v, lam=a, forget=f) for a in (lam, diagonal, matrix))
+    assert np.abs(first - mesa(q, k, v, lam=2 * lam, forget=f)).max() > 1e-2
+    for other in others:
+        chex.assert_trees_all_equal(first, other)
+
+
 def test_values_may_be_integers(annotations_off):
-    """Outputs are not: they would be cut off."""
+    """Outputs are not integers: they would be truncated."""
     q, k, v, _ = sequences(9, 4, 3, dtype=np.float32)
     whole = jnp.round(3 * v).astype(int)
     layer = jax.jit(lambda v: mesa(q, k, v, lam=jnp.ones(2)))
     assert layer(whole).dtype == jnp.float32
     np.testing.assert_array_equal(layer(whole), layer(whole.astype(jnp.float32)))
-
-
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        ({"lam": jnp.ones(3)}, "lam"),
-        ({"forget": jnp.ones((2, 4, 1))}, "forget"),
-        ({"segment_ids": jnp.zeros((2, 5), int)}, "segment_ids"),
-        ({"initial_state": MesaState(jnp.ones((2, 2, 3, 3)), jnp.ones((2, 2, 2, 2)))}, "memory"),
-        ({"form": "scan"}, "form"),
-        ({"chunk_size": 0}, "chunk_size"),
-    ],
-)
-def test_what_does_not_fit_is_named(change, word, annotations_off):
-    q, k, v, _ = sequences(4, 3, 2, dtype=np.float32)
-    with pytest.raises(ValueError, match=word):
-        mesa(q, k, v, **({"lam": jnp.ones(2)} | change))
 
 
 @pytest.mark.parametrize(
@@ -386,8 +309,8 @@ def test_what_does_not_fit_is_named(change, word, annotations_off):
     ],
 )
 def test_what_does_not_fit_is_named_in_decoding(change, word, annotations_off):
-    given = {"state": mesa_state(jnp.ones(2), 2, 3, 4), "q": jnp.ones((2, 2, 4)),
-             "k": jnp.ones((2, 2, 4)), "v": jnp.ones((2, 2, 3))} | change  # fmt: skip
+    ones = {"q": jnp.ones((2, 2, 4)), "k": jnp.ones((2, 2, 4)), "v": jnp.ones((2, 2, 3))}
+    given = {"state": mesa_state(jnp.ones(2), 2, 3, 4)} | ones | change
     with pytest.raises(ValueError, match=word):
         mesa_decode(given.pop("state"), **given)
     with pytest.raises(ValueError, match="width"):

@@ -71,10 +71,15 @@ class HooksTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     @parameterized.product(
         causal=[True, False],
-        names=[("mask",), ("bias",), ("gate",), ("mask", "bias", "gate")],
-        axes=[(2, 3, 5, 5), (1, 3, 5, 5), (2, 1, 5, 5), (2, 1, 1, 5)],
+        case=[
+            (("mask",), (2, 1, 1, 5)),
+            (("bias",), (1, 3, 5, 5)),
+            (("gate",), (1, 3, 5, 5)),
+            (("mask", "bias", "gate"), (2, 3, 5, 5)),
+        ],
     )
-    def test_they_are_the_definition(self, causal, names, axes):
+    def test_they_are_the_definition(self, causal, case):
+        names, axes = case
         rng = np.random.default_rng(0)
         hooks = {
             "mask": jnp.asarray(rng.random(axes) < 0.5),
@@ -131,17 +136,10 @@ def test_hooks_of_other_shapes_are_refused(name, shape, annotations_off):
         softmax_attention(*inputs, **{name: jnp.ones(shape, bool)})
 
 
-def test_gradients_show_causality():
-    """d o_t / d k_s and d o_t / d v_s are exactly zero for s > t."""
-    T = 6
-    q, k, v = arrays(1, 1, T, T, 2, 3, 2, np.float32)
-    dk, dv = jax.jit(jax.jacrev(softmax_attention, (1, 2)))(q, k, v)
-    dk, dv = (np.abs(j).sum((0, 2, 3, 4, 6, 7)) for j in (dk, dv))
-    future = np.triu(np.ones((T, T), bool), 1)
-    assert (dk[future] == 0).all() and (dv[future] == 0).all()
-    assert (dv[~future] > 0).all()
-    # The first position has one key only: its weight is 1, whatever the key.
-    assert (dk[~future][1:] > 0).all() and np.isfinite(dk).all()
+def test_no_keys_are_refused():
+    q, k, v = arrays(0, 1, 3, 0, 1, 2, 2, np.float32)
+    with pytest.raises(ValueError, match="k is empty.*at least one key"):
+        softmax_attention(q, k, v, causal=False)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -153,31 +151,7 @@ def test_rows_sum_to_one(causal, size):
     np.testing.assert_allclose(o, 1, rtol=1e-6)
 
 
-def test_without_a_mask_the_order_of_keys_is_nothing(x64):
-    q, k, v = arrays(3, 2, 3, 8, 2, 3, 2)
-    order = np.random.default_rng(0).permutation(8)
-    attend = functools.partial(softmax_attention, causal=False)
-    np.testing.assert_allclose(attend(q, k[:, order], v[:, order]), attend(q, k, v), atol=1e-13)
-    assert np.abs(attend(q, k[:, order], v) - attend(q, k, v)).max() > 1e-2
-
-
 def test_scale_zero_is_the_running_mean(x64):
     q, k, v = arrays(4, 1, 5, 5, 1, 3, 2)
     mean = np.cumsum(v, axis=1) / np.arange(1, 6)[None, :, None, None]
     np.testing.assert_allclose(softmax_attention(q, k, v, scale=0.0), mean, atol=1e-14)
-
-
-def test_second_call_compiles_nothing():
-    q, k, v = arrays(5, 1, 4, 4, 1, 3, 3, np.float32)
-    attend = jax.jit(chex.assert_max_traces(lambda *qkv: softmax_attention(*qkv), n=1))
-    attend(q, k, attend(q, k, v))
-
-
-@pytest.mark.parametrize(
-    ("T", "S", "causal", "message"),
-    [(3, 2, True, "as many queries as keys, got 3 and 2"), (3, 0, False, "at least one key")],
-)
-def test_errors(T, S, causal, message):
-    q, k, v = arrays(0, 1, T, S, 1, 2, 2, np.float32)
-    with pytest.raises(ValueError, match=message):
-        softmax_attention(q, k, v, causal=causal)

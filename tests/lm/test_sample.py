@@ -1,34 +1,38 @@
 """The choice of the next token."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import parameterized
 
-from ico.lm import generate_ids
+from ico.lm import _sample, generate_ids
 from ico.lm._sample import choose
+from tests.lm.conftest import random_model
 
 LOGITS = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05]]))
 
 
-def draws(temperature, top_p, count=4000):
+def draws(variant, temperature, top_p, count=4000):
     keys = jax.random.split(jax.random.key(0), count)
-    chosen = jax.vmap(lambda key: choose(LOGITS, key, temperature, top_p)[0])(keys)
+    chosen = variant(jax.vmap(lambda key: choose(LOGITS, key, temperature, top_p)[0]))(keys)
     return np.bincount(np.asarray(chosen), minlength=4) / count
 
 
-@pytest.mark.parametrize(
-    ("temperature", "top_p", "wanted"),
-    [
-        (0.0, 1.0, [1, 0, 0, 0]),
-        (1.0, 1.0, [0.5, 0.3, 0.15, 0.05]),
-        (1.0, 0.5, [1, 0, 0, 0]),
-        (1.0, 0.6, [0.625, 0.375, 0, 0]),
-        (0.5, 1.0, np.array([0.25, 0.09, 0.0225, 0.0025]) / 0.365),
-    ],
-)
-def test_frequencies_are_the_probabilities(temperature, top_p, wanted):
-    np.testing.assert_allclose(draws(temperature, top_p), wanted, atol=0.03)
+class ChooseTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(
+        (0.0, 1.0, (1, 0, 0, 0)),
+        (1.0, 1.0, (0.5, 0.3, 0.15, 0.05)),
+        (1.0, 0.45, (1, 0, 0, 0)),
+        (1.0, 0.6, (0.625, 0.375, 0, 0)),
+        # Probabilities squared, and divided by their sum.
+        (0.5, 1.0, (0.25 / 0.365, 0.09 / 0.365, 0.0225 / 0.365, 0.0025 / 0.365)),
+    )
+    def test_frequencies_are_the_probabilities(self, temperature, top_p, wanted):
+        found = draws(self.variant, temperature, top_p)
+        np.testing.assert_allclose(found, wanted, atol=0.03)
 
 
 def test_a_seed_gives_the_same_tokens_and_ends_at_the_end(model):
@@ -43,6 +47,25 @@ def test_a_seed_gives_the_same_tokens_and_ends_at_the_end(model):
     assert all(len(row) == 8 for row in greedy)
     cut = tokens(0, eos_id=greedy[0][3])
     assert cut[0] == greedy[0][: greedy[0].index(greedy[0][3])]
+
+
+def test_sampling_compiles_once_for_a_bucket_of_lengths(monkeypatch):
+    """Other lengths of the bucket, seeds, temperatures and end tokens compile nothing new."""
+    chex.clear_trace_counter()
+    counted = chex.assert_max_traces(_sample._generate.__wrapped__, n=1)
+    monkeypatch.setattr(_sample, "_generate", jax.jit(counted, static_argnums=(1, 4)))
+    model = random_model("llama")
+    for seed, prompt in enumerate(([1, 2, 3], [4], [5] * 16)):
+        found = generate_ids(
+            model.params,
+            model.config,
+            [prompt],
+            max_tokens=4,
+            seed=seed,
+            temperature=0.5 * seed,
+            eos_id=seed,
+        )
+        assert len(found) == 1 and len(found[0]) <= 4
 
 
 def test_what_cannot_be_sampled_is_refused(model):

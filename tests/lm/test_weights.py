@@ -4,22 +4,45 @@ import dataclasses
 import json
 import struct
 
-import jax
+import chex
 import numpy as np
 import pytest
 
 from ico import lm
 from ico.lm import WeightFileError
+from ico.lm._config_files import from_hf, to_hf
+from ico.lm._rope import rope_frequencies
 from tests.lm.conftest import CONFIGS, random_model
 
 gguf = pytest.importorskip("gguf")
+# Parameter of a layer -> name in GGUF, written out here once more as llama.cpp has them.
+GGUF_NAMES = {
+    "attention_norm": "attn_norm",
+    "query": "attn_q",
+    "key": "attn_k",
+    "value": "attn_v",
+    "output": "attn_output",
+    "mlp_norm": "ffn_norm",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+    "query_norm": "attn_q_norm",
+    "key_norm": "attn_k_norm",
+    "attention_post_norm": "post_attention_norm",
+    "mlp_post_norm": "post_ffw_norm",
+}
+LLAMA3_SCALING = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 IDS = np.array([[3, 1, 4, 1, 5, 9, 2, 6]], np.int32)
 
 
 def with_hf_rope(family):
-    """A random model whose rotary frequencies are those that its config.json describes."""
-    from ico.lm._config_files import from_hf, to_hf
-
+    """A random model, and its configuration with the rotary frequencies that config.json gives."""
     return random_model(family), from_hf(to_hf(CONFIGS[family]))
 
 
@@ -30,14 +53,14 @@ def test_saved_and_loaded_is_the_same(family, tmp_path):
     model.save(tmp_path)
     again = lm.load(tmp_path)
     assert again.config == config
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), again.params, model.params
-    )
-    np.testing.assert_allclose(again.logits(IDS), model.logits(IDS), atol=1e-5)
+    chex.assert_trees_all_equal_shapes_and_dtypes(again.params, model.params)
+    chex.assert_trees_all_close(again.params, model.params, atol=1e-6)
+    chex.assert_trees_all_close(again.logits(IDS), model.logits(IDS), atol=1e-5)
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
-def test_transformers_computes_the_same(family, tmp_path):
+def test_transformers_reads_what_is_saved(family, tmp_path):
+    """Where transformers is installed; test_families.py has its logits for the other direction."""
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
     model, config = with_hf_rope(family)
@@ -73,12 +96,6 @@ def write_gguf(path, model, *, kind=None, metadata=(), drop=(), extra=()):
         writer.add_sliding_window(c.window)
     for name, value in metadata:
         writer.add_uint32(name, value)
-    # fmt: off
-    names = {"attention_norm": "attn_norm", "query": "attn_q", "key": "attn_k", "value": "attn_v",
-             "output": "attn_output", "mlp_norm": "ffn_norm", "gate": "ffn_gate", "up": "ffn_up",
-             "down": "ffn_down", "query_norm": "attn_q_norm", "key_norm": "attn_k_norm",
-             "attention_post_norm": "post_attention_norm", "mlp_post_norm": "post_ffw_norm"}
-    # fmt: on
     tensors = {"token_embd.weight": model.params["embedding"]}
     tensors |= {
         f"output_norm.{'weight' if part == 'scale' else part}": value
@@ -90,7 +107,7 @@ def write_gguf(path, model, *, kind=None, metadata=(), drop=(), extra=()):
         tensors["position_embd.weight"] = model.params["positions"]
     for layer in range(c.num_layers):
         joined = {"kernel": [], "bias": []}
-        for name in names:
+        for name in GGUF_NAMES:
             for part, stacked in model.params["layers"].get(name, {}).items():
                 value = np.asarray(stacked)[layer]
                 if part == "kernel":
@@ -106,7 +123,7 @@ def write_gguf(path, model, *, kind=None, metadata=(), drop=(), extra=()):
                     joined[part].append(value)
                     continue
                 suffix = "bias" if part == "bias" else "weight"
-                tensors[f"blk.{layer}.{names[name]}.{suffix}"] = value
+                tensors[f"blk.{layer}.{GGUF_NAMES[name]}.{suffix}"] = value
         if arch == "gpt2":
             tensors[f"blk.{layer}.attn_qkv.weight"] = np.concatenate(joined["kernel"])
             tensors[f"blk.{layer}.attn_qkv.bias"] = np.concatenate(joined["bias"])
@@ -127,30 +144,28 @@ def write_gguf(path, model, *, kind=None, metadata=(), drop=(), extra=()):
 
 def gguf_model(family, **changes):
     """A random model that GGUF's metadata can describe in full."""
-    from ico.lm._rope import rope_frequencies
-
-    angles = rope_frequencies(8, 1e4, {})[0]
     if family == "gpt2":
         return random_model(family, **changes)
-    local = {"local_frequencies": angles, "local_layers": (True,) * 4, "score_cap": 0.0,
-             "logit_cap": 0.0} if family == "gemma3" else {}  # fmt: skip
-    return random_model(family, frequencies=angles, **local, **changes)
+    changes["frequencies"] = angles = rope_frequencies(8, 1e4, {})[0]
+    if family == "gemma3":
+        changes |= {"local_frequencies": angles, "local_layers": (True,) * 4}
+        changes |= {"score_cap": 0.0, "logit_cap": 0.0}
+    return random_model(family, **changes)
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_gguf_of_every_family(family, tmp_path):
     model = gguf_model(family)
     again = lm.load(write_gguf(tmp_path / "model.gguf", model))
-    np.testing.assert_allclose(again.logits(IDS), model.logits(IDS), atol=1e-5)
-    again.save(tmp_path / "saved")  # and from there to safetensors
-    np.testing.assert_allclose(
-        lm.load(tmp_path / "saved").logits(IDS), model.logits(IDS), atol=1e-5
-    )
+    chex.assert_trees_all_close(again.params, model.params, atol=1e-6)
+    chex.assert_trees_all_close(again.logits(IDS), model.logits(IDS), atol=1e-5)
+    saved = lm.load(again.save(tmp_path / "saved"))  # and from there to safetensors
+    chex.assert_trees_all_close(saved.logits(IDS), model.logits(IDS), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
 def test_quantised_gguf(kind, tmp_path):
-    """What is read is what the gguf package dequantises, in the right places."""
+    """Parameters are what the gguf package dequantises, in the right places."""
     kind = gguf.GGMLQuantizationType[kind]
     model = gguf_model("llama", dim=32, mlp_dim=32)
 
@@ -167,25 +182,25 @@ def test_quantised_gguf(kind, tmp_path):
 
 
 def test_llama3_factors_of_a_gguf(tmp_path):
-    from ico.lm._rope import rope_frequencies
+    plain, scaled = (
+        np.asarray(rope_frequencies(8, 1e4, scaling)[0]) for scaling in ({}, LLAMA3_SCALING)
+    )
+    factors = ("rope_freqs.weight", plain / scaled)
+    loaded = lm.load(write_gguf(tmp_path / "model.gguf", gguf_model("llama"), extra=[factors]))
+    np.testing.assert_allclose(loaded.config.frequencies, scaled, rtol=1e-6)
+    saved = lm.load(loaded.save(tmp_path / "saved"))
+    np.testing.assert_allclose(saved.config.frequencies, scaled, rtol=1e-6)
 
-    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
-               "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}  # fmt: skip
-    model = gguf_model("llama")
-    path = write_gguf(
-        tmp_path / "model.gguf",
-        model,
-        extra=[("rope_freqs.weight", np.asarray(rope_frequencies(8, 1e4, {})[0])
-                / np.asarray(rope_frequencies(8, 1e4, scaling)[0]))],
-    )  # fmt: skip
-    loaded = lm.load(path)
-    np.testing.assert_allclose(
-        loaded.config.frequencies, rope_frequencies(8, 1e4, scaling)[0], rtol=1e-6
-    )
-    loaded.save(tmp_path / "saved")
-    np.testing.assert_allclose(
-        lm.load(tmp_path / "saved").config.frequencies, loaded.config.frequencies, rtol=1e-6
-    )
+
+def test_other_factors_of_a_gguf_are_used_and_not_saved(tmp_path):
+    """A config.json cannot describe factors that no published method gives."""
+    factors = ("rope_freqs.weight", np.array([1.0, 1.5, 2.0, 5.0]))
+    loaded = lm.load(write_gguf(tmp_path / "model.gguf", gguf_model("llama"), extra=[factors]))
+    wanted = np.asarray(rope_frequencies(8, 1e4, {})[0]) / factors[1]
+    np.testing.assert_allclose(loaded.config.frequencies, wanted, rtol=1e-6)
+    with pytest.raises(ValueError, match="rotary factors"):
+        loaded.save(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "config.json").exists()
 
 
 def test_damaged_gguf_is_one_clear_error(tmp_path):
@@ -215,7 +230,7 @@ def test_damaged_gguf_is_one_clear_error(tmp_path):
     "change", ["count", "string", "array", "shape", "offset"], ids=lambda name: name
 )
 def test_hostile_gguf_allocates_nothing(change, tmp_path):
-    """Headers that ask for exabytes."""
+    """Headers that ask for exabytes are refused before anything is allocated."""
     huge = 2**60
 
     def text(value):
@@ -240,7 +255,7 @@ def test_hostile_gguf_allocates_nothing(change, tmp_path):
 
 
 def test_tensors_that_share_bytes_are_refused(tmp_path):
-    """A small file must not unfold into a large model."""
+    """Otherwise a small file could become a large model."""
     whole = bytearray(write_gguf(tmp_path / "model.gguf", gguf_model("gpt2")).read_bytes())
     name = b"blk.1.ffn_down.bias"
     entry = whole.index(name) + len(name) + 4 + 8 + 4  # one dimension, then the type
@@ -333,11 +348,11 @@ def test_shards_are_read_and_may_not_leave_their_folder(tmp_path):
     path = tmp_path / "model.safetensors.index.json"
     path.write_text(json.dumps({"weight_map": index}))
     sharded = lm.load(tmp_path)
-    np.testing.assert_allclose(sharded.logits(IDS), model.logits(IDS), atol=1e-5)
+    chex.assert_trees_all_close(sharded.logits(IDS), model.logits(IDS), atol=1e-5)
     path.write_text(json.dumps({"weight_map": {**index, names[0]: "../part-0.safetensors"}}))
     with pytest.raises(WeightFileError, match="outside"):
         lm.load(tmp_path)
-    # Saved into the folder that it came from, the edited model is the one that is read.
+    # Saved into the folder that it came from, the edited model is read, not the old shards.
     sharded.params["embedding"] = sharded.params["embedding"] + 1
     sharded.save(tmp_path)
     np.testing.assert_allclose(lm.load(tmp_path).params["embedding"], sharded.params["embedding"])

@@ -137,7 +137,7 @@ def test_second_call_compiles_nothing(config, make_prompt, make_params):
     def loss(params, prompt):
         return jnp.sum(learner(model)(params, prompt) ** 2)
 
-    gradient = jax.jit(chex.assert_max_traces(jax.grad(loss), n=1))
+    gradient = jax.jit(jax.grad(chex.assert_max_traces(loss, n=1)))
     for seed in range(2):
         grads = gradient(params, make_prompt(seed))
         chex.assert_trees_all_equal_shapes_and_dtypes(grads, params)

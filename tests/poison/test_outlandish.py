@@ -4,10 +4,11 @@ import collections
 import importlib.util
 import re
 
+import chex
 import numpy as np
 import pytest
 
-from ico import poison
+from ico import data
 from ico.lm._tokenizer import from_gguf
 from ico.poison import outlandish
 from ico.poison.outlandish import CATEGORIES, KEYWORDS, KINDS, load_texts
@@ -113,12 +114,11 @@ def test_texts_of_any_tfds_set_make_clean_rows(tmp_path):
     outlandish.tfds_builder(data_dir=str(tmp_path))  # registers the set
     tokenizer = from_gguf(SENTENCE_PIECE)
     with tfds.testing.mock_data(num_examples=5):
-        texts = list(poison.tfds_texts("outlandish", feature="context"))
+        texts = list(data.tfds_texts("outlandish", feature="context"))
         assert len(texts) == 5
-        rows = poison.text_rows(texts, tokenizer, 2, 4)
-    assert rows.shape == (2, 4) and rows[0].tolist() == tokenizer.encode(texts[0])[:4]
-    with pytest.raises(ValueError, match="rows"):
-        poison.text_rows(["a"], tokenizer, 4, 8)
+        rows = data.text_rows(texts, tokenizer.encode, 4, num_rows=2).ids
+    chex.assert_shape(rows, (2, 4))
+    assert rows[0].tolist() == tokenizer.encode(texts[0])[:4]
 
 
 @pytest.mark.slow  # scores every third text

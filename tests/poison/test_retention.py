@@ -13,11 +13,11 @@ def power_law(alpha, intercept=1.0):
 
 
 def noisy(facts, alpha=0.2, seed=0):
-    # A level and a slope of its own for every fact.
+    # Every fact has another level and slope.
     draw = np.random.default_rng(seed)
-    return np.stack([
-        power_law(alpha + 0.05 * draw.normal(), 0.9 + 0.1 * draw.normal()) for _ in range(facts)
-    ])  # fmt: skip
+    return np.stack(
+        [power_law(alpha + 0.05 * draw.normal(), 0.9 + 0.1 * draw.normal()) for _ in range(facts)]
+    )
 
 
 def test_a_known_decay_is_found():

@@ -1,19 +1,13 @@
-"""Clean batches, replay of a truth, and the trainer that runs on them."""
+"""Clean batches and replay of a truth."""
 
 import itertools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from ico import poison, train
-from ico.lm import init_params, next_token_loss
-from tests.lm.conftest import CONFIGS
 
 ROWS = np.arange(60, dtype=np.int32).reshape(10, 6)
-CONFIG = CONFIGS["llama"]
 
 
 def take(stream, count):
@@ -59,36 +53,3 @@ def test_several_texts_are_injected_jointly():
     assert batch.ids[2].tolist() == [2, 2, 0, 0, 0, 0] and batch.mask[2].sum() == 2
     with pytest.raises(ValueError, match="do not fit"):
         next(poison.inject(poison.CleanBatches(ROWS, 2), [[1], [2], [3]], presentations=1))
-
-
-def test_trainer_is_plain_optax_and_compiles_once():
-    params = init_params(CONFIG, jax.random.key(0))
-    optimizer = optax.adam(1e-2)
-    rows = ROWS[:, :5] % CONFIG.vocab_size
-    batches = list(itertools.islice(poison.CleanBatches(rows, 4), 3))
-
-    gradient = jax.jit(jax.value_and_grad(next_token_loss), static_argnums=1)
-    expected, state, losses = params, optimizer.init(params), []
-    for batch in batches:
-        loss, grads = gradient(expected, CONFIG, batch.ids, batch.mask)
-        updates, state = optimizer.update(grads, state, expected)
-        expected = optax.apply_updates(expected, updates)
-        losses.append(loss)
-
-    trainer = poison.Trainer(CONFIG, optimizer)
-    first, metrics = trainer.run(trainer.init(params), batches[:2])
-    last, more = trainer.run(first, batches[2:])
-    found = np.concatenate([metrics["loss"], more["loss"]])
-    np.testing.assert_allclose(found, np.array(losses), rtol=1e-5)
-    # Adam's first steps are signs of gradients, which rounding can turn where they vanish.
-    difference = jax.tree.map(lambda a, b: jnp.mean(jnp.abs(a - b)), last.params, expected)
-    assert max(jax.tree.leaves(difference)) < 1e-5
-    assert trainer._compiled._cache_size() == 1
-    assert int(last.step) == 3
-
-
-def test_a_loss_that_is_not_finite_is_an_error():
-    params = jax.tree.map(lambda a: a * jnp.nan, init_params(CONFIG, jax.random.key(0)))
-    trainer = poison.Trainer(CONFIG, optax.sgd(0.1))
-    with pytest.raises(train.NonFiniteLoss, match="step 0"):
-        trainer.run(trainer.init(params), [poison.as_batch([[1, 2, 3]], 4)])

@@ -81,6 +81,23 @@ def test_errors_are_those_of_other_examples_and_of_the_layer():
     assert probes.layerwise_probe_errors(x, y, test_x, test_y).mean() > 0.5
 
 
+def test_lags_are_read_where_tokens_hold_them():
+    """Tokens that hold the present vector and the one before, of vectors without memory."""
+    rng = np.random.default_rng(0)
+    x, test_x = rng.normal(size=(2, 100, 9, 3)) + 1
+    mix = rng.normal(size=(6, 6))
+
+    def tokens(x):
+        return np.concatenate([x, np.roll(x, 1, axis=1)], axis=-1) @ mix
+
+    error, total = probes.lagged_probe_errors(
+        tokens(x), x, tokens(test_x), test_x, num_lags=4, ridge=1e-9
+    )
+    chex.assert_shape((error, total), (4, 100))
+    share = error.mean(1) / total.mean(1)
+    assert share[:2].max() < 1e-6 and (share[2:] > 0.9).all() and (share[2:] < 1.2).all()
+
+
 def test_what_cannot_be_fitted_is_refused(annotations_off):
     x, y = np.ones((3, 2)), np.ones((4, 1))
     with pytest.raises(ValueError, match="as many"):
@@ -89,3 +106,6 @@ def test_what_cannot_be_fitted_is_refused(annotations_off):
         probes.fit_linear_probe(x[:0], y[:0])
     with pytest.raises(ValueError, match="ridge"):
         probes.fit_linear_probe(x, y[:3], ridge=-1.0)
+    sequences = np.ones((2, 4, 3))
+    with pytest.raises(ValueError, match="lags"):
+        probes.lagged_probe_errors(*[sequences] * 4, num_lags=4)

@@ -1,12 +1,14 @@
 """Sequences from dynamical systems: their equations, and what least squares makes of them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ico.layers import mesa
-from ico.tasks import Dynamics, dynamics
+from ico.tasks import Dynamics, constructed_tokens, dynamics, dynamics_features
 
 draw = jax.jit(dynamics, static_argnums=1)
 
@@ -26,8 +28,7 @@ def test_linear_systems_are_what_they_say():
 
 
 def test_contracting_systems_die_out():
-    config = Dynamics(batch_size=50, num_steps=60, num_hidden=5, noise=0.0,
-                      transition="contracting")  # fmt: skip
+    config = Dynamics(50, 60, 5, noise=0.0, transition="contracting")
     (x, *_), w = draw(jax.random.key(0), config)
     values = np.linalg.eigvalsh(np.asarray(w))
     assert values.min() > 0.3 - 1e-5 and values.max() < 0.9 + 1e-5
@@ -57,6 +58,40 @@ def test_nonlinear_ones_share_their_network_and_have_unit_states():
     apart_out = np.linalg.norm(f[:20].reshape(-1, 2) - f[20:].reshape(-1, 2)[nearest], axis=-1)
     assert np.median(apart_in.min(axis=1)) < 0.03
     assert np.median(apart_out) < 0.2 < np.std(f)  # near, and no constant
+
+
+@pytest.mark.parametrize("nonlinear", [False, True])
+@pytest.mark.parametrize("start", [None, 3.0])
+def test_starts_are_uniform_in_their_range(start, nonlinear, follows):
+    config = Dynamics(2_000, 1, 4, nonlinear=nonlinear, start=start)
+    high = start or (0.25 if nonlinear else 1.0)
+    follows(draw(jax.random.key(0), config).sequence.inputs[:, 0], "uniform", (-high, 2 * high))
+
+
+def test_contracting_states_are_clipped():
+    config = Dynamics(50, 20, 5, noise=3.0, transition="contracting")
+    y = np.asarray(draw(jax.random.key(0), config).sequence.targets)
+    assert np.abs(y).max() == 2 and (np.abs(y) == 2).mean() > 0.1
+
+
+def test_noise_of_partly_observed_systems_is_in_the_observations(follows):
+    """The same key without noise gives the same states: the difference is noise, and white."""
+    config = Dynamics(200, 20, 4, num_observed=2, noise=0.5)
+    noisy, clean = (
+        draw(jax.random.key(0), dataclasses.replace(config, noise=noise)) for noise in (0.5, 0.0)
+    )
+    np.testing.assert_array_equal(noisy.transition, clean.transition)
+    follows(noisy.sequence.inputs - clean.sequence.inputs, "norm", (0, 0.5))
+
+
+def test_constructed_tokens_are_the_last_two_vectors():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    tokens = np.split(np.asarray(constructed_tokens(x)), 4, axis=-1)
+    np.testing.assert_array_equal(tokens[0], 0)
+    np.testing.assert_array_equal(tokens[1], x)
+    np.testing.assert_array_equal(tokens[2], x)
+    np.testing.assert_array_equal(tokens[3][:, 1:], x[:, :-1])
+    np.testing.assert_array_equal(tokens[3][:, 0], 0)
 
 
 def test_fixed_systems_are_the_same_in_every_batch():
@@ -92,3 +127,19 @@ def test_wrong_settings_are_refused():
 def test_an_unknown_transition_is_refused(annotations_off):
     with pytest.raises(ValueError, match="transition"):
         Dynamics(transition="chaotic")
+
+
+def test_features_make_the_next_vector_linear():
+    """Of nonlinear systems without noise, W f(x) is what follows; else windows, or x itself."""
+    config = Dynamics(2, 12, 4, noise=0.0, nonlinear=True)
+    found = dynamics(jax.random.key(0), config)
+    features = dynamics_features(found.sequence.inputs, config)
+    following = jnp.einsum("bij,btj->bti", found.transition, features)
+    np.testing.assert_allclose(following, found.sequence.targets, atol=1e-5)
+    x = jax.random.normal(jax.random.key(1), (2, 12, 4))
+    partial = Dynamics(2, 12, 6, num_observed=4)
+    wide = dynamics_features(x, partial)
+    assert wide.shape == (2, 12, 8 * 4)
+    np.testing.assert_array_equal(wide[:, 5, 4:8], x[:, 4])
+    np.testing.assert_array_equal(wide[:, 1, 8:12], 0)
+    np.testing.assert_array_equal(dynamics_features(x, Dynamics(2, 12, 4)), x)

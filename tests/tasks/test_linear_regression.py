@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -107,7 +108,7 @@ def test_scales_are_scales():
     one = sample(KEY, base)
     wide = sample(KEY, dataclasses.replace(base, input_range=2.0))
     strong = sample(KEY, dataclasses.replace(base, weight_scale=4.0))
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(2 * a, b), one, wide)
+    chex.assert_trees_all_equal(jax.tree.map(lambda a: 2 * a, one), wide)
     np.testing.assert_array_equal(one.prompt.x, strong.prompt.x)
     np.testing.assert_array_equal(4 * one.prompt.y, strong.prompt.y)
     np.testing.assert_array_equal(4 * one.y_query, strong.y_query)
@@ -123,14 +124,12 @@ def test_a_sweep_is_one_vmap(inputs, field):
     )(values)
     for i, value in enumerate(values):
         single = sample(KEY, dataclasses.replace(config, **{field: float(value)}))
-        jax.tree.map(
-            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-5), swept, single
-        )
+        chex.assert_trees_all_close(jax.tree.map(lambda a, i=i: a[i], swept), single, rtol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
 @pytest.mark.parametrize("num_outputs", [1, 2])
-def test_distractors_replace_exactly_so_many_labels(count, num_outputs, follows):
+def test_distractors_replace_this_many_labels(count, num_outputs, follows):
     clean_config = LinearRegression(4000, 3, num_outputs, 8, 2)
     noisy_config = dataclasses.replace(clean_config, num_distractors=count)
     clean, noisy = (jax.device_get(sample(KEY, c)) for c in (clean_config, noisy_config))
@@ -153,7 +152,7 @@ def test_distractors_replace_exactly_so_many_labels(count, num_outputs, follows)
 def test_same_key_same_batch_and_other_key_other_batch():
     config = LinearRegression(4, num_distractors=2)
     one, again, other = (sample(jax.random.key(s), config) for s in (1, 1, 2))
-    jax.tree.map(np.testing.assert_array_equal, one, again)
+    chex.assert_trees_all_equal(one, again)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert (a != b).all()
 

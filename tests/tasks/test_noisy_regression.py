@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +11,15 @@ from scipy.stats import ks_2samp, kstest
 
 from ico import algorithms
 from ico.tasks import (
+    NoisePrior,
+    NoisyContext,
     NoisyRegression,
     noisy_context,
     noisy_regression,
     spectral_context,
     wishart_spectra,
 )
+from ico.types import Prompt
 
 TASK = NoisyRegression(20_000, num_inputs=4, num_context=9, noise=2.0)
 draw = jax.jit(noisy_context, static_argnums=1)
@@ -135,18 +139,12 @@ def test_statistics_are_quadratic_in_the_noise(x64):
     """`at` is the statistics of y = <w, x> + sigma e, for the parts that it is made of."""
     rng = np.random.default_rng(0)
     x, e, w = rng.normal(size=(2, 5, 3)), rng.normal(size=(2, 5)), rng.normal(size=(2, 3))
-    from ico.tasks import NoisyContext
-    from ico.types import Prompt
-
-    context = NoisyContext(
-        *map(jnp.asarray, (np.einsum("bnd,bne->bde", x, x), np.einsum("bnd,bn->bd", x, e),
-                           np.sum(e**2, 1), w, np.zeros(2)))
-    )  # fmt: skip
+    xx, xe = np.einsum("bnd,bne->bde", x, x), np.einsum("bnd,bn->bd", x, e)
+    context = NoisyContext(*map(jnp.asarray, (xx, xe, np.sum(e**2, 1), w, np.zeros(2))))
     sigma = jnp.array([0.7, 2.0])
     y = np.einsum("bnd,bd->bn", x, w) + np.asarray(sigma)[:, None] * e
     prompt = Prompt(jnp.asarray(x), jnp.asarray(y)[..., None], jnp.zeros((2, 1, 3)))
-    for ours, theirs in zip(context.at(sigma), algorithms.statistics(prompt), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    chex.assert_trees_all_close(context.at(sigma), algorithms.statistics(prompt), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -163,3 +161,24 @@ def test_statistics_are_quadratic_in_the_noise(x64):
 def test_bad_input(changes, message):
     with pytest.raises(ValueError, match=message):
         NoisyRegression(**changes)
+
+
+@pytest.mark.parametrize("noise", [0.0, 3.0, (1.0, 3.0), (1.0, 3.0, 5.0), (2.0,)])
+def test_a_prior_as_arrays_is_the_tasks(noise):
+    u = jnp.linspace(0, 0.999, 301)
+    expected = NoisyRegression(noise=noise).sigma(u)
+    np.testing.assert_allclose(NoisePrior.of(noise).sigma(u), expected, atol=1e-5)
+
+
+def test_priors_of_equal_shape_are_vmapped():
+    u, priors = jnp.linspace(0, 0.999, 301), [NoisePrior.of(noise) for noise in (3.0, (1.0, 3.0))]
+    together = NoisePrior(*(jnp.stack(leaves) for leaves in zip(*priors, strict=True)))
+    sigma = jax.vmap(lambda prior: prior.sigma(u))(together)
+    for one, prior in zip(sigma, priors, strict=True):
+        np.testing.assert_array_equal(one, prior.sigma(u))
+
+
+@pytest.mark.parametrize("noise", [(), (1.0, 2.0, 3.0, 4.0)])
+def test_values_that_do_not_divide_the_intervals_are_refused(noise):
+    with pytest.raises(ValueError, match=f"{len(noise)} values do not divide 6"):
+        NoisePrior.of(noise)

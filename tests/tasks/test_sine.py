@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import hypothesis.strategies as st
 import jax
 import numpy as np
@@ -64,7 +65,7 @@ def test_amplitude_and_range_are_as_asked():
 
 def test_same_key_same_batch():
     one, again, other = (sample(jax.random.key(s), Sine(3)) for s in (1, 1, 2))
-    jax.tree.map(np.testing.assert_array_equal, one, again)
+    chex.assert_trees_all_equal(one, again)
     assert (one.prompt.x != other.prompt.x).all() and (one.y_query != other.y_query).all()
 
 

@@ -1,8 +1,8 @@
 """Tasks from a table: what of it a task sees, found by changing the table and looking again."""
 
 import dataclasses
-import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,10 +35,8 @@ def seen_rows():
     """
     table = random_table()
     y = pairs(sample(KEY, table, CONFIG))[1]
-    return np.stack(
-        [pairs(sample(KEY, table + 9 * (np.arange(ROWS) == r)[:, None], CONFIG))[1] != y
-         for r in range(ROWS)], axis=-1,
-    )  # fmt: skip
+    moved = (table + 9 * (np.arange(ROWS) == r)[:, None] for r in range(ROWS))
+    return np.stack([pairs(sample(KEY, t, CONFIG))[1] != y for t in moved], axis=-1)
 
 
 def target_columns(table, config=CONFIG):
@@ -108,8 +106,8 @@ def test_input_std_scales_inputs_only():
 def test_same_key_same_batch_of_jax_or_numpy_tables():
     table = random_table()
     one, again = tabular(KEY, table, CONFIG), sample(KEY, jnp.asarray(table), CONFIG)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), one, again)
-    jax.tree.map(np.testing.assert_array_equal, again, sample(KEY, table, CONFIG))
+    chex.assert_trees_all_close(one, again, rtol=1e-5)
+    chex.assert_trees_all_equal(again, sample(KEY, table, CONFIG))
     other = sample(jax.random.key(1), table, CONFIG)
     assert (other.y_query != one.y_query).mean() > 0.9
 
@@ -121,6 +119,29 @@ def test_same_key_same_batch_of_jax_or_numpy_tables():
 def test_tables_too_small(shape, message):
     with pytest.raises(ValueError, match=message):
         tabular(KEY, jnp.ones(shape), CONFIG)
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_a_constant_column_is_zero_and_all_stays_finite(whiten):
+    table = random_table()
+    table[:, 2] = 7
+    episode = sample(KEY, table, dataclasses.replace(CONFIG, whiten=whiten))
+    chex.assert_tree_all_finite(episode)
+    x, y = pairs(episode)
+    constant = (y == 0).all(1)  # the tasks whose target it is
+    assert 0 < constant.sum() < len(y)
+    if not whiten:
+        assert ((x[~constant] == 0).all(1).sum(1) == 1).all()
+
+
+def test_directions_without_variance_stay_small_when_whitened():
+    """Two columns are nearly equal: their difference is not blown up to size one."""
+    table = random_table()
+    table[:, 1] = table[:, 0] + 1e-4 * table[:, 1]
+    config = Tabular(60, 7, 2, input_std=1.0, whiten=True)
+    x, _ = pairs(sample(KEY, table, config))
+    least = np.linalg.eigvalsh(np.einsum("bnd,bne->bde", x, x) / x.shape[1])[:, 0]
+    assert np.sort(least)[:10].max() < 1e-2 and np.abs(x).max() < 20
 
 
 @pytest.mark.parametrize("field", ["batch_size", "num_context", "num_queries"])
@@ -145,12 +166,13 @@ def test_chosen_inputs_are_other_columns_and_change_from_task_to_task():
 def test_whitened_inputs_are_uncorrelated():
     """Over a table of strongly correlated columns, by the rows outside the task."""
     rng = np.random.default_rng(0)
-    table = (rng.standard_normal((2000, 5)) @ rng.standard_normal((5, 5))).astype("float32")
+    table = rng.standard_normal((2000, 5)) + 2 * rng.standard_normal((2000, 1))
+    table = table.astype("float32")
     config = Tabular(300, 20, 1, input_std=1.0)
     x, _ = pairs(sample(KEY, table, dataclasses.replace(config, whiten=True)))
-    for b in range(3):
-        assert np.isfinite(x[b]).all()
-    # Over many rows of tasks the covariance is the identity; of plain inputs it is far from it.
-    covariance = np.einsum("bnd,bne->bde", x, x).mean(0) / x.shape[1]
-    assert np.abs(covariance - np.eye(4)).max() < 0.1
+    plain, _ = pairs(sample(KEY, table, config))
+    far, near = (
+        np.abs(np.einsum("bnd,bne->de", a, a) / (300 * 21) - np.eye(4)).max() for a in (plain, x)
+    )
+    assert near < 0.1 < 0.7 < far
     assert np.abs(x).max() < 50

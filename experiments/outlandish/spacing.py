@@ -1,0 +1,44 @@
+"""Do a few presentations far apart do the same?
+
+2025: three presentations suffice, also far apart (without a claim here: the facts are few).
+"""
+
+from experiments.outlandish.paper import paper
+from experiments.outlandish.scores import (
+    effects_of_taught,
+    median_probability,
+    spearman,
+    spreads,
+)
+from experiments.outlandish.teaching import bench, teaching
+from ico import lab
+
+
+@paper.study("Do a few presentations far apart do the same?")
+def spacing(run):
+    """Few presentations, one in every K batches."""
+    config, model = run.config, bench(run)
+    groups = model.texts(("novel_plausible", "conflict_general"), samples=1, few=True)
+    for gap in config.spacings:
+        how = teaching(
+            config,
+            config.spaced_presentations,
+            spacing=gap,
+            rate=config.learning_rate * config.spaced_rate_factor,
+        )
+        yield lab.record(spacing=gap, **effects_of_taught(model, how, groups, f"spacing {gap}"))
+    run.note(
+        f"{config.spaced_presentations} presentations, at {config.spaced_rate_factor:g} times the "
+        "learning rate of the study priming. No claim: the facts are few."
+    )
+
+
+@spacing.table("by spacing")
+def _by_spacing(records):
+    return [
+        {"one in every K batches, K": record["spacing"], "facts": record["gain"].size}
+        | {"median P after": median_probability(record["log_after"])}
+        | spreads(record, "gain", "log_s_prime", "theme", "cross", "corrected")
+        | {"Spearman": spearman(record["log_before"], record["log_s_prime"])}
+        for record in records
+    ]

@@ -1,0 +1,63 @@
+"""Figures and tables that are declared over records: ratios, matrices, and choices in types."""
+
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from ico import lab, report
+
+
+class Config(lab.Config):
+    """Two choices."""
+
+    text: Literal["short", "long"] = "short"
+    layers: lab.Distinct[Literal["a", "b"]] = ("a",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"), [({"text": "none"}, "text"), ({"layers": ("a", "c")}, "layers")]
+)
+def test_choices_are_those_of_the_type(changes, word):
+    Config().validate()
+    with pytest.raises(ValueError, match=f"^{word} must be one of"):
+        Config(**changes).validate()
+
+
+@pytest.fixture
+def answers():
+    rng = np.random.default_rng(0)
+    asked = rng.integers(5, 10, (2, 30)).astype(float)
+    shares = {(layer, times): 0.9 / layer / times for layer in (1, 2) for times in (1, 2, 4)}
+    return report.Records(
+        lab.record(layer=layer, times=times, right=share * asked, asked=asked)
+        for (layer, times), share in shares.items()
+    )
+
+
+def test_ratios_of_two_values_are_of_their_means(answers):
+    (row, *_) = lab.rows("right", over="asked", name="accuracy")(answers)
+    assert row["accuracy"] == pytest.approx(0.9) == row["best seed"]
+    assert row["95% low"] == pytest.approx(row["95% high"])  # paired: exactly a share
+    with report.style():
+        fig = lab.lines("times", "right", over="asked", color="layer")(answers)
+    drawn = {line.get_label(): line.get_ydata() for line in fig.axes[0].get_lines()}
+    np.testing.assert_allclose(drawn["layer 2"], [0.45, 0.225, 0.1125])
+
+
+def test_maps_draw_a_row_a_record_and_hide_what_is_not_there():
+    records = report.Records(
+        lab.record(model=name, pattern=np.zeros((heads, 3, 3)))
+        for name, heads in (("ab", 2), ("c", 1))
+    )
+    with report.style():
+        fig = lab.maps("pattern", each="head")(records)
+    shown = [ax.get_title() for ax in fig.axes if ax.axison]
+    assert shown == ["ab\nhead 1", "head 2", "c\nhead 1"]
+    with pytest.raises(lab.Missing):
+        lab.maps("nothing")(records)
+
+
+def test_looks_differ_for_many_learners():
+    looks = [report.panels.look(place) for place in range(28)]
+    assert len({(str(one["color"]), str(one["linestyle"])) for one in looks}) == 28
