@@ -6,7 +6,7 @@ from experiments.learned_optimizer.learners import ABLATIONS, specialised
 from experiments.learned_optimizer.paper import paper
 from experiments.learned_optimizer.problems import problem
 from experiments.learned_optimizer.races import losses_at_end, over
-from ico import lab
+from ico import lab, report
 
 _WHOLE = "all its parts"
 
@@ -39,3 +39,21 @@ def _(records):
         row[f"loss after {horizon} steps"] = float(one["loss"].mean())
         row |= over(f"over the whole, {horizon}", one["loss"], whole["loss"], one is not whole)
     return list(rows.values())
+
+
+@ablations.figure("Loss of L3RS without a part over that of the whole, with 95% intervals.")
+def ratios(records):
+    """A panel a horizon, a row an ablation."""
+    horizons, names = records.axis("horizon"), records.axis("ablation")[1:]
+    fig, axes = report.canvas(len(horizons), height=1.2 + 0.3 * len(names), sharey=True)
+    for ax, horizon in zip(axes[0], horizons, strict=True):
+        whole = records.one(ablation=_WHOLE, horizon=horizon)["loss"]
+        for place, name in enumerate(names):
+            loss = records.one(ablation=name, horizon=horizon)["loss"]
+            ratio, ends = report.interval(loss, whole, statistic=report.ratio)
+            ax.plot(ends, [place, place], color="0.15", linewidth=1.2)
+            ax.plot(ratio, place, "o", color=report.palette()[1])
+        ax.axvline(1, color="0.5", linewidth=0.8)
+        ax.set(title=f"{horizon} steps", xlabel="ratio", yticks=range(len(names)))
+        ax.set_yticklabels(names)
+    return fig

@@ -101,7 +101,7 @@ def _(records):
 
 
 cost.figure(
-    curves("milliseconds", log="xy"),
+    curves("milliseconds"),
     "Mean test losses at the horizon by the time that the steps take, one run alone.",
     name="cost_by_time",
 )

@@ -134,12 +134,12 @@ def show_races(study: lab.Study, caption: str, *notes: str) -> None:
         study.note(note)
 
 
-def curves(x: str, log: str = "y") -> Callable[[lab.Records], Any]:
+def curves(x: str) -> Callable[[lab.Records], Any]:
     """Draws mean test losses along runs against a value of the records; L3RS in thick lines."""
 
     axes: dict[str, Any] = {"color": "optimizer", "panel": "race", "ylabel": "test loss, nats"}
     # Looks need Matplotlib, which is loaded late.
-    return lambda records: lab.lines(x, "curve", log=log, looks=_looks(), **axes)(records)
+    return lambda records: lab.lines(x, "curve", log="y", looks=_looks(), **axes)(records)
 
 
 def _looks() -> dict[str, dict[str, Any]]:

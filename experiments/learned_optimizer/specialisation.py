@@ -83,8 +83,9 @@ def _(records):
     return rows
 
 
+_AXES = {"x": "used_on", "color": "trained_on", "xlabel": "used on", "ylabel": "test loss, nats"}
 specialisation.figure(
-    lab.bars("loss", x="used_on", color="trained_on", record="transfer", ylabel="test loss, nats"),
+    lab.bars("loss", record="transfer", **_AXES),
     "Test loss of L3RS by the task it is used on (groups) and the one it was trained on (colours).",
     name="specialisation_transfer",
 )

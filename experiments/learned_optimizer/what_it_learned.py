@@ -68,10 +68,13 @@ def _(records):
     ]
 
 
-for _value, _label, _log in (("learning_rate", "Learning rate", "y"), ("rmsprop", "RMSprop", "")):
+for _value, _label, _log in (
+    ("learning_rate", "Learning rate", "y"),
+    ("rmsprop", "Share of RMSprop", ""),
+):
     what_it_learned.figure(
         lab.lines("step", _value, color="layer", panel="task", ylabel=_label, log=_log),
-        f"{_label} in the update of every layer along fine-tunings, means over {_RUNS} of them.",
+        f"{_label} in every layer along fine-tunings, means over {_RUNS} of them.",
         name=f"what_it_learned_{_value}",
     )
 what_it_learned.note(
