@@ -169,19 +169,9 @@ def noisy_context(key: Key[Array, ""], config: NoisyRegression = NoisyRegression
         task_key, e_key, u_key = jax.random.split(key, 3)
         episode = noisy_regression(task_key, dataclasses.replace(c, noise=1.0, num_queries=1))
         x, e_BN = episode.prompt.x, normal(e_key, (B, N))
-<<<<<<< ours
         xx, xe = jnp.einsum("bnd,bne->bde", x, x), jnp.einsum("bnd,bn->bd", x, e_BN)
         ee, u = jnp.sum(e_BN**2, axis=1), uniform(u_key, (B,))
         return NoisyContext(xx, xe, ee, episode.weights, u)
-=======
-        return NoisyContext(
-            jnp.einsum("bnd,bne->bde", x, x),
-            jnp.einsum("bnd,bn->bd", x, e_BN),
-            jnp.sum(e_BN**2, axis=1),
-            episode.weights,
-            uniform(u_key, (B,)),
-        )
->>>>>>> theirs
     normal_key, uniform_key = jax.random.split(key)
     below = D * (D - 1) // 2
     degrees = [N - i for i in range(D)] + [N - D]
@@ -190,25 +180,8 @@ def noisy_context(key: Key[Array, ""], config: NoisyRegression = NoisyRegression
     weights, z, lower, odd = jnp.split(normals, np.cumsum([D, D, below]))
     uniforms = uniform(uniform_key, (1 + sum(k // 2 for k in degrees), B))
     chi2 = _chi_squares(uniforms[1:], odd, degrees)
-<<<<<<< ours
     a_DDB = _lower_triangular(lower, jnp.sqrt(chi2[:D]))
     # Sums over rows instead of a matrix product: XLA multiplies small matrices one by one.
-=======
-    diagonal = jnp.sqrt(chi2[:D])
-    a_DDB = jnp.stack(
-        [
-            jnp.concatenate(
-                [
-                    lower[i * (i - 1) // 2 : i * (i + 1) // 2],
-                    diagonal[i : i + 1],
-                    jnp.zeros((D - 1 - i, B), lower.dtype),
-                ]
-            )
-            for i in range(D)
-        ]
-    )
-    # Sums over whole rows, not a product: XLA multiplies small matrices one by one.
->>>>>>> theirs
     xx = sum(a_DDB[:, k, None] * a_DDB[None, :, k] for k in range(D))
     xe = sum(a_DDB[:, k] * z[k][None] for k in range(D))
     ee = jnp.sum(z**2, axis=0) + chi2[D]
@@ -283,11 +256,5 @@ def _chi_squares(uniforms, odd, degrees):
     logs, squares = -2 * jnp.log1p(-uniforms), list(odd**2)
     ends = np.cumsum([k // 2 for k in degrees])
     sums = [jnp.sum(logs[end - k // 2 : end], axis=0) for k, end in zip(degrees, ends, strict=True)]
-<<<<<<< ours
     pairs = zip(degrees, sums, strict=True)
     return jnp.stack([even + squares.pop(0) if k % 2 else even for k, even in pairs])
-=======
-    return jnp.stack(
-        [one + squares.pop(0) if k % 2 else one for k, one in zip(degrees, sums, strict=True)]
-    )
->>>>>>> theirs
