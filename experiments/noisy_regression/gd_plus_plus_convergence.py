@@ -10,7 +10,6 @@ Dimension key: N condition numbers, K spectra of each, L layers, V eigenvalues.
 
 import jax
 import numpy as np
-import scipy.optimize
 import threadpoolctl
 from jaxtyping import Float
 
@@ -134,6 +133,8 @@ def layers_needed(spectrum: Float[np.ndarray, "V"], seed: int, *, curvature: boo
 
 def _fit(spectrum, previous, rng, start: int, curvature: bool):
     """The log error and the scalars [L, 2] (w_xx, w_yx) of a model with one layer more."""
+    import scipy.optimize  # dear to import
+
     # Behind the layers found, the next one acts on what they left.
     more = np.array([[-0.5 * curvature, -1.0]]) * np.exp(
         0.5 * rng.normal(size=(1, 2)) * (start > 0)

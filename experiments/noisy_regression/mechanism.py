@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import spearmanr
 
 from experiments.noisy_regression import testbed
 from experiments.noisy_regression.paper import look_of, paper
@@ -162,6 +161,8 @@ def _step_falls(records: Records) -> lab.Measurement:
     )
 
     def rho(along_TG, square_TG):
+        from scipy.stats import spearmanr  # dear to import
+
         return float(spearmanr(grid, along_TG.mean(0) / square_TG.mean(0)).statistic)
 
     value, ci95 = report.interval_of(rho, along_TG, square_TG, resamples=500)

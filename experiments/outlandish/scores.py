@@ -10,7 +10,6 @@ Dimension key: K keywords, F facts of a keyword, S worlds.
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from experiments.outlandish.teaching import Bench
 from ico import lab
@@ -60,6 +59,8 @@ def across(records: lab.Records, value: str, kind: str = "") -> np.ndarray:
 
 def spearman(x_KF, y_KF) -> float:
     """Rank correlation over all facts; NaN where one of the two does not vary."""
+    from scipy.stats import spearmanr  # dear to import
+
     x, y = np.ravel(x_KF), np.ravel(y_KF)
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")

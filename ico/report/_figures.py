@@ -5,16 +5,17 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Shaped
-from matplotlib import pyplot
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ico.files import write_atomically
 from ico.report._statistics import mean_band
+
+if TYPE_CHECKING:  # dear to import, and only what draws needs it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito: distinguishable with every common colour blindness. Yellow is left out: it
 # cannot be read as a thin line on white.
@@ -49,6 +50,8 @@ def palette(n: int | None = None) -> list[str]:
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     """`with style():` around the drawing: colours, fonts, a light grid. Works in notebooks too."""
+    from matplotlib import pyplot
+
     with pyplot.rc_context():
         pyplot.rcdefaults()  # a user's matplotlibrc must not change the figures
         pyplot.rcParams.update(_STYLE)
@@ -58,7 +61,7 @@ def style() -> Iterator[None]:
 
 def canvas(
     columns: int = 1, rows: int = 1, *, height: float = 3.4, **options
-) -> tuple[Figure, np.ndarray]:
+) -> "tuple[Figure, np.ndarray]":
     """A figure that can be read 700 pixels wide, and its axes, always [rows, columns].
 
     Args:
@@ -66,11 +69,13 @@ def canvas(
       height: of a row, inches.
       **options: to `pyplot.subplots`: sharex, width_ratios ...
     """
+    from matplotlib import pyplot
+
     width = {1: 6.4, 2: 8.2}.get(columns, 9.6)
     return pyplot.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, **options)
 
 
-def legend_below(fig: Figure, axes: Any, columns: int = 4) -> None:
+def legend_below(fig: "Figure", axes: Any, columns: int = 4) -> None:
     """One legend for all axes, under the figure, each label once."""
     entries: dict = {}
     for ax in np.ravel(axes):
@@ -80,7 +85,7 @@ def legend_below(fig: Figure, axes: Any, columns: int = 4) -> None:
 
 
 def mean_line(
-    ax: Axes,
+    ax: "Axes",
     x: Shaped[Any, "X"] | Sequence[float | int],
     values: Shaped[Any, "..."],
     *,
@@ -110,11 +115,13 @@ def mean_line(
         ax.fill_between(x, low_X, high_X, color=drawn.get_color(), alpha=0.2, linewidth=0)
 
 
-def save_figure(fig: Figure, directory: str | os.PathLike, name: str) -> Path:
+def save_figure(fig: "Figure", directory: str | os.PathLike, name: str) -> Path:
     """Writes DIR/figures/<name>.svg and .png, closes the figure and returns the .png's path.
 
     The bytes depend on the figure alone: no dates, and ids in the SVG hashed from the name.
     """
+    from matplotlib import pyplot
+
     path = Path(directory) / "figures" / f"{name}.png"
     # No software either: a new Matplotlib that draws the same writes the same.
     metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}

@@ -6,7 +6,6 @@ Dimension key: S seeds, X positions.
 """
 
 import numpy as np
-from matplotlib import pyplot, ticker
 
 from ico.report._figures import palette
 
@@ -97,6 +96,8 @@ def log_y(ax) -> None:
         return
     ax.set_yscale("log")
     decades = np.log10(positive.max() / positive.min())
+    from matplotlib import ticker
+
     plain = ticker.FuncFormatter(lambda value, _: f"{value:g}" if value < 1e5 else f"{value:.0e}")
     subs = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0) if decades < 1 else (1.0, 2.0, 5.0)
     if decades < 4:
@@ -108,11 +109,15 @@ def log_y(ax) -> None:
 
 def whole_x(ax) -> None:
     """Ticks at whole numbers alone: layers, steps."""
+    from matplotlib import ticker
+
     ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def ordered(n: int) -> list[dict]:
     """Looks for n values of a quantity that grows (sizes, depths), dark to light."""
+    from matplotlib import pyplot
+
     colors = pyplot.get_cmap("viridis")(np.linspace(0, 0.85, n))
     markers = "osD^vPX*"
     lines = ("-", "--", "-.", ":")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 from ico import lab, report
 
@@ -117,7 +118,7 @@ def test_tables_and_figures_of_records():
     with pytest.raises(lab.Missing):
         lab.lines("depth", "loss", learner="nobody")(found)
     for fig in (points, curves, bars):
-        report.panels.pyplot.close(fig)
+        pyplot.close(fig)
 
 
 def test_a_wide_picture_of_bars_has_its_legend_and_a_gap_where_one_diverged():
@@ -132,4 +133,4 @@ def test_a_wide_picture_of_bars_has_its_legend_and_a_gap_where_one_diverged():
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["gd", "layer"]
     heights = [patch.get_height() for patch in fig.axes[0].patches]
     assert np.isnan(heights).sum() == 1
-    report.panels.pyplot.close(fig)
+    pyplot.close(fig)
