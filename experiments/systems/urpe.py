@@ -4,7 +4,7 @@ Relative position biases cannot: each row of a softmax sums to one, so identical
 identical outputs at all positions. A learned Toeplitz gate behind the softmax can (Luo et al. 2022,
 "Your Transformer May Not be as Powerful as You Expect").
 
-Command:  python -m experiments.systems.urpe      (cpu: a quarter of an hour on two cores)
+Command:  python -m experiments.systems.urpe      (cpu: some twenty minutes on two cores)
 Expected: naming its position, a bias alone is right as often as chance, 1/16; a gate always.
 Known before the bands were fixed, from one run each at these sizes: positions 0.066 with the bias
 and 1.00 with the gate; even tokens 0.68 and 0.76. Published: 3 layers, 128 positions.
