@@ -107,10 +107,12 @@ def refresh(root: Path, known: Mapping[str, Paper]) -> list[Path]:
         if paper is None:
             continue
         declared = {claim.id: claim for claim in paper.claims}
-        if list(declared) != [claim["id"] for claim in results["claims"]]:
+        entries = {entry["id"]: entry for entry in results["claims"]}
+        if set(declared) != set(entries):
             raise ValueError(f"{path}: its claims are not those of {paper.name}; run it again")
-        for entry in results["claims"]:
-            claim = declared[entry["id"]]
+        results["claims"] = [entries[name] for name in declared]
+        for name, claim in declared.items():
+            entry = entries[name]
             if list(claim.band) != entry["band"]:
                 raise ValueError(f"{path}: the band of {claim.id} has changed; run it again")
             entry |= {"statement": claim.statement, "source": claim.source}
