@@ -95,7 +95,7 @@ def _seconds(function: Callable[[], None], calls: int) -> float:
 
 
 def data_alone(sample: Callable, steps: int) -> Callable[[], None]:
-    """A function that draws the batches `sample(key)` of so many steps and does no more."""
+    """A function that draws the batches `sample(key)` of many steps and does nothing else."""
     import jax
     import jax.numpy as jnp
 

@@ -117,7 +117,7 @@ def attempts(
     A meta-training fails that ends with a larger meta-loss than it began with. The rule is the same
     for all learned optimizers. Where all fail, the one with the least meta-loss stands last. If
     there is no ablation it is saved for `ico.optim.load`, in the run's folder "optimizers".
-    Arguments as of `meta_train`.
+    Arguments as in `meta_train`.
     """
     found: list[MetaTrained] = []
     while not found or (found[-1].learned.failed and len(found) < _MAX_ATTEMPTS):

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Key
 
 from ico.types import PyTree
 
-_PADDED_STEPS = 12  # fits of up to so many steps share one compiled program
+_PADDED_STEPS = 12  # fits of up to this many steps share one compiled program
 _STARTS = 3
 
 

@@ -190,7 +190,7 @@ def tfds_images(
       name: such as "fashion_mnist", "imagenet2012" or "places365_small".
       split: of the set, such as "train".
       size: H and W that all are brought to; 0 takes them as they are, all of one size.
-      count: at most so many of the first; None takes all.
+      count: only the first `count` images; None takes all.
       eight_bits: pixels as they are stored, 0 to 255, a quarter of the memory.
     """
     import tensorflow_datasets as tfds

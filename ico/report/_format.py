@@ -9,7 +9,7 @@ SYMBOLS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "n
 
 
 def number(value: float | int | None, digits: int = 4) -> str:
-    """`value` with so many significant digits; "n/a" for what is missing or not finite."""
+    """`value` with `digits` significant digits; "n/a" for what is missing or not finite."""
     if value is None or not math.isfinite(value):
         return "n/a"
     if value == 0:

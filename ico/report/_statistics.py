@@ -31,7 +31,7 @@ def interval(
     four. Their deviations get normal weights instead, widened to Student's t with S - 1 degrees of
     freedom, so that where seeds are all the noise the interval is the t interval of their mean.
 
-    Beyond 4096 tasks, blocks of consecutive ones are drawn: a mean of so many varies the same, and
+    Beyond 4096 tasks, blocks of consecutive ones are drawn: the mean varies the same, and
     a hundred thousand tasks would take seconds.
 
     Args:

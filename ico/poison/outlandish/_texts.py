@@ -69,7 +69,7 @@ def load_texts(
 
     Args:
       categories: of `CATEGORIES`; all by default.
-      per_cell: only the first so many of each keyword and category. Claims use the first two.
+      per_cell: only the first `per_cell` of each keyword and category. Claims use the first two.
 
     Raises:
       ValueError: an unknown category, or fewer than one text a cell.
