@@ -288,7 +288,14 @@ for _value, _label in {
     "clean": "clean loss over untouched",
 }.items():
     erasure.figure(
-        lab.lines("share", _value, color="mode", xlabel="k, per cent", ylabel=f"{_label}, nats"),
+        lab.lines(
+            "share",
+            _value,
+            color="mode",
+            xlabel="k, per cent",
+            ylabel=f"{_label}, nats",
+            looks={"twin": {"color": "0.5", "marker": "d"}},
+        ),
         f"2024 and 2025. {_label}, against the per cent k of each tensor's change that is left out "
         "(drop) or alone kept (keep); means over facts. Beside each its random mask and the whole "
         "change scaled to its norm. At k = 0: all that was taught, and the twin.",

@@ -3,6 +3,8 @@
 2025, Fig. 22: the relation between surprise and priming is then much weaker.
 """
 
+import functools
+
 import numpy as np
 
 from experiments.outlandish.paper import LATER, paper
@@ -10,7 +12,6 @@ from experiments.outlandish.scores import (
     across,
     by_category,
     effects_of,
-    effects_of_taught,
     spearman,
     spread,
 )
@@ -24,7 +25,8 @@ def in_context(run):
     model = bench(run)
     groups = model.texts(run.config.categories)
     # As in the study priming, so nothing is taught anew.
-    weights = effects_of_taught(model, teaching(run.config), groups, "weights")
+    taught = functools.partial(model.followed, teaching(run.config))
+    weights = effects_of(model, groups, taught, "weights")
     yield from by_category(groups, weights, where="weights")
 
     def told(text):

@@ -6,6 +6,7 @@ or scrambled ones. Both as published and against prompts of other themes.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from experiments.outlandish.scores import (
     across,
     by_category,
     correlation,
-    effects_of_taught,
+    effects_of,
     mean_of,
     median_probability,
     spearman,
@@ -37,7 +38,7 @@ def priming(run):
     """One fact in each training; beside it the twin that saw the same batches without a fact."""
     model, how = bench(run), teaching(run.config)
     groups = model.texts(run.config.categories)
-    found = effects_of_taught(model, how, groups, "priming")
+    found = effects_of(model, groups, functools.partial(model.followed, how), "priming")
     yield from by_category(groups, found)
     # Its memory is followed, too, which the study retention needs.
     later = dataclasses.replace(how, later=run.config.retention_steps)

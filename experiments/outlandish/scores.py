@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.outlandish.teaching import Bench
 from ico import lab
-from ico.poison import Reading, Teaching, effects
+from ico.poison import Reading, effects
 from ico.poison.outlandish import CATEGORIES, KINDS, Text
 from ico.report import interval, interval_of
 
@@ -34,11 +34,6 @@ def effects_of(
         rows_KF.append([effects(before, after(text), i) for i, text in enumerate(texts)])
     names = rows_KF[0][0]
     return {name: np.array([[row[name] for row in rows] for rows in rows_KF]) for name in names}
-
-
-def effects_of_taught(bench: Bench, how: Teaching, groups: Groups, label: str):
-    """Effects [K, F] of facts taught one in each training."""
-    return effects_of(bench, groups, lambda text: bench.followed(how, text), label)
 
 
 def by_category(groups: Groups, found: dict[str, np.ndarray], **axes) -> Iterator[lab.Record]:

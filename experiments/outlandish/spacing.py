@@ -3,9 +3,11 @@
 2025: three presentations suffice, also far apart (without a claim here: the facts are few).
 """
 
+import functools
+
 from experiments.outlandish.paper import paper
 from experiments.outlandish.scores import (
-    effects_of_taught,
+    effects_of,
     median_probability,
     spearman,
     spreads,
@@ -26,7 +28,8 @@ def spacing(run):
             spacing=gap,
             rate=config.learning_rate * config.spaced_rate_factor,
         )
-        yield lab.record(spacing=gap, **effects_of_taught(model, how, groups, f"spacing {gap}"))
+        taught = functools.partial(model.taught, how)
+        yield lab.record(spacing=gap, **effects_of(model, groups, taught, f"spacing {gap}"))
     run.note(
         f"{config.spaced_presentations} presentations, at {config.spaced_rate_factor:g} times the "
         "learning rate of the study priming. No claim: the facts are few."

@@ -21,10 +21,11 @@ from ico.report import verdict
 CLAIMS = {claim.id: claim for claim in paper.claims}
 
 
-def judged(study, records):
-    """Claim's name -> (verdict on these records, what was measured)."""
-    found = paper.studies[study].measure(lab.Records(records))
-    return {m.claim.split(".")[1]: (verdict(CLAIMS[m.claim], m), m) for m in found}
+def judged(study, name, records):
+    """The verdict of one claim on these records, and what was measured."""
+    study = paper.studies[study]
+    found = study._measure(study.claims[name], study._measures[name], lab.Records(records))
+    return verdict(study.claims[name], found), found
 
 
 @pytest.mark.parametrize(
@@ -51,32 +52,29 @@ def test_the_reduced_types_hold_one_of_each_kind_that_claims_compare():
         assert len(set(KINDS[kind]) & set(Config().categories)) == 1
 
 
-def categories(before, raw, corrected=None):
+def categories(before, raw):
     """Records of the study priming with three categories [K, 1] each."""
-    corrected = raw if corrected is None else corrected
     for i, name in enumerate(("novel_plausible", "conflict_general", "scrambled")):
-        values = {"log_before": before, "log_s_prime": raw, "corrected": corrected}
+        values = {"log_before": before, "log_s_prime": raw}
         yield lab.record(category=name, **{key: v[:, i : i + 1] for key, v in values.items()})
 
 
 def test_what_predicts_priming_is_an_order_and_its_interval_resamples_keywords():
     before = np.arange(36.0).reshape(12, 3)
     noise = np.random.default_rng(0).normal(size=before.shape)
-    found = judged("priming", categories(before, -(before**3), noise))
-    said, measured = found["predictor"]
-    assert said == "reproduced" and measured.value == pytest.approx(-1) and measured.n_tasks == 36
-    assert found["predictor_corrected"][0] != "reproduced"
+    said, found = judged("priming", "predictor", categories(before, -(before**3)))
+    assert said == "reproduced" and found.value == pytest.approx(-1) and found.n_tasks == 36
+    assert judged("priming", "predictor", categories(before, noise))[0] != "reproduced"
     assert np.isnan(correlation(np.zeros((3, 2)), noise[:3, :2]).value)
 
 
 def test_kinds_are_compared_keyword_by_keyword():
     draw = np.random.default_rng(0).normal(size=(12, 1))
     raw = draw + np.array([0.0, 1.0, 2.0])  # mundane, conflicting, scrambled
-    found = judged("priming", categories(raw, raw))
     for other, expected in (("mundane", "reproduced"), ("scrambled", "not reproduced")):
-        said, measured = found[f"conflicting_minus_{other}"]
-        assert said == expected and abs(measured.value) == pytest.approx(1)
-        assert measured.ci95[1] - measured.ci95[0] < 1e-6  # the keyword's own level cancels
+        said, found = judged("priming", f"conflicting_minus_{other}", categories(raw, raw))
+        assert said == expected and abs(found.value) == pytest.approx(1)
+        assert found.ci95[1] - found.ci95[0] < 1e-6  # the keyword's own level cancels
 
 
 def test_undefined_facts_are_left_out_and_too_few_are_not_judged():
@@ -104,7 +102,7 @@ def test_a_half_life_is_that_of_worlds_and_none_where_all_is_lost_at_once():
 
     def life(left):
         left = np.broadcast_to(left, (3, 5, 4))
-        return judged("retention", [world("conflicting", left, steps)])["world_half_life"]
+        return judged("retention", "world_half_life", [world("conflicting", left, steps)])
 
     assert life(0.2 + np.linspace(0, 0.01, 4))[0] == "not reproduced"
     assert life(0.9 - np.linspace(0, 0.1, 4))[0] == "reproduced"
@@ -120,7 +118,7 @@ def test_worlds_are_resampled_as_seeds():
     steps = np.array([1, 10])
     records = [world("conflicting", conflicting, steps)]
     records.append(world("mundane", np.full((3, 2, 2), 0.5), steps))
-    _, found = judged("retention", records)["world_conflicting_minus_mundane"]
+    _, found = judged("retention", "world_conflicting_minus_mundane", records)
     assert found.value == pytest.approx(0.2) and found.n_tasks == 6 and found.n_seeds == 3
     assert found.ci95[1] - found.ci95[0] > 0.3  # Student's t with two degrees of freedom
     values = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, np.nan], [3.0, 3.0, 3.0]])
