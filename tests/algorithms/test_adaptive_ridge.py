@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from ico import algorithms as al
-from ico.tasks import NoisyRegression, noisy_regression
+from ico.tasks import NoisyRegression, noisy_context, noisy_regression
 
 TASK = NoisyRegression(4_000, num_inputs=5, num_context=12, noise=4.0)
+draw = jax.jit(noisy_context, static_argnums=1)
 
 
 def test_adaptive_ridge_by_numpy(make_episode, x64):

@@ -236,8 +236,13 @@ LEARNERS = {
 HELPERS = {
     *("statistics", "ridge_weights", "adaptive_ridge_weights", "estimated_noise_variance"),
     *("diagonal_heads", "diagonal_scalars", "descent_reading"),
-    *("best_rates", "expected_loss", "grid_search"),
-    *("constructions.next_vector", "next_vector_gd", "next_vector_ridge"),  # for sequences
+    *("best_rates", "expected_loss", "gd_plus_plus_error", "grid_search"),
+    *(
+        "constructions.next_vector",
+        "next_vector_gd",
+        "next_vector_ridge",
+        "preconditioned_inputs",
+    ),  # for sequences
 }
 
 
