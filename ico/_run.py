@@ -98,6 +98,8 @@ def _load_model(folder: Path) -> LoadedModel | None:
 def _build(spec: Any, folder: Path) -> Any:
     if spec is None:
         return None
+    if isinstance(spec, dict) and "." in str(spec.get("class")):
+        return None  # a class of somebody's own, which only their code can build
     models = importlib.import_module("ico.models")  # dear, and not every run has models
     # Only a listed name: a spec is a file, and must not reach any other attribute.
     if not isinstance(spec, dict) or spec.get("class") not in models.__all__:

@@ -36,6 +36,13 @@ def spacing(run):
     )
 
 
+spacing.figure(
+    lab.lines("spacing", "gain", xlabel="batches from one presentation to the next"),
+    "How much likelier the keyword became in the fact's own context, in nats, by how far apart its "
+    "presentations lay; with 95% intervals over facts.",
+)
+
+
 @spacing.table("by spacing")
 def _by_spacing(records):
     return [

@@ -56,8 +56,9 @@ def main(argv: Sequence[str], root: Path = _ROOT, known: Mapping[str, Paper] | N
             if len(runs) != 1:
                 raise ValueError(f"--readme publishes one run, not {len(runs)}")
             declared = (discover()[0] if known is None else known).get(arguments.readme)
-            if declared is not None:
-                check_whole(runs[0], declared)
+            if declared is None:
+                raise ValueError(f"--readme {arguments.readme}: there is no such experiment")
+            check_whole(runs[0], declared)
             for path in publish(runs[0], arguments.readme, root):
                 print(f"wrote {path}")
         elif runs:
@@ -174,12 +175,19 @@ def check_whole(results: dict, paper: Paper) -> None:
     left = [c["id"] for c in results["claims"] if c["verdict"] == "not run"]
     if wanted != found or left:
         raise ValueError(f"--readme: not every claim was measured: {left or 'other claims'}")
+    bands = {claim["id"]: claim["band"] for claim in results["claims"]}
+    if moved := [c.id for c in paper.claims if list(c.band) != bands[c.id]]:
+        raise ValueError(f"--readme: judged by other bands than those declared: {moved}")
     commits = [
         results["git"],
+        *results.get("artifact_commits", []),
         *(study.get("git", "") for study in results.get("studies", {}).values()),
     ]
-    if not results["git"] or any(commit.endswith("-dirty") for commit in commits):
-        raise ValueError("--readme: the code of this run is not a commit; run it from a clean one")
+    if not results["git"] or any(c.endswith("-dirty") or c == "unknown" for c in commits):
+        raise ValueError(
+            "--readme: the code of this run, or of something that it keeps, is not a commit; run "
+            f"it from a clean one into a new folder ({', '.join(sorted(set(map(str, commits))))})"
+        )
 
 
 def _show(runs: list[dict], page: Path | None, text: Path | None) -> None:

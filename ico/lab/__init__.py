@@ -33,13 +33,14 @@ from ico.lab._config import (
     Range,
     Share,
 )
+from ico.lab._describe import describe
 from ico.lab._errors import InputError
 from ico.lab._measures import difference, every, exact, falls, mean, ratio
 from ico.lab._paper import Paper, Study
 from ico.lab._recipe import Recipe, Restart
 from ico.lab._run import Run
 from ico.lab._show import bars, grid, lines, maps, rows
-from ico.lab._train import Trained, describe, regression_loss, train
+from ico.lab._train import Trained, regression_loss, train
 from ico.report import (
     EveryPair,
     Measurement,

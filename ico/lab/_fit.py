@@ -6,6 +6,7 @@ Dimension key: S seeds, C settings, M = S C models.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,10 +105,11 @@ class Training:
             return {"params": result.params, "history": unflatten(result.history)}
         state, before, rate = self._living(step, optimizer, restart, folder)
         result = self._fit(step, state, self.recipe.num_steps, folder)
-        history = {
-            metric: np.concatenate([before[metric], rows]) if metric in before else rows
-            for metric, rows in result.history.items()
+        whole = {
+            metric: [rows[metric] for rows in (before, result.history) if metric in rows]
+            for metric in before | result.history
         }
+        history = {metric: np.concatenate(parts) for metric, parts in whole.items()}
         return {
             "params": result.params,
             "history": unflatten(history),
@@ -148,12 +150,12 @@ class Training:
         repeat themselves to the last bit, since models under a vmap do not see each other.
         """
         attempts_M = np.zeros(len(self.models.keys), int)
-        dead, starts = 0, len(attempts_M)
-        while True:
+        at = min(restart.step, self.recipe.num_steps)
+        dead: set[tuple[int, int]] = set()  # models, and which of their starts
+        for number in itertools.count():
             state = self.models.state(optimizer, attempts_M)
-            here = folder / f"starts-{starts - len(attempts_M)}"
             try:
-                result = self._fit(step, state, restart.step, here)
+                result = self._fit(step, state, at, folder / f"starts-{number}")
                 loss_M = result.history["loss"][-1]
             except loop.NonFiniteLoss as error:
                 loss_M = np.zeros(len(attempts_M))
@@ -162,9 +164,9 @@ class Training:
                     raise
                 result = None
             dead_M = ~(loss_M <= restart.above)
-            dead += int(dead_M.sum())
+            dead |= {(int(m), int(attempts_M[m])) for m in np.flatnonzero(dead_M)}
             again_M = dead_M & (attempts_M < restart.most)
             if result is not None and not again_M.any():
-                return result.state, result.history, dead / starts
+                rate = len(dead) / (len(attempts_M) + int(attempts_M.sum()))
+                return result.state, result.history, rate
             attempts_M = attempts_M + again_M
-            starts += int(again_M.sum())

@@ -23,7 +23,6 @@ from typing import Any
 import jax
 
 from ico import report, train
-from ico.files import commit_of
 from ico.lab import _command_line, _run_folder
 from ico.lab._command_line import Request
 from ico.lab._errors import InputError
@@ -80,7 +79,11 @@ def _is_finished(paper: Paper, request: Request) -> bool:
         report.read_results(request.directory)
     except ValueError:
         return False
-    return set(request.studies) <= _saved_studies(paper, request.directory)
+    saved = _saved_studies(paper, request.directory)
+    if not set(request.studies) <= saved:
+        return False
+    # Claims and figures may have been mended since: then they are measured and drawn anew.
+    return all(_is_measured(paper, request.directory, study) for study in saved)
 
 
 def _saved_studies(paper: Paper, directory: Any) -> set[str]:
@@ -167,10 +170,15 @@ def _run_studies(paper: Paper, request: Request, saved: set[str]) -> None:
         request.preset,
         sys.stderr.isatty(),
         paper.file.parent,
+        _commit=paper.commit,
     )
+    for study in [name for name in paper.studies if name in saved]:
+        if not _is_measured(paper, directory, study):
+            print(f"{study}: measured anew, since the code of its claims is another", flush=True)
+            _measure(paper.studies[study], report.load_study(directory, study), directory)
     for number, study in enumerate(request.studies, start=1):
         place = f"[{number}/{len(request.studies)}] {study}"
-        if study in saved and _is_measured(directory, paper.studies[study], paper):
+        if study in saved:
             print(f"{place}: already done", flush=True)
             continue
         try:
@@ -199,21 +207,16 @@ def _run_study(study: Study, run: Run) -> float:
     return time.perf_counter() - started
 
 
-def _measure(study: Study, result: StudyResult, directory: Any) -> None:
+def _measure(study: Study, result: Any, directory: Any) -> None:
     claims, tables = study.measure(result.records), study.tabulate(result.records)
-    report.save_study(
-        directory, study.name, dataclasses.replace(result, claims=claims, tables=tables)
-    )
+    measured = dataclasses.replace(result, claims=claims, tables=tables, code=study.paper.code)
+    report.save_study(directory, study.name, measured)
 
 
-def _is_measured(directory: Any, study: Study, paper: Paper) -> bool:
-    """Measures a saved study whose run was stopped in between, and says that it is done."""
-    result = report.load_study(directory, study.name)
-    if result is None:
-        return False
-    if result.claims is None:
-        _measure(study, result, directory)
-    return True
+def _is_measured(paper: Paper, directory: Any, study: str) -> bool:
+    """Whether a saved study has been measured by the code of today."""
+    result = report.load_study(directory, study)
+    return result is not None and result.claims is not None and result.code == paper.code
 
 
 def _write_results(paper: Paper, request: Request, saved: set[str]) -> None:
@@ -231,7 +234,7 @@ def _write_results(paper: Paper, request: Request, saved: set[str]) -> None:
         studies=[study for study in paper.studies if study in saved],
         config=_run_folder.config_dict(request.config),
         device=kind if len(devices) == 1 else f"{len(devices)} x {kind}",
-        git=commit_of(paper.file.parent),
+        git=paper.commit,
     )
 
 
@@ -261,7 +264,8 @@ def draw(paper: Paper, directory: Any) -> list[tuple[str, str, str]]:
             with report.style():
                 try:
                     fig = figure.draw(result.records)
-                except Missing:  # the run left out what it shows
+                except Missing as absent:  # the run left out what it shows
+                    print(f"figure {figure.name} is left out: {absent}")
                     continue
                 if fig is not None:
                     report.save_figure(fig, directory, figure.name)

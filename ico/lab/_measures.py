@@ -116,7 +116,7 @@ def every(comparison: Comparison, *, note: str = "", **over: Any) -> Measure:
         places = [
             dict(zip(over, place, strict=True))
             for place in itertools.product(*choices)
-            if all(v is not ... for v in over.values()) or _present(some, fixed, over, place)
+            if _wanted(some, fixed, over, place)
         ]
         if not places:
             raise Missing(f"this run has no record at any {', '.join(over)}")
@@ -128,9 +128,11 @@ def every(comparison: Comparison, *, note: str = "", **over: Any) -> Measure:
     return measure
 
 
-def _present(records: Records, fixed: dict, over: dict, place: tuple) -> bool:
-    """Whether a combination of axes left open was run; grids need not be whole."""
-    return bool(len(records.where(**fixed, **dict(zip(over, place, strict=True)))))
+def _wanted(records: Records, fixed: dict, over: dict, place: tuple) -> bool:
+    """Whether a place is to be compared: of `...` the combinations that were run, of names all."""
+    axes = dict(zip(over, place, strict=True))
+    left_open = {axis: value for axis, value in axes.items() if over[axis] is ...}
+    return not left_open or bool(len(records.where(**fixed, **left_open)))
 
 
 def falls(value: str, *, along: str, record: str = "", note: str = "", **where: Any) -> Measure:

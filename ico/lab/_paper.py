@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import importlib
 import re
 import sys
@@ -26,6 +27,7 @@ from typing import Any
 
 import jax
 
+from ico.files import commit_of
 from ico.lab._config import Config
 from ico.lab._measures import Measure
 from ico.lab._run import Run
@@ -53,6 +55,8 @@ class Study:
     def __init__(self, paper: Paper, question: str, function: Callable[[Run], Iterable[Record]]):
         self.paper, self.question, self.function = paper, question, function
         self.name: str = function.__name__
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise ValueError(f"study {self.name!r}: names are of a-z, 0-9 and _")
         self.__doc__ = function.__doc__
         self.claims: dict[str, Claim] = {}
         self.figures: list[Figure] = []
@@ -126,8 +130,11 @@ class Study:
         declared = draw.__module__.startswith("ico.lab")  # by `lab.lines` and its kin
         suffix = "" if declared else "_" + draw.__name__.strip("_")
         name = name or self.name + suffix
-        if any(name == figure.name for figure in self.figures):
+        taken = {f.name for study in [self, *self.paper.declared] for f in study.figures}
+        if name in taken:
             name = f"{name}_{len(self.figures) + 1}"
+        if name in taken:
+            raise ValueError(f"{self.paper.name}: two figures would be called {name}")
         self.figures.append(Figure(name, draw, caption))
         return draw
 
@@ -229,6 +236,11 @@ class Paper:
         return declare
 
     @property
+    def declared(self) -> list[Study]:
+        """The studies that have been declared so far, in the order of their declaration."""
+        return list(self._studies.values())
+
+    @property
     def studies(self) -> dict[str, Study]:
         """All studies by name, in the order of running; loads the files that define them."""
         for file in self._files:
@@ -262,7 +274,23 @@ class Paper:
     @property
     def file(self) -> Path:
         """The file that defines it."""
-        return Path(sys.modules[self._module].__file__ or ".").resolve()
+        return Path(getattr(sys.modules[self._module], "__file__", None) or "unknown.py").resolve()
+
+    @functools.cached_property
+    def commit(self) -> str:
+        """Of the code that defines it, when this was first asked for."""
+        return commit_of(self.file.parent)
+
+    @property
+    def code(self) -> str:
+        """A hash of the files that declare its claims, tables and figures."""
+        files = [self.file]
+        if self.file.name == "paper.py":
+            files = sorted(self.file.parent.glob("*.py"))
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(file.read_bytes() if file.exists() else b"")
+        return digest.hexdigest()[:12]
 
     @property
     def published(self) -> Path:

@@ -47,7 +47,8 @@ class Recipe:
       restart: when a start is dead; None begins none anew.
 
     Raises:
-      ValueError: an unknown schedule, or a share outside [0, 1].
+      ValueError: an unknown schedule, a share outside [0, 1], or a field that the optimizer or the
+        schedule does not use.
     """
 
     num_steps: int
@@ -68,6 +69,10 @@ class Recipe:
     def __post_init__(self):
         if self.schedule not in ("constant", "cosine", "linear"):
             raise ValueError(f"schedule must be constant, cosine or linear, not {self.schedule!r}")
+        if self.optimizer != "adamw" and (self.weight_decay or self.decay_matrices_alone):
+            raise ValueError(f"weight_decay is of adamw, not of {self.optimizer!r}")
+        if self.schedule != "cosine" and self.warmup:
+            raise ValueError(f"warmup goes with the schedule cosine, not {self.schedule!r}")
         for name in ("warmup", "end", "tail"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share of one, not {getattr(self, name)}")

@@ -156,9 +156,25 @@ def holds_anything(directory: Path) -> bool:
     return any((directory / name).exists() for name in ("studies", "checkpoints", "results.json"))
 
 
+def _is_foreign(directory: Path) -> bool:
+    """Whether what would be overwritten in a folder is somebody else's."""
+    ours = ("results.json", "report.html", "studies", "checkpoints", _CONFIG)
+    if not any((directory / name).exists() for name in ours):
+        return False
+    if not (directory / _CONFIG).exists():
+        return True
+    try:
+        held = json.loads((directory / _CONFIG).read_text())
+    except ValueError:
+        return False  # damaged: said elsewhere
+    return isinstance(held, dict) and "experiment" not in held
+
+
 def _check_config(paper: Paper, request: Request) -> None:
     """Refuses a folder that holds another configuration, and names the first differences."""
     path = request.directory / _CONFIG
+    if _is_foreign(request.directory):
+        raise InputError("out", f"{request.directory} holds no run of ours; choose another --out")
     if not path.exists() or not holds_anything(request.directory):
         return
     try:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from ico import models, tasks
 from ico.files import flatten
+from ico.lab._describe import describe
 from ico.lab._fit import SideBySide, Training
 from ico.lab._recipe import Recipe
 from ico.lab._run import Run
@@ -129,8 +128,9 @@ def train(
       stream: what starts and batches are drawn by, `name` if empty. Models of one stream see the
         same batches seed by seed, which pairs differences between them.
       key: of starts and batches, in place of the run's for that stream.
-      spec: whatever else the parameters depend on. Functions that close over something cannot be
-        described, so with such a `sampler` or `loss` it is required.
+      spec: whatever else the parameters depend on. Functions count with their name and their own
+        code, not with the code that they call; those that close over something cannot be described,
+        so with such a `sampler` or `loss` it is required.
 
     Returns:
       The trained models, evaluated and kept at the parameters to use.
@@ -145,6 +145,7 @@ def train(
         "model": describe(model, lenient),
         "sampler": describe(sampler, lenient),
         "loss": describe(loss, lenient),
+        "init": describe(init, True),
         "evaluate": describe(evaluate, True),
         "recipe": recipe,
         "seeds": num_seeds,
@@ -157,7 +158,7 @@ def train(
         "also": spec,
     }
     if init is None and start is None:
-        init = functools.partial(_init_model, model, sampler, () if given is None else (given,))
+        init = functools.partial(_init_model, model, sampler, _of_one(given, given_axes, settings))
     elif init is None:
         init = functools.partial(_first_of, start)  # for its shapes: `start` takes its place
     loss = loss or regression_loss(models.learner(model))
@@ -193,40 +194,6 @@ def regression_loss(apply: Callable) -> Callable:
     return loss
 
 
-def describe(value: Any, lenient: bool = False) -> Any:
-    """A model or function as a specification: what it is called and what it was made with.
-
-    Args:
-      value: a Linen module, a function of a module, `functools.partial` of one, or None.
-      lenient: whether a function that closes over something counts by its name alone, since what
-        it depends on is specified elsewhere.
-
-    Raises:
-      TypeError: (unless lenient) there is no such description.
-    """
-    if value is None:
-        return None
-    if isinstance(value, nn.Module):
-        # `parent` and `name` say where a module stands, not what it is.
-        fields = [f.name for f in dataclasses.fields(value) if f.name not in ("parent", "name")]
-        arguments = {field: getattr(value, field) for field in fields}
-        return {"class": type(value).__name__, "arguments": arguments}
-    value = inspect.unwrap(value) if callable(value) else value  # annotations' checks wrap it
-    if isinstance(value, functools.partial):
-        called = describe(value.func, lenient)
-        return {"function": called, "arguments": [list(value.args), dict(value.keywords)]}
-    name = getattr(value, "__qualname__", type(value).__qualname__)
-    whole = f"{getattr(value, '__module__', '')}.{name}"
-    closes = getattr(value, "__closure__", None) or not callable(value)
-    if closes and not lenient:
-        raise TypeError(
-            f"{whole} depends on what its name does not tell; give lab.train `spec`, or make it a "
-            "functools.partial of a function of the module"
-        )
-    # A system that is launched by its own file is another module than when it is imported.
-    return whole.removeprefix("__main__.") if whole.startswith("__main__.") else whole
-
-
 def leaves_of(tree: PyTree) -> list | None:
     """The leaves of a tree by their paths, for a specification."""
     if tree is None:
@@ -242,6 +209,24 @@ def _init_model(model, sampler, given, key):
     inputs = batch.inputs if hasattr(batch, "inputs") else batch[0]
     one = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), inputs)
     return model.init(key, one)["params"]
+
+
+def _of_one(given, given_axes, settings) -> tuple:
+    """What the first seed is given in the first setting: what a sampler needs beside its key."""
+    parts = ()
+    if given is not None:
+        axes = jax.tree.broadcast(given_axes, given, is_leaf=lambda leaf: leaf is None)
+        parts += (
+            jax.tree.map(
+                lambda axis, leaf: leaf if axis is None else jnp.take(leaf, 0, axis),
+                axes,
+                given,
+                is_leaf=lambda leaf: leaf is None,
+            ),
+        )
+    if settings is not None:
+        parts += (jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], settings),)
+    return parts
 
 
 def _first_of(start, key):

@@ -83,7 +83,8 @@ def claims_table(results: dict, links: bool = False) -> str:
     rows = []
     papers = any(_format.paper_value(claim) for claim in results["claims"])
     for claim in results["claims"]:
-        statement = escape(claim["statement"])
+        core = "Core: " if claim.get("kind") == "core" else ""
+        statement = escape(core + claim["statement"])
         if links:
             statement = f'<a href="#study-{escape(_study(claim))}">{statement}</a>'
         value, rest = _value(claim)

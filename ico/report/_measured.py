@@ -93,8 +93,8 @@ class EveryPair:
 
 
 def ratio(a: float, b: float) -> float:
-    """The ratio of two means: a statistic for `measured`."""
-    return a / b
+    """The ratio of two means, not finite where the second is zero: a statistic for `measured`."""
+    return a / b if b else float("nan") if a == 0 or a != a else a * float("inf")
 
 
 def difference(a: float, b: float) -> float:

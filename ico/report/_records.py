@@ -73,11 +73,15 @@ def record(name: str = "", /, **fields: Any) -> Record:
     axes: dict[str, Axis] = {}
     values: dict[str, np.ndarray] = {}
     for field, value in fields.items():
+        if field == "failure_rate":  # a number or nothing, and never an axis
+            if value is not None:
+                values[field] = np.array(value, float)
+            continue
         plain = value is None or isinstance(value, str | bool | int | float)
         if plain and not isinstance(value, np.generic):  # numpy.float64 is a float, and measured
             axes[field] = value
             continue
-        array = np.asarray(value)
+        array = np.array(value)  # a copy: the caller may use the buffer again
         if array.dtype.kind == "O":
             raise TypeError(f"record field {field!r} is {type(value).__name__}, which is no array")
         if "/" in field:
@@ -149,7 +153,8 @@ class Records:
 
     def axis(self, name: str) -> list[Any]:
         """The different values of an axis, in the order of their first appearance."""
-        return list(dict.fromkeys(r.axes[name] for r in self if name in r.axes))
+        found = {(isinstance(r.axes[name], bool), r.axes[name]): r for r in self if name in r.axes}
+        return [value for _, value in found]
 
     def stack(self, value: str) -> np.ndarray:
         """A value of all these records, stacked on a new first axis."""

@@ -41,6 +41,7 @@ class StudyResult:
       notes: sentences for the reader, such as what was tried and failed.
       seconds: wall time.
       git: commit of the code that ran.
+      code: a hash of the code that declares claims, tables and figures.
     """
 
     records: Records = dataclasses.field(default_factory=Records)
@@ -49,6 +50,7 @@ class StudyResult:
     notes: list[str] = dataclasses.field(default_factory=list)
     seconds: float | int = 0.0
     git: str = ""
+    code: str = ""
 
 
 def save_study(directory: str | os.PathLike, name: str, result: StudyResult) -> None:
@@ -76,6 +78,7 @@ def save_study(directory: str | os.PathLike, name: str, result: StudyResult) -> 
         "notes": list(result.notes),
         "seconds": float(result.seconds),
         "git": result.git or commit_of(Path(__file__).parent),
+        "code": result.code,
         "npz_sha256": hashlib.sha256(packed).hexdigest(),
     }
     text = json.dumps(_plain(content, finite=False), indent=1)
@@ -102,6 +105,7 @@ def load_study(directory: str | os.PathLike, name: str) -> StudyResult | None:
             content["notes"],
             float(content["seconds"]),
             content["git"],
+            content.get("code", ""),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -172,6 +176,7 @@ def write_results(
         "machine": machine(device),
         "seconds": sum(s.seconds for s in studies.values()) if seconds is None else seconds,
         "training_seconds": training_seconds(directory),
+        "artifact_commits": artifact_commits(directory),
         "claims": [_judged(claim, by_id.get(claim.id)) for claim in claims],
         "tables": {name: study.tables for name, study in studies.items() if study.tables},
         "studies": {
@@ -197,13 +202,24 @@ def training_seconds(directory: str | os.PathLike) -> float:
         if not (done.parent / "metrics.jsonl").exists():
             began = (done.parent / "spec.json").stat().st_mtime
             total += max(0.0, done.stat().st_mtime - began)
-    for path in sorted(Path(directory).glob("checkpoints/*/metrics.jsonl")):
+    for path in sorted(Path(directory).glob("checkpoints/**/metrics.jsonl")):
         lines = path.read_text().splitlines()
         try:
             total += float(json.loads(lines[-1])["seconds"])
         except (IndexError, KeyError, TypeError, ValueError):
             continue  # nothing logged yet, or the last line was cut off
     return total
+
+
+def artifact_commits(directory: str | os.PathLike) -> list[str]:
+    """The commits of the code that made what a run keeps, sorted."""
+    found = set()
+    for done in Path(directory).glob("checkpoints/*/done.json"):
+        try:
+            found.add(str(json.loads(done.read_text()).get("git", "unknown")))
+        except (OSError, ValueError):
+            continue  # `load_artifact` says that it is damaged
+    return sorted(found)
 
 
 def read_results(directory: str | os.PathLike) -> dict:

@@ -208,10 +208,31 @@ def test_another_configuration_is_refused(paper):
 def test_a_run_that_left_nothing_is_in_nobodys_way(paper):
     """Such as one whose --model was mistyped."""
     paper.out.mkdir()
-    (paper.out / "config.json").write_text('{"config": {"batch_size": 7}}')
+    (paper.out / "config.json").write_text('{"experiment": "tiny", "config": {"batch_size": 7}}')
     (paper.out / ".unfinished.json").write_text('["first", "second"]')
     assert paper()[0] == 0
     assert json.loads((paper.out / "config.json").read_text())["config"]["batch_size"] == 8
+
+
+@pytest.mark.parametrize("name", ["results.json", "report.html", "studies", "config.json"])
+def test_somebodys_files_are_not_overwritten(paper, name):
+    paper.out.mkdir()
+    (paper.out / name).write_text('{"theirs": 1}')
+    assert_refused(paper(), "no run of ours")
+    assert (paper.out / name).read_text() == '{"theirs": 1}'
+
+
+def test_a_mended_claim_is_measured_anew_on_what_was_found(paper):
+    assert paper()[0] == 0
+    file = paper.folder / "tiny_paper.py"
+    mended = file.read_text().replace("band=(1.0, 1.0)", "band=(2.0, 3.0)")
+    file.write_text(mended.replace('"one", "One is one."', '"another", "One is two."'))
+    del sys.modules["tiny_paper"]
+    status, out, _ = paper()
+    assert status == 0 and "first: measured anew" in out and "first: already done" in out
+    assert paper.ran == ["first", "second"]
+    assert paper.verdicts == {"first.another": "not reproduced", "second.two": "not reproduced"}
+    assert "One is two" in (paper.out / "report.html").read_text()
 
 
 def test_a_file_in_the_way(paper):

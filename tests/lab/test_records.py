@@ -33,6 +33,16 @@ def test_scalars_are_axes_and_arrays_are_values():
         lab.record(h=object())
 
 
+def test_records_hold_what_was_measured_then():
+    buffer, found = np.zeros(2), []
+    for place in range(3):
+        buffer[:] = place
+        found.append(lab.record(place=place, x=buffer, failure_rate=None))
+    assert [r["x"][0] for r in found] == [0, 1, 2]
+    assert "failure_rate" not in found[0]
+    assert lab.Records([lab.record(x=[1.0], failure_rate=0.5)]).failure_rate() == 0.5
+
+
 def test_records_are_found_by_axes():
     found = records()
     assert found.one(learner="gd", depth=2)["loss"].shape == (200,)
@@ -54,6 +64,7 @@ def test_records_are_found_by_axes():
 def test_true_is_not_one():
     both = lab.Records([lab.record(tied=True, x=[1.0]), lab.record(tied=1, x=[2.0])])
     assert both.one(tied=True)["x"] == 1 and both.one(tied=1)["x"] == 2
+    assert [type(value) for value in both.axis("tied")] == [bool, int]
 
 
 def same(found, expected):
@@ -87,6 +98,15 @@ def test_every_and_falls_are_about_all_places():
     ].shape == (3, 200)
     with pytest.raises(lab.Missing):
         lab.every(lab.ratio("loss", learner=("layer", "gd")), depth=[1, 7])(found)
+    mixed = lab.every(lab.ratio("loss", learner=("layer", "gd")), depth=..., task=["a", "b"])
+    some = [
+        lab.record(learner=name, depth=1, task=task, loss=np.ones(9))
+        for name in ("gd", "layer")
+        for task in ("a", "b")
+    ]
+    assert len(mixed(lab.Records(some)).pairs) == 2
+    with pytest.raises(lab.Missing, match="task='b'"):
+        mixed(lab.Records(some[:1] + some[2:3]))
     falls = lab.falls("loss", along="depth", learner="layer")(found).within((0, None))
     assert 0.9 < falls.value < 1.1 and falls.ci95[0] > 0
     with pytest.raises(lab.Missing, match="two values"):

@@ -134,7 +134,7 @@ def test_dead_starts_are_begun_anew_and_counted(tmp_path):
         return {"w": jax.random.normal(key, (3,)), "alive": 1.0 * (jax.random.uniform(key) > 0.33)}
 
     def train(seed, restart):
-        run = PAPER.run(Config(), directory=tmp_path / f"{seed}-{restart is None}", seed=seed)
+        run = PAPER.run(Config(), directory=tmp_path / f"{seed}-{restart}", seed=seed)
         recipe = lab.Recipe(20, 0.05, "sgd", clip=None, steps_per_call=5, restart=restart)
         return linear(run, recipe=recipe, loss=gated, init=start, num_seeds=20, spec="starts")
 
@@ -151,6 +151,8 @@ def test_dead_starts_are_begun_anew_and_counted(tmp_path):
     begun = 20 / (1 - rescued.failure_rate)
     assert begun == pytest.approx(round(begun)) and begun >= 20 + dead.sum()
     assert train(0, lab.Restart(10, 500.0, most=0)).failure_rate == pytest.approx(dead.mean())
+    late = train(0, lab.Restart(20, 500.0, most=0))  # looked at once they are done
+    np.testing.assert_array_equal(late.history["loss"], plain.history["loss"])
 
 
 @pytest.mark.parametrize(
@@ -198,12 +200,78 @@ def test_a_recipe_refuses_what_makes_no_sense(annotations_off):
     with pytest.raises(ValueError, match="schedule"):
         lab.Recipe(10, schedule="step")
     with pytest.raises(ValueError, match="warmup"):
-        lab.Recipe(10, warmup=2.0)
+        lab.Recipe(10, schedule="cosine", warmup=2.0)
+    with pytest.raises(ValueError, match="warmup"):
+        lab.Recipe(10, warmup=0.1)
+    with pytest.raises(ValueError, match="weight_decay"):
+        lab.Recipe(10, weight_decay=0.1)
 
 
 def test_descriptions():
     assert lab.describe(None) is None
-    assert lab.describe(nn.Dense(3))["class"] == "Dense"
-    assert lab.describe(loss).endswith("test_train.loss")
+    assert lab.describe(nn.Dense(3))["class"] == "flax.linen.linear.Dense"
+    assert lab.describe(loss)["function"].endswith("test_train.loss")
     partial = lab.describe(functools.partial(sample, size=4))
     assert partial["arguments"] == [[], {"size": 4}]
+    assert nn.Dense(3).param_dtype is jnp.float32 and "float32" in str(lab.describe(nn.Dense(3)))
+
+
+class Scaled:
+    """A callable with a state that its name does not tell."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, params, batch):
+        return self.factor * loss(params, batch)[0], {}
+
+    def method(self, params, batch):
+        return self(params, batch)
+
+
+def times(factor):
+    def decorate(function):
+        @functools.wraps(function)
+        def wrapped(*args):
+            return factor * function(*args)[0], {}
+
+        return wrapped
+
+    return decorate
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        Scaled(2.0),
+        Scaled(2.0).method,
+        times(2.0)(loss),
+        lambda params, batch: loss(params, batch),
+        functools.partial(lambda params, batch, c: loss(params, batch), c=1),
+    ],
+)
+def test_what_a_name_does_not_tell_has_to_be_specified(run, hidden):
+    with pytest.raises(TypeError, match="spec"):
+        linear(run, loss=hidden)
+    linear(run, loss=hidden, spec="two")
+
+
+def test_defaults_and_code_count(run):
+    def half(params, batch, factor=0.5):
+        return factor * loss(params, batch)[0], {}
+
+    def changed(source):
+        """The same name in another state of its file."""
+        import linecache
+
+        name = f"<{hash(source)}>"
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+        space = {"loss": loss, "__name__": "somewhere"}
+        exec(compile(source, name, "exec"), space)
+        return space["scaled"]
+
+    first = "def scaled(params, batch):\n    return 1 * loss(params, batch)[0], {}\n"
+    assert lab.describe(half)["defaults"] == [[0.5], None]
+    one, two = changed(first), changed(first.replace("1 *", "2 *"))
+    commented = changed(first.replace("    return", "    # why\n    return"))
+    assert lab.describe(one) == lab.describe(commented) != lab.describe(two)

@@ -14,7 +14,6 @@ from ico import poison, train
 from ico.lm import DecoderConfig, LanguageModel, init_params, next_token_loss
 
 CONFIG = DecoderConfig(
-    "llama",
     vocab_size=20,
     dim=16,
     num_layers=2,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments._discovery import discover
-from experiments.report.run import check_whole, main
+from experiments.report.run import check_whole, main, publish
 from ico import report
 from ico.report import _format, _plot
 
@@ -177,7 +177,7 @@ def test_style_leaves_no_trace():
     assert report.palette(9)[7:] == report.palette(2)
 
 
-def test_markdown_rows_have_one_line_and_four_cells(run):
+def test_markdown_rows_have_one_line_and_five_cells(run):
     text = report.claims_markdown(report.read_results(run))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 6
@@ -254,17 +254,17 @@ def repository(tmp_path):
 
 
 def test_publishing_copies_results_and_fills_both_readmes(run, repository):
-    assert main([str(run), "--readme", "gd_in_context"], root=repository, known={}) == 0
+    publish(report.read_results(run), "gd_in_context", repository)
     folder = repository / "experiments" / "gd_in_context"
     assert report.read_results(folder) == report.read_results(run)
     claims = report.claims_markdown(report.read_results(run))
     assert claims in (folder / "README.md").read_text()
     home = (repository / "README.md").read_text()
     assert claims in home
-    assert "| gd_in_context (seed 0) | 2 | 1 | 2 | 1 |" in home
+    assert "| gd_in_context (seed 0) | 1 / 2 | 0 / 1 | 0 / 2 | 0 / 1 |" in home
 
 
-@pytest.mark.parametrize("fault", ["name", "smoke", "markers", "two", "absent"])
+@pytest.mark.parametrize("fault", ["name", "smoke", "markers", "two", "absent", "part"])
 def test_publishing_is_refused_whole(run, repository, write, capsys, fault):
     arguments = [str(run), "--readme", "gd_in_context"]
     readme = repository / "experiments" / "gd_in_context" / "README.md"
@@ -279,13 +279,16 @@ def test_publishing_is_refused_whole(run, repository, write, capsys, fault):
     if fault == "absent":
         readme.unlink()
     home = (repository / "README.md").read_text()
-    assert main(arguments, root=repository, known={}) == 2
+    known = {"gd_in_context": discover()[0]["gd_in_context"]}
+    assert main(arguments, root=repository, known=known) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert (repository / "README.md").read_text() == home
     assert not (readme.parent / "results.json").exists()
 
 
-@pytest.mark.parametrize("fault", ["", "field", "part", "missing", "dirty", "unknown", "preset"])
+@pytest.mark.parametrize(
+    "fault", ["", "field", "part", "missing", "band", "dirty", "unknown", "artefact", "preset"]
+)
 def test_only_a_whole_run_of_a_preset_is_published(fault):
     """So that neither a demo nor one study nor uncommitted code ends in the README."""
     experiment = discover()[0]["gd_in_context"]
@@ -293,7 +296,10 @@ def test_only_a_whole_run_of_a_preset_is_published(fault):
         "preset": "cpu",
         "git": "0123abc",
         "config": json.loads(json.dumps(dataclasses.asdict(experiment.presets["cpu"]))),
-        "claims": [{"id": claim.id, "verdict": "inconclusive"} for claim in experiment.claims],
+        "claims": [
+            {"id": claim.id, "verdict": "inconclusive", "band": list(claim.band)}
+            for claim in experiment.claims
+        ],
     }
     if fault == "field":
         results["config"]["one_layer_steps"] = 1_500
@@ -301,8 +307,12 @@ def test_only_a_whole_run_of_a_preset_is_published(fault):
         results["claims"].pop()
     if fault == "missing":
         results["claims"][3]["verdict"] = "not run"
+    if fault == "band":
+        results["claims"][3]["band"] = [0, 1]
+    if fault == "artefact":
+        results["artifact_commits"] = ["0123abc", "4567def-dirty"]
     if fault in ("dirty", "unknown"):
-        results["git"] = "0123abc-dirty" if fault == "dirty" else None
+        results["git"] = "0123abc-dirty" if fault == "dirty" else "unknown"
     if fault == "preset":
         results["preset"] = "demo"
     if not fault:

@@ -118,7 +118,8 @@ def test_results_have_the_schema_of_the_design(tmp_path, write):
     results = _strict(text)
     assert results == returned == report.read_results(tmp_path)
     design = {"experiment", "preset", "seed", "git", "versions", "seconds", "claims", "tables"}
-    assert design | {"studies", "machine", "config", "training_seconds"} == results.keys()
+    more = {"studies", "machine", "config", "training_seconds", "artifact_commits"}
+    assert design | more == results.keys()
     for claim in results["claims"]:
         assert {"id", "statement", "source", "measured", "unit", "band", "n_seeds"} <= claim.keys()
         assert {"ci95", "verdict", "kind", "paper_value", "failure_rate"} <= claim.keys()
