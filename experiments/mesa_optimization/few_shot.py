@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.mesa_optimization import systems
-from experiments.mesa_optimization.explicit import least_squares_losses
 from experiments.mesa_optimization.paper import paper
 from ico import lab, tasks
 
@@ -70,7 +69,7 @@ def least_squares(test: tasks.Pairs, other: tasks.Pairs) -> np.ndarray:
         # At pair p the query is x_p and the newest pair is p - 1: shifted by one.
         return pairs.x, jnp.pad(pairs.y[:, :-1], ((0, 0), (1, 0), (0, 0))), pairs.y
 
-    return least_squares_losses(side(test), side(other))[0]
+    return systems.least_squares(side(test), side(other))[0]
 
 
 @paper.study("Do models trained on dynamics learn regressions from pairs?")
@@ -154,9 +153,7 @@ few_shot.note(
     "worse: the claim's ratio is to its own first loss, so compare with zero's, too."
 )
 few_shot.figure(
-    lab.lines(
-        "pair", "loss", record="curve", color="learner", panel="tasks", ylabel=systems.LOSS, log="y"
-    ),
+    systems.loss_lines("pair", panel="tasks", log="y"),
     "Paper, Fig. 8. Loss by pair of regressions, of models trained on dynamics alone: untuned, "
     "with a tuned token behind each pair (EOS), with a tuned prefix, too. Right: after the middle "
     "pair the task is another.",

@@ -24,7 +24,7 @@ def linearisation(run):
         trained = systems.train(
             run, f"softmax-{n}", softmax_model(config, n), _task(n, config.batch_size), fit
         )
-        test = systems.draw_jit(run.key(f"linearisation/{n}"), _task(n, config.eval_sequences))
+        test = systems.draw_jit(run.key(f"linearisation/{n}"), task=_task(n, config.eval_sequences))
         whole = systems.losses(trained, test).mean(-1)
         for layer in range(config.linearisation_layers):
             replaced = replace_layer(run, trained, n, layer)
@@ -66,7 +66,7 @@ def replace_layer(run: lab.Run, trained: lab.Trained, n: int, layer: int) -> lab
         run,
         f"linearised-{n}-{layer}",
         mixer,
-        functools.partial(_draw_given, task=_task(n, config.batch_size)),
+        functools.partial(systems.draw, task=_task(n, config.batch_size)),
         systems.recipe(config.linear_fit_steps, 5e-3, weight_decay=0.0),
         loss=functools.partial(_fit_loss, trained.model, mixer, layer),
         start=start(keys),
@@ -77,10 +77,6 @@ def replace_layer(run: lab.Run, trained: lab.Trained, n: int, layer: int) -> lab
     kinds[layer] = "linear"
     params = {**trained.params, f"block_{layer}": {"attention": found.params}}
     return trained.remade(params, kinds=tuple(kinds))
-
-
-def _draw_given(key, frozen, task):
-    return systems.draw(key, task)
 
 
 def _fit_loss(model, mixer, layer, student, batch, frozen):

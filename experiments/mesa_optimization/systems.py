@@ -11,8 +11,9 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+import threadpoolctl
 
-from ico import lab, models, tasks
+from ico import algorithms, lab, models, tasks
 from ico.models import MixerKind, SequenceTransformer
 from ico.types import Sequence
 
@@ -28,6 +29,8 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "partial": {"embed_dim": 80},
     "nonlinear": {"embed_dim": 60, "mlp_dim": 300, "normalise": True},
 }
+
+CHOOSE = 500  # sequences that coefficients of explicit algorithms are chosen on
 
 # Systems and sequences ----------------------------------------------------------------------------
 
@@ -45,8 +48,8 @@ def system(config: Any, name: str = "linear", count: int = 1, length: int = 0) -
     return dataclasses.replace(whole, **changes[name])
 
 
-def draw(key, task: tasks.Dynamics, constructed: bool = False) -> Sequence:
-    """Sequences; as constructed tokens (0, x_t, x_t, x_{t-1}) if asked."""
+def draw(key, *given, task: tasks.Dynamics, constructed: bool = False) -> Sequence:
+    """Sequences, whatever is `given`; as constructed tokens (0, x_t, x_t, x_{t-1}) if asked."""
     sequence = tasks.dynamics(key, task).sequence
     if constructed:
         sequence = sequence._replace(inputs=tasks.constructed_tokens(sequence.inputs))
@@ -66,7 +69,7 @@ def held_out(run: lab.Run, name: str, system_name: str = "") -> Sequence:
     """
     task = system(run.config, system_name or "linear", run.config.eval_sequences)
     stream = f"full/{system_name}/{name}" if system_name else name
-    return draw_jit(run.key(stream), task, not system_name)
+    return draw_jit(run.key(stream), task=task, constructed=not system_name)
 
 
 # Training -----------------------------------------------------------------------------------------
@@ -218,6 +221,12 @@ def compressed(trained: lab.Trained, dim: int) -> lab.Trained:
     return trained.remade(read(trained.params), head_dim=4 * dim)
 
 
+@threadpoolctl.threadpool_limits.wrap(limits=1)  # of many small matrices
+def least_squares(test: tuple, other: tuple) -> tuple[np.ndarray, float]:
+    """`ico.algorithms.tuned_next_vector_ridge`, tuned on the first 500 of the other sequences."""
+    return algorithms.tuned_next_vector_ridge(test, tuple(side[:CHOOSE] for side in other))
+
+
 # Records and tables of losses by position ---------------------------------------------------------
 
 
@@ -235,6 +244,11 @@ def loss_records(learner: str, loss_SBT, dim: int, **axes: Any) -> Iterator[lab.
     )
     position = np.arange(1, loss_SBT.shape[-1] + 1)
     yield lab.record("curve", learner=learner, **axes, position=position, loss=loss_SBT.mean(1))
+
+
+def loss_lines(x: str = "position", **more: Any):
+    """The picture of all learners' curves."""
+    return lab.lines(x, "loss", record="curve", color="learner", ylabel=LOSS, **more)
 
 
 loss_rows = functools.partial(lab.rows, also=("late", "last", "median_last", "top_last"))
