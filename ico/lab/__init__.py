@@ -34,7 +34,7 @@ from ico.lab._config import (
     Share,
 )
 from ico.lab._errors import InputError
-from ico.lab._measures import difference, every, exact, falls, mean, ratio
+from ico.lab._measures import difference, every, exact, falls, mean, ratio, reduction
 from ico.lab._paper import Paper, Study
 from ico.lab._recipe import Recipe, Restart
 from ico.lab._run import Run
@@ -87,6 +87,7 @@ __all__ = [
     "measured",
     "ratio",
     "record",
+    "reduction",
     "regression_loss",
     "rows",
     "train",
