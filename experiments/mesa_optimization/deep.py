@@ -8,6 +8,7 @@ Dimension key: S seeds, B sequences, T positions.
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 
@@ -23,7 +24,7 @@ _CLIPPED = "LSA-1, clipped as stacks are"
 def train_on(run: lab.Run, trained: lab.Trained, depth: int) -> lab.Trained:
     """A model trained on as long as its scalars are, with their recipe: what they compare with."""
     task = systems.system(run.config, count=run.config.batch_size)
-    more = {"constructed": True, "start": trained.params}
+    more: dict[str, Any] = {"constructed": True, "start": trained.params}
     return systems.train(run, f"on-linear-{depth}", trained.model, task, _on(run), **more)
 
 

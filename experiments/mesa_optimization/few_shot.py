@@ -122,24 +122,14 @@ few_shot.claim(
     kind="core",
     of=lab.ratio(("last", "first"), learner=_JUDGED, tasks="one task"),
 )
-
-
-@few_shot.claim(
+few_shot.claim(
     "eos",
     "A tuned token behind each pair helps: share of the loss it takes away at pair 11",
     "Fig. 8A",
     unit="share",
     band=(0.15, None),
+    of=lab.reduction("eleventh", learner=(_JUDGED, f"{_JUDGED} + EOS"), tasks="one task"),
 )
-def tuned_token(records):
-    """Paired over regressions and seeds."""
-    before, after = (
-        records[""].one(learner=name, tasks="one task")["eleventh"]
-        for name in (_JUDGED, f"{_JUDGED} + EOS")
-    )
-    return lab.measured(before, after, statistic=lambda before, after: 1 - after / before)
-
-
 few_shot.table("loss by pair", lab.rows("last", also=("first", "eleventh"), tasks="one task"))
 few_shot.table(
     "two tasks in a row", lab.rows("last", also=("half", "after_half"), tasks="a new task half way")

@@ -39,16 +39,9 @@ def linearisation(run):
 
 def softmax_model(config, n: int) -> SequenceTransformer:
     """Softmax layers alone, for sequences of four times as many positions as inputs."""
-    return SequenceTransformer(
-        ("softmax",) * config.linearisation_layers,
-        n,
-        n,
-        embed_dim=4 * n,
-        num_heads=4,
-        head_dim=2 * n,
-        position_dim=4 * n,
-        chunk_size=4 * n,
-    )
+    kinds, widths = ("softmax",) * config.linearisation_layers, {"embed_dim": 4 * n}
+    widths |= {"head_dim": 2 * n, "position_dim": 4 * n, "chunk_size": 4 * n}
+    return SequenceTransformer(kinds, n, n, num_heads=4, **widths)
 
 
 def _task(n: int, count: int) -> tasks.Dynamics:
@@ -110,17 +103,9 @@ linearisation.note(
     "that layer replaced, and of the softmax model. not_fitted: the share of the layer's update, "
     "in squares, that the linear one does not give."
 )
-
-
+_LABELS = {"xlabel": "layer replaced", "ylabel": "loss over softmax"}
 linearisation.figure(
-    lab.lines(
-        "layer",
-        "loss",
-        over="softmax",
-        color="inputs",
-        xlabel="layer replaced",
-        ylabel="loss over softmax",
-    ),
+    lab.lines("layer", "loss", over="softmax", color="inputs", **_LABELS),
     "Paper, Fig. 5. Loss of softmax models in which one layer is replaced by a linear one, over "
     "their own, by the number of inputs.",
     name="linearisation",

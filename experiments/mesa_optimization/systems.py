@@ -85,16 +85,8 @@ def recipe(
     0.05, 10,000 steps; gradients are clipped elementwise at one in the code. Here gradients are
     clipped by their norm, learning rates are higher and steps fewer.
     """
-    return lab.Recipe(
-        num_steps,
-        learning_rate,
-        "adamw",
-        schedule="cosine",
-        warmup=0.1,
-        end=0.01,
-        weight_decay=weight_decay,
-        **more,
-    )
+    shape = {"schedule": "cosine", "warmup": 0.1, "end": 0.01, "weight_decay": weight_decay}
+    return lab.Recipe(num_steps, learning_rate, "adamw", **shape, **more)
 
 
 def next_vector_loss(model: SequenceTransformer, params, batch: Sequence):
@@ -134,14 +126,8 @@ def train_constructed(run: lab.Run, kind: MixerKind, depth: int, clip: float = 0
         chunk_size=config.length,
     )
     rate = config.mesa_learning_rate if kind == "mesa" else config.constructed_learning_rate
-    return train(
-        run,
-        f"constructed-{kind}-{depth}",
-        model,
-        system(config, count=config.batch_size),
-        recipe(config.constructed_steps, rate, weight_decay=0.1),
-        constructed=True,
-    )
+    task, how = system(config, count=config.batch_size), recipe(config.constructed_steps, rate, 0.1)
+    return train(run, f"constructed-{kind}-{depth}", model, task, how, constructed=True)
 
 
 def num_layers(config: Any, model: str) -> int:
