@@ -12,6 +12,7 @@ from experiments.learned_optimizer.paper import paper
 from experiments.learned_optimizer.problems import problems
 from experiments.learned_optimizer.races import losses_at_end
 from ico import lab
+from ico.metatrain import MetaTrained
 
 
 @paper.study("Do optimizers learn, and at what price?")
@@ -44,8 +45,8 @@ def _by_chance(run, on, done: list[int]):
         yield lab.record("by chance", task=task, draw=draw + 1, loss=loss)
 
 
-def _record(trained: learners.MetaTrained, on, is_racing: bool) -> lab.Record:
-    learned, ablation = trained.learned, trained.ablation
+def _record(trained: MetaTrained, on, is_racing: bool) -> lab.Record:
+    learned, ablation = trained.learned, trained.variant
     return lab.record(
         "meta-training",
         optimizer=learned.learner.name + (f", {ablation}" if ablation else ""),

@@ -4,6 +4,8 @@ The title, "Narrowing the Focus"; the abstract: it "learns a layer-specific line
 update directions".
 """
 
+import functools
+
 from experiments.learned_optimizer.learners import specialised
 from experiments.learned_optimizer.paper import paper
 from experiments.learned_optimizer.problems import layer_names, problems
@@ -62,25 +64,21 @@ specialisation.claim(
 )
 
 
-@specialisation.table("transfer")
-def _(records):
-    rows: dict[str, dict] = {}
-    for one in records["transfer"]:
-        row = rows.setdefault(one["used_on"], {"used on": one["used_on"]})
-        row[f"trained on {one['trained_on']}"] = float(one["loss"].mean())
-    return list(rows.values())
+_losses = functools.partial(lab.grid, "loss")
+specialisation.table(
+    "transfer: used on, by trained on",
+    _losses(record="transfer", rows=("used_on",), columns="trained_on"),
+)
 
 
 @specialisation.table("by layer")
 def _(records):
-    rows = []
-    for task in records["layers"].axis("task"):
-        one, own = (records["layers"].one(task=task, kind=k) for k in (_ONE_LAYER, _BY_LAYER))
-        gap, (low, high) = report.interval(one["loss"], own["loss"], statistic=report.difference)
-        means = {_BY_LAYER: float(own["loss"].mean()), _ONE_LAYER: float(one["loss"].mean())}
-        row = {"task": task, **means, "difference": gap, "95% low": low, "95% high": high}
-        rows.append(row)
-    return rows
+    means = _losses(record="layers", rows=("task",), columns="kind")(records)
+    for row in means:
+        sides = _by_layer.sides(records, task=row["task"])[:2]
+        gap, (low, high) = report.interval(*sides, statistic=report.difference)
+        row |= {"difference": gap, "95% low": low, "95% high": high}
+    return means
 
 
 _AXES = {"x": "used_on", "color": "trained_on", "xlabel": "used on", "ylabel": "test loss, nats"}

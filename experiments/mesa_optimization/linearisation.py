@@ -4,6 +4,7 @@ Dimension key: S seeds, B sequences, T positions, E token width, N inputs.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +40,9 @@ def linearisation(run):
 
 def softmax_model(config, n: int) -> SequenceTransformer:
     """Softmax layers alone, for sequences of four times as many positions as inputs."""
-    kinds, widths = ("softmax",) * config.linearisation_layers, {"embed_dim": 4 * n}
-    widths |= {"head_dim": 2 * n, "position_dim": 4 * n, "chunk_size": 4 * n}
-    return SequenceTransformer(kinds, n, n, num_heads=4, **widths)
+    kinds = ("softmax",) * config.linearisation_layers
+    widths: dict[str, Any] = dict.fromkeys(("embed_dim", "position_dim", "chunk_size"), 4 * n)
+    return SequenceTransformer(kinds, n, n, num_heads=4, head_dim=2 * n, **widths)
 
 
 def _task(n: int, count: int) -> tasks.Dynamics:

@@ -85,7 +85,8 @@ def recipe(
     0.05, 10,000 steps; gradients are clipped elementwise at one in the code. Here gradients are
     clipped by their norm, learning rates are higher and steps fewer.
     """
-    shape = {"schedule": "cosine", "warmup": 0.1, "end": 0.01, "weight_decay": weight_decay}
+    shape: dict[str, Any] = {"schedule": "cosine", "warmup": 0.1, "end": 0.01}
+    more |= {"weight_decay": weight_decay}
     return lab.Recipe(num_steps, learning_rate, "adamw", **shape, **more)
 
 
