@@ -113,12 +113,13 @@ def exact(
     return measure
 
 
-def every(comparison: Comparison, *, note: str = "", **over: Any) -> Measure:
+def every(comparison: Comparison, *, note: str = "", runs: bool = False, **over: Any) -> Measure:
     """A comparison that has to hold at every value of some axes: see `ico.report.EveryPair`.
 
     Args:
       comparison: of `ratio` or `difference`.
       note: of the measurement.
+      runs: whether the arrays' first axis is runs of one model: see `EveryPair`.
       **over: axis -> the values at which it has to hold, all of which the run must have; `...` for
         all that there are.
     """
@@ -145,7 +146,7 @@ def every(comparison: Comparison, *, note: str = "", **over: Any) -> Measure:
         found = [comparison.sides(records, **place) for place in places]
         rates = [rate for *_, rate in found if rate is not None]
         pairs = [(left, right) for left, right, _ in found]
-        return EveryPair(pairs, comparison.statistic, note, max(rates, default=None))
+        return EveryPair(pairs, comparison.statistic, note, max(rates, default=None), runs)
 
     return measure
 
