@@ -7,7 +7,6 @@ Dimension key: R runs, E evaluations along a run, N test images.
 """
 
 import functools
-from typing import NamedTuple
 
 import numpy as np
 import optax
@@ -29,14 +28,6 @@ BASELINES = {
     name: _by_hand(optimizer.make, optimizer.learning_rate)
     for name, optimizer in optim.HAND_DESIGNED.items()
 } | {"Adam, head alone": _by_hand(lambda rate: optim.on_parts(optax.adam(rate), "head"), 1e-2)}
-
-
-class Outcome(NamedTuple):
-    """Test runs: their mean loss along the way, and at their ends accuracies and losses."""
-
-    curve: Float[np.ndarray, "E"]
-    accuracy: Float[np.ndarray, "R"]
-    loss: Float[np.ndarray, "R N"]
 
 
 def final_losses(losses_RN: np.ndarray, of: problems.Problem) -> Float[np.ndarray, "R N"]:
@@ -72,7 +63,7 @@ def result(
     entrant: Entrant,
     horizon: int,
     unseen: bool = False,
-) -> tuple[Tuned, Outcome]:
+) -> tuple[Tuned, dict[str, np.ndarray]]:
     """An entrant tuned and raced on a problem, or found on disk.
 
     Args:
@@ -80,6 +71,10 @@ def result(
       horizon: steps of the runs.
       unseen: whether they start from the networks that nothing was trained or tuned on, with the
         learning rate and schedule that were tuned on the others.
+
+    Returns:
+      What was tuned; and of the test runs "curve" [E], their mean loss along the way, and at their
+      ends "accuracy" [R] and "loss" [R, N].
     """
     contest = contest_on(run, of)
 
@@ -88,12 +83,11 @@ def result(
         tuned = known or contest.tuned(entrant, horizon)
         found = contest.race(entrant, horizon, tuned.rate, tuned.schedule, unseen)
         losses_RN = final_losses(found["losses"][:, -1], of)
-        outcome = Outcome(found["loss"].mean(0), found["accuracy"][:, -1], losses_RN)
-        return {"tuned": tuned._asdict(), "outcome": outcome._asdict()}
+        outcome = {"curve": found["loss"].mean(0), "accuracy": found["accuracy"][:, -1]}
+        return {"tuned": tuned._asdict(), "outcome": outcome | {"loss": losses_RN}}
 
     spec = {"problem": of.spec, "horizon": horizon, "unseen": unseen, "version": _VERSION}
     spec |= {"entrant": name, "middle": entrant.rate, "program": entrant.program}
     spec |= {"theta": entrant.theta, "rules": contest.rules._replace(side_by_side=0)}
     found = run.kept(problems.slug("race", of.name, name, str(horizon)), spec, make)
-    tuned = {field: value[()] for field, value in found["tuned"].items()}
-    return Tuned(**tuned), Outcome(**found["outcome"])
+    return Tuned(**{field: leaf[()] for field, leaf in found["tuned"].items()}), found["outcome"]

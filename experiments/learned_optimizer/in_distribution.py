@@ -106,7 +106,7 @@ def _against_rivals(role: str):
         ours = [records.one(task=one["task"], role=OURS) for one in rivals]
         pairs = [(a["loss"], b["loss"]) for a, b in zip(rivals, ours, strict=True)]
         rate = lab.Records([*rivals, *ours]).failure_rate()
-        return races.OverRuns(pairs, report.difference, failure_rate=rate)
+        return lab.EveryPair(pairs, report.difference, failure_rate=rate, runs=True)
 
     return measure
 

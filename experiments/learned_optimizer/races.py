@@ -7,7 +7,6 @@ BEST (the hand-designed optimizer with the least loss in its tuning), BY_HAND (t
 Dimension key: R runs, E evaluations along a run, P unseen networks, N test images.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -67,7 +66,7 @@ def race(
     by_hand = [name for name, one in entrants.items() if one.role == BY_HAND]
     best = min(by_hand, key=lambda name: float(results[name][0].loss))
     for name, (tuned, outcome) in results.items():
-        one, loss, E = entrants[name], outcome.loss, len(outcome.curve)
+        one, loss, E = entrants[name], outcome["loss"], len(outcome["curve"])
         if unseen:  # run i starts from network i, modulo their number
             loss = loss.reshape(-1, problem.unseen, loss.shape[-1]).mean(0)
         rate = one.failure_rate
@@ -81,10 +80,8 @@ def race(
             schedule=SCHEDULES[int(tuned.schedule)] if one.rate else "its own",
             edge=bool(tuned.edge),
             rate=np.asarray(tuned.rate if one.rate else np.nan),
-            loss=loss,
             step=horizon * np.arange(1, E + 1) // E,
-            curve=outcome.curve,
-            accuracy=outcome.accuracy,
+            **outcome | {"loss": loss},
             **({} if rate is None else {"failure_rate": np.asarray(rate)}),
         )
 
@@ -98,30 +95,12 @@ def losses_at_end(
     """
     horizon = horizon or run.config.horizon
     outcome = result(run, problem, OURS, entrant(trained, OURS), horizon)[1]
-    return {"loss": outcome.loss, "failure_rate": np.asarray(trained.failure_rate)}
+    return {"loss": outcome["loss"], "failure_rate": np.asarray(trained.failure_rate)}
 
 
-@dataclasses.dataclass(frozen=True)
-class OverRuns(lab.EveryPair):
-    """A claim that has to hold for every pair of [R, N] losses, counted as R tasks of one model.
-
-    Runs and test images are both resampled, though each optimizer is meta-trained once.
-    """
-
-    def within(self, band: report.Band) -> lab.Measurement:
-        """As `ico.report.EveryPair.within`."""
-        found = super().within(band)
-        return dataclasses.replace(found, n_seeds=1, n_tasks=len(self.pairs[0][0]))
-
-
-def over_runs(every: Callable[[lab.Records], Any]) -> Callable[[lab.Records], OverRuns]:
-    """The measure that `lab.every` makes, with runs counted as tasks."""
-    return lambda records: OverRuns(**vars(every(records)))
-
-
-def against_best(**where: Any) -> Callable[[lab.Records], OverRuns]:
+def against_best(**where: Any) -> Callable[[lab.Records], lab.EveryPair]:
     """The loss of L3RS over that of the best hand-designed optimizer, on every task."""
-    return over_runs(lab.every(lab.ratio("loss", role=(OURS, BEST), **where), task=...))
+    return lab.every(lab.ratio("loss", role=(OURS, BEST), **where), runs=True, task=...)
 
 
 def show_races(study: lab.Study, caption: str, *notes: str) -> None:

@@ -4,12 +4,10 @@ The title, "Narrowing the Focus"; the abstract: it "learns a layer-specific line
 update directions".
 """
 
-import functools
-
 from experiments.learned_optimizer.learners import specialised
 from experiments.learned_optimizer.paper import paper
 from experiments.learned_optimizer.problems import layer_names, problems
-from experiments.learned_optimizer.races import OverRuns, losses_at_end, over_runs
+from experiments.learned_optimizer.races import losses_at_end
 from ico import lab, report
 
 _ONE_LAYER, _BY_LAYER = "one layer for all", "by layer"
@@ -48,7 +46,8 @@ def _(records):
     ]
     if not pairs:
         raise lab.Missing("this run has no two tasks with networks of the same number of layers")
-    return OverRuns(pairs, report.difference, failure_rate=transfer.failure_rate())
+    rate = transfer.failure_rate()
+    return lab.EveryPair(pairs, report.difference, failure_rate=rate, runs=True)
 
 
 _by_layer = lab.difference("loss", record="layers", kind=(_ONE_LAYER, _BY_LAYER))
@@ -60,20 +59,19 @@ specialisation.claim(
     unit="nats",
     band=(0.0, None),
     kind="core",
-    of=over_runs(lab.every(_by_layer, task=...)),
+    of=lab.every(_by_layer, runs=True, task=...),
 )
 
 
-_losses = functools.partial(lab.grid, "loss")
 specialisation.table(
-    "transfer: used on, by trained on",
-    _losses(record="transfer", rows=("used_on",), columns="trained_on"),
+    "used on, by trained on",
+    lab.grid("loss", record="transfer", rows=("used_on",), columns="trained_on"),
 )
 
 
 @specialisation.table("by layer")
 def _(records):
-    means = _losses(record="layers", rows=("task",), columns="kind")(records)
+    means = lab.grid("loss", record="layers", rows=("task",), columns="kind")(records)
     for row in means:
         sides = _by_layer.sides(records, task=row["task"])[:2]
         gap, (low, high) = report.interval(*sides, statistic=report.difference)

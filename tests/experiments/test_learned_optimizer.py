@@ -117,7 +117,7 @@ def known_result(run, of, name, entrant, horizon, unseen):
     """The loss in its tuning is its theta."""
     tuned = metatrain.Tuned(0.1, 1, False, entrant.theta, np.ones(1), np.ones((4, 1)))
     losses = entrant.theta + np.arange(18.0).reshape(6, 3)
-    return tuned, contest.Outcome(losses[:2, 0], losses[:, 0], losses)
+    return tuned, {"curve": losses[:2, 0], "accuracy": losses[:, 0], "loss": losses}
 
 
 def test_records_name_the_best_by_its_tuning_and_average_over_networks(run, digits, monkeypatch):
