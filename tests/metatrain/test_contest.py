@@ -21,7 +21,10 @@ def contest(**changes):
         return {"loss": jnp.sum((x - given) ** 2), "x": x}
 
     rules = metatrain.Rules(3, 1, 2, 2, test_runs=4, tests_of_a_run=2, side_by_side=2)
-    key = lambda name: jax.random.key(len(name))  # noqa: E731
+
+    def key(name):
+        return jax.random.key(len(name))
+
     sides = {"valid": jnp.zeros(2), "test": jnp.ones(2)} | changes
     return metatrain.Contest(hill, measure, key, 2, 1, rules=rules, **sides)
 
