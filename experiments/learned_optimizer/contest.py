@@ -10,7 +10,6 @@ import functools
 
 import numpy as np
 import optax
-from jaxtyping import Float
 
 from experiments.learned_optimizer import problems
 from ico import lab, metatrain, models, optim
@@ -20,25 +19,16 @@ BY_HAND = "by hand"
 _VERSION = 2  # of schedules and optimizers: to be raised with them, or old results would be found
 
 
-def _by_hand(make, learning_rate: float) -> Entrant:
-    return Entrant(lambda schedule, *_: make(schedule), learning_rate, role=BY_HAND)
+BASELINES = metatrain.hand_designed() | {
+    "Adam, head alone": metatrain.by_hand(
+        lambda rate: optim.on_parts(optax.adam(rate), "head"), 1e-2
+    )
+}
 
 
-BASELINES = {
-    name: _by_hand(optimizer.make, optimizer.learning_rate)
-    for name, optimizer in optim.HAND_DESIGNED.items()
-} | {"Adam, head alone": _by_hand(lambda rate: optim.on_parts(optax.adam(rate), "head"), 1e-2)}
-
-
-def final_losses(losses_RN: np.ndarray, of: problems.Problem) -> Float[np.ndarray, "R N"]:
-    """Losses of every image at the ends of runs, as they are compared.
-
-    A run that diverged, or whose mean is beyond twice the loss of a guess, counts as twice that
-    loss on every image.
-    """
-    bad = 2 * float(np.log(of.model.num_classes))  # type: ignore
-    lost_R = ~(losses_RN.mean(axis=1) <= bad)
-    return np.where(lost_R[:, None], bad, losses_RN)
+def final_losses(losses_RN: np.ndarray, of: problems.Problem) -> np.ndarray:
+    """Losses at the ends of runs [R, N]; a lost run counts as twice the loss of a guess."""
+    return metatrain.counted(losses_RN, 2 * float(np.log(of.model.num_classes)))  # type: ignore
 
 
 def contest_on(run: lab.Run, of: problems.Problem) -> metatrain.Contest:

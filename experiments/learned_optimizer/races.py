@@ -114,10 +114,8 @@ def show_races(study: lab.Study, caption: str, *notes: str) -> None:
 
 def curves(x: str) -> Callable[[lab.Records], Any]:
     """Draws mean test losses along runs against a value of the records; L3RS in thick lines."""
-
-    axes: dict[str, Any] = {"color": "optimizer", "panel": "race", "ylabel": "test loss, nats"}
-    # Looks need Matplotlib, which is loaded late.
-    return lambda records: lab.lines(x, "curve", log="y", looks=_looks(), **axes)(records)
+    axes = {"color": "optimizer", "panel": "race", "ylabel": "test loss, nats", "log": "y"}
+    return lab.lines(x, "curve", looks=_looks, **axes)
 
 
 def _looks() -> dict[str, dict[str, Any]]:

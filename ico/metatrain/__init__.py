@@ -1,7 +1,7 @@
 """How learned optimizers are trained (tasks, estimated gradients, the outer loop) and raced."""
 
 from ico.metatrain._attempts import MetaTrained, attempts
-from ico.metatrain._contest import Contest, Entrant, Rules
+from ico.metatrain._contest import Contest, Entrant, Rules, by_hand, counted, hand_designed
 from ico.metatrain._estimators import (
     Estimator,
     UnrollState,
@@ -42,7 +42,10 @@ __all__ = [
     "batches_of",
     "begin",
     "begin_unrolls",
+    "by_hand",
+    "counted",
     "family_of",
+    "hand_designed",
     "inner_step",
     "meta_train",
     "racer",

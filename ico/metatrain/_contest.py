@@ -1,6 +1,6 @@
 """A contest of optimizers on one problem: all are tuned by the same rules and raced alike.
 
-Dimension key: R runs, E evaluations along a run.
+Dimension key: R runs, E evaluations along a run, N test examples.
 """
 
 import dataclasses
@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key
+import optax
+from jaxtyping import Array, Float, Key
 
 from ico.metatrain._racing import Build, Racer, Tuned, racer, rates_around, tune_by_runs
 from ico.metatrain._tasks import Task
+from ico.optim import HAND_DESIGNED
 
 PyTree = Any
 
@@ -37,6 +39,25 @@ class Entrant:
     program: tuple[str, ...] = ()
     role: str = "by hand"
     failure_rate: float | None = None
+
+
+def by_hand(make: Callable[[Any], optax.GradientTransformation], rate: float) -> Entrant:
+    """A hand-designed optimizer, by what makes it of a learning-rate schedule."""
+    return Entrant(lambda schedule, *_: make(schedule), rate)
+
+
+def hand_designed() -> dict[str, Entrant]:
+    """`ico.optim.HAND_DESIGNED` as entrants."""
+    return {name: by_hand(one.make, one.learning_rate) for name, one in HAND_DESIGNED.items()}
+
+
+def counted(losses: Float[np.ndarray, "R N"], worst: float) -> Float[np.ndarray, "R N"]:
+    """Losses at the ends of runs as they are compared: runs that were lost count as `worst`.
+
+    Lost is a run that diverged, or whose mean is beyond `worst`: all its N losses are replaced.
+    """
+    lost_R = ~(losses.mean(axis=1) <= worst)
+    return np.where(lost_R[:, None], worst, losses)
 
 
 class Rules(NamedTuple):

@@ -55,6 +55,26 @@ def test_nothing_is_tuned_without_a_rate():
     assert tuned.rate == 1 and np.isnan(tuned.loss) and not tuned.edge
 
 
+def test_a_lost_run_counts_as_the_worst():
+    losses = np.random.default_rng(0).uniform(0, 1, (6, 5)).astype(np.float32)
+    losses[1, 2], losses[4] = np.nan, 100.0
+    found = metatrain.counted(losses, 3.0)
+    np.testing.assert_array_equal(found[[1, 4]], 3)
+    np.testing.assert_array_equal(found[[0, 2, 3, 5]], losses[[0, 2, 3, 5]])
+
+
+def test_hand_designed_optimizers_take_the_schedule():
+    """Gradient descent among them moves by the rate of each step."""
+    entrant = metatrain.by_hand(optax.sgd, 0.1)
+    optimizer = entrant.build(lambda count: 2.0 + count, 9, None)
+    state, steps = optimizer.init(jnp.ones(())), []
+    for _ in range(2):
+        update, state = optimizer.update(jnp.ones(()), state)
+        steps.append(float(update))
+    assert steps == [-2, -3] and entrant.rate == 0.1
+    assert all(one.rate > 0 for one in metatrain.hand_designed().values())
+
+
 def test_entrants_of_one_program_share_it():
     here = contest()
     one, other = (metatrain.Entrant(gradient, 1.0, theta=t, program=("gd",)) for t in (0.1, 0.2))
