@@ -90,10 +90,8 @@ meta_train.figure(
 )
 meta_train.note(
     "The meta-loss is measured on images that are not trained on, those by which hand-designed "
-    "optimizers are tuned. Every meta-training gets the same number of inner steps."
-)
-meta_train.note(
+    "optimizers are tuned. Every meta-training gets the same number of inner steps.",
     "Meta-trainings of one optimizer differ in their random keys alone. The first that did not "
     "fail races; a meta-training fails if it ends with a larger meta-loss than it began with. "
-    "Further ones of L3RS show how far chance matters."
+    "Further ones of L3RS show how far chance matters.",
 )

@@ -82,9 +82,10 @@ def problem(run: lab.Run, name: str, new_data: bool = False) -> Problem:
         parts = [part.first(count) for part, count in zip(parts, counts, strict=True)]
         num_classes = 1 + int(max(part.labels.max() for part in parts))
         whole_name = f"{name}, new data" if new_data else name
-        model, images = _model(config, spec.model, num_classes), jax.tree.map(jnp.asarray, parts)
-        sizes = config.known_networks, config.batch_size
-        return Problem(whole_name, model, *images, _pretrained(run, spec), *sizes)
+        model, bodies = _model(config, spec.model, num_classes), _pretrained(run, spec)
+        train, valid, test = jax.tree.map(jnp.asarray, parts)
+        known, batch_size = config.known_networks, config.batch_size
+        return Problem(whole_name, model, train, valid, test, bodies, known, batch_size)
 
     return run.once(("problem", name, new_data), make)
 

@@ -98,7 +98,7 @@ def losses_at_end(
     return {"loss": outcome["loss"], "failure_rate": np.asarray(trained.failure_rate)}
 
 
-def against_best(**where: Any) -> Callable[[lab.Records], lab.EveryPair]:
+def against_best(**where: Any) -> Callable[[lab.Records], Any]:
     """The loss of L3RS over that of the best hand-designed optimizer, on every task."""
     return lab.every(lab.ratio("loss", role=(OURS, BEST), **where), runs=True, task=...)
 
@@ -108,8 +108,7 @@ def show_races(study: lab.Study, caption: str, *notes: str) -> None:
     for task in SPECS:
         study.table(task, lambda records, task=task: rows(records[""].where(task=task)))
     study.figure(curves("step"), caption, name=f"{study.name}_curves")
-    for note in (*notes, *_NOTES):
-        study.note(note)
+    study.note(*notes, *_NOTES)
 
 
 def curves(x: str) -> Callable[[lab.Records], Any]:

@@ -165,8 +165,7 @@ def mesa_size(records):
 
 
 deep.table("losses", systems.loss_rows("loss"))
-deep.note(systems.NOTE)
-deep.note(f"Depth is judged with one clip of tokens, {systems.CLIP_DEEP}, for all.")
+deep.note(systems.NOTE, f"Depth is judged with one clip of tokens, {systems.CLIP_DEEP}, for all.")
 deep.figure(
     systems.loss_lines(log="y"),
     "Paper, Fig. 4B. Loss by position on constructed tokens: linear layers (LSA) by depth, the "

@@ -136,11 +136,9 @@ few_shot.table(
 )
 few_shot.note(
     f"Claims are about the model of {_JUDGED}. The second half of two tasks starts at the middle "
-    f"pair. A prefix has {_PREFIX} tokens. Least squares counts all earlier pairs, of both tasks."
-)
-few_shot.note(
+    f"pair. A prefix has {_PREFIX} tokens. Least squares counts all earlier pairs, of both tasks.",
     "At the first pair nothing can be known, and zero is the best prediction. The model's is "
-    "worse: the claim's ratio is to its own first loss, so compare with zero's, too."
+    "worse: the claim's ratio is to its own first loss, so compare with zero's, too.",
 )
 few_shot.figure(
     systems.loss_lines("pair", panel="tasks", log="y"),

@@ -147,7 +147,7 @@ def hybrid_mostly(records):
 for _system in get_args(System):
     model_comparison.table(f"{_system} system", systems.loss_rows("loss", system=_system))
 model_comparison.table("control", lab.rows("loss", record="control", also=("first", "last")))
-for _note in (
+model_comparison.note(
     systems.NOTE,
     "Least squares and Proposition 2 are given what the models have to find: the state, a window "
     "of 8 observations, or the true nonlinear features. Least squares has the regulariser "
@@ -157,8 +157,7 @@ for _note in (
     "On one fixed system nothing has to be learned in context: the control, in which the hybrid is "
     "tested on the systems that it was not trained on, too; there it has the steps and batches of "
     "the other systems. Intervals are over sequences of that one system.",
-):
-    model_comparison.note(_note)
+)
 model_comparison.figure(
     systems.loss_lines(panel="system", log="y"),
     "Paper, Figs. 6C, 7 and 12. Loss by position of full models, on three kinds of systems, "

@@ -93,11 +93,11 @@ def everywhere(records):
 
 
 one_layer_gd.table("losses", systems.loss_rows("loss"))
-one_layer_gd.note(systems.NOTE)
 one_layer_gd.note(
+    systems.NOTE,
     "Clipped: the step written as weights of the layer, behind which tokens are clipped at 4. "
     "Halfway: products of weights averaged between the layer and the gradient step, which is "
-    "written for the layer's heads."
+    "written for the layer's heads.",
 )
 one_layer_gd.figure(
     systems.loss_lines(),

@@ -145,7 +145,7 @@ claim("delta", "There it recalls more than the delta rule, too", of=over("delta"
 accuracies = functools.partial(lab.rows, "right", over="asked", name="accuracy")
 recall.table("recall", accuracies())
 recall.table("learning rates", accuracies(record="rate"))
-for _note in (
+recall.note(
     "Two layers without MLPs, equal in all but the layer; gates, write strengths and regularisers, "
     "where a rule has them, are the few parameters more. A mesa layer keeps two matrices a head "
     "where the others keep one. Sequences of other lengths are longer than any trained on.",
@@ -154,8 +154,7 @@ for _note in (
     "Claims are about the first task, in this order, where gated linear attention stays below "
     f"{_HARD:.0%} and some layer does not, both on other sequences; and about the exact mesa layer "
     "that forgets nothing.",
-):
-    recall.note(_note)
+)
 _LABELS = {"xlabel": "times the trained length", "ylabel": "accuracy"}
 recall.figure(
     lab.lines("times", "right", over="asked", color="layer", panel="task", log="x", **_LABELS),
