@@ -167,8 +167,8 @@ paper = lab.Paper(
     smoke=SMOKE,
     paper=PAPER,
     studies=(
-        *("one_layer_gd", "deep", "token_binding", "probes", "linearisation", "few_shot"),
-        *("model_comparison", "recall", "language"),
+        *("one_layer_gd", "deep", "token_binding", "probes", "linearisation"),
+        *("model_comparison", "few_shot", "recall", "language"),
     ),
     cost={
         "smoke": "a few minutes on two cores, nearly all of it compilation",
