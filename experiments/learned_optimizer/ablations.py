@@ -5,7 +5,7 @@ import numpy as np
 from experiments.learned_optimizer.learners import ABLATIONS, specialised
 from experiments.learned_optimizer.paper import paper
 from experiments.learned_optimizer.problems import problem
-from experiments.learned_optimizer.races import losses_at_end, over
+from experiments.learned_optimizer.races import losses_at_end
 from ico import lab, report
 
 _WHOLE = "all its parts"
@@ -13,14 +13,15 @@ _WHOLE = "all its parts"
 
 @paper.study("Which of its parts does it need?")
 def ablations(run):
-    """A record an ablation, each meta-trained anew, and horizon: loss [R, N]."""
-    config = run.config
+    """A record an ablation, each meta-trained anew, and horizon: loss and that of all, [R, N]."""
+    config, wholes = run.config, {}
     of = problem(run, config.ablation_task)
     for ablation in ("", *(config.ablations or ABLATIONS)):
         trained = specialised(run, "l3rs", of.name, ablation)
         meta_loss = np.asarray(trained.learned.last_loss)
         for horizon in (config.horizon, 4 * config.horizon):
             found = losses_at_end(run, of, trained, horizon)
+            found["whole"] = wholes.setdefault(horizon, found["loss"])
             name = ablation or _WHOLE
             yield lab.record(ablation=name, horizon=horizon, meta_loss=meta_loss, **found)
     run.note(
@@ -29,16 +30,9 @@ def ablations(run):
     )
 
 
-@ablations.table("ablations")
-def _(records):
-    rows: dict[str, dict] = {}
-    for one in records:
-        name, horizon = one["ablation"], one["horizon"]
-        whole = records.one(ablation=_WHOLE, horizon=horizon)
-        row = rows.setdefault(name, {"L3RS with": name, "meta-loss": float(one["meta_loss"])})
-        row[f"loss after {horizon} steps"] = float(one["loss"].mean())
-        row |= over(f"over the whole, {horizon}", one["loss"], whole["loss"], one is not whole)
-    return list(rows.values())
+ablations.table(
+    "ablations", lab.rows("loss", over="whole", name="over the whole", also=("loss", "meta_loss"))
+)
 
 
 @ablations.figure("Loss of L3RS without a part over that of the whole, with 95% intervals.")
@@ -47,10 +41,9 @@ def ratios(records):
     horizons, names = records.axis("horizon"), records.axis("ablation")[1:]
     fig, axes = report.canvas(len(horizons), height=1.2 + 0.3 * len(names), sharey=True)
     for ax, horizon in zip(axes[0], horizons, strict=True):
-        whole = records.one(ablation=_WHOLE, horizon=horizon)["loss"]
         for place, name in enumerate(names):
-            loss = records.one(ablation=name, horizon=horizon)["loss"]
-            ratio, ends = report.interval(loss, whole, statistic=report.ratio)
+            one = records.one(ablation=name, horizon=horizon)
+            ratio, ends = report.interval(one["loss"], one["whole"], statistic=report.ratio)
             ax.plot(ends, [place, place], color="0.15", linewidth=1.2)
             ax.plot(ratio, place, "o", color=report.palette()[1])
         ax.axvline(1, color="0.5", linewidth=0.8)

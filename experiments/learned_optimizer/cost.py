@@ -1,18 +1,13 @@
 """What does a step cost, and when has meta-training paid?"""
 
-import time
-from collections.abc import Callable
-
-import jax
 import numpy as np
-import optax
 
-from experiments.learned_optimizer.contest import Entrant
 from experiments.learned_optimizer.learners import OURS, specialised
 from experiments.learned_optimizer.paper import paper
 from experiments.learned_optimizer.problems import Problem, problems, task_of
 from experiments.learned_optimizer.races import BEST, curves, entrants_for, race
 from ico import lab, metatrain
+from ico.metatrain import Entrant
 
 
 @paper.study("What does a step cost, and when has meta-training paid?")
@@ -34,26 +29,12 @@ def cost(run):
 
 def _seconds_a_step(run: lab.Run, of: Problem, name: str, entrant: Entrant) -> float:
     """The median of five runs of one fine-tuning, compiled, after a first."""
-    key = ("one run", of.name, entrant.program or name)
-    one_run = run.once(key, lambda: _one_run(of, entrant, run.config.horizon))
-    found = []
-    for i in range(6):
-        started = time.perf_counter()
-        jax.block_until_ready(one_run(run.key(f"cost/{i}"), entrant.theta))
-        found.append((time.perf_counter() - started) / run.config.horizon)
-    return float(np.median(found[1:]))
-
-
-def _one_run(of: Problem, entrant: Entrant, horizon: int) -> Callable:
-    """(key, theta) -> losses of one fine-tuning, compiled."""
-    rate = metatrain.schedule(1, max(entrant.rate, 1e-3), horizon)
-
-    @jax.jit
-    def one_run(key, theta):
-        optimizer = optax.with_extra_args_support(entrant.build(rate, horizon, theta))
-        return metatrain.run(optimizer, task_of(of, 0), key, horizon)[1]
-
-    return one_run
+    rate, horizon = max(entrant.rate, 1e-3), run.config.horizon
+    place = ("stopwatch", of.name, entrant.program or name)
+    timed = run.once(
+        place, lambda: metatrain.stopwatch(entrant.build, task_of(of, 0), rate, horizon)
+    )
+    return timed([run.key(f"cost/{i}") for i in range(6)], entrant.theta)
 
 
 def _to_best(one: lab.Record, best: lab.Record) -> tuple[int | None, float | None]:

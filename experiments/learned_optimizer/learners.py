@@ -7,13 +7,14 @@ import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from experiments.learned_optimizer import contest, problems
+from experiments.learned_optimizer import problems
 from experiments.learned_optimizer.problems import Problem
 from ico import lab, metatrain, optim
+from ico.metatrain import Entrant, MetaTrained
 
 OURS, NO_AVERAGE, MIXTURE = "L3RS", "no average", "the mixture"
 RIVALS = {"adafac_mlp": "AdafacMLP", "direction_mlp": "direction MLP"}
@@ -35,43 +36,18 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no average, SGD alone": {"average": False, "base_optimizers": ("sgd",)},
     "no average, Adam alone": {"average": False, "base_optimizers": ("adam",)},
 }
-_MAX_ATTEMPTS = 3  # meta-trainings of an optimizer whose first ones fail
 _DIRECTION_RATE = 3e-3  # while it is meta-trained; in the contest the learning rate is tuned
 # Middles of the grids of learning rates; that of AdafacMLP is a factor on its updates.
 _RATES = {"l3rs": 0.0, "adafac_mlp": 1.0, "direction_mlp": 1e-3}
 _VERSION = 3  # of the learned optimizers: to be raised with them, or old results would be found
 
 
-class MetaTrained(NamedTuple):
-    """A meta-trained optimizer, and what that took.
-
-    Fields:
-      learned: learner, theta and history.
-      ablation: of L3RS: one of ABLATIONS, or "".
-      draw: its place among meta-trainings that differ in their random keys alone.
-      seconds: wall time.
-      inner_steps: of all inner trainings together.
-      failure_rate: share of the attempts that failed, this one among them.
-    """
-
-    learned: metatrain.Learned
-    ablation: str
-    draw: int
-    seconds: float
-    inner_steps: float
-    failure_rate: float = 0.0
-
-    def entrant(self, role: str) -> contest.Entrant:
-        """As it enters the contest: of L3RS nothing is tuned, of its rivals the learning rate."""
-        learner = self.learned.learner
-        return contest.Entrant(
-            functools.partial(_build, learner),
-            _RATES[learner.name],
-            self.learned.theta,
-            (learner.name, self.ablation),
-            role,
-            self.failure_rate,
-        )
+def entrant(trained: MetaTrained, role: str) -> Entrant:
+    """As it enters the contest: of L3RS nothing is tuned, of its rivals the learning rate."""
+    learner = trained.learned.learner
+    build, program = functools.partial(_build, learner), (learner.name, trained.variant)
+    theta, rate = trained.learned.theta, _RATES[learner.name]
+    return Entrant(build, rate, theta, program, role, trained.failure_rate)
 
 
 def _build(learner: optim.LearnedOptimizer, rate, horizon, theta):
@@ -112,26 +88,19 @@ def general(run: lab.Run, name: str) -> MetaTrained:
 def attempts(
     run: lab.Run, name: str, on: Mapping[str, Problem], ablation: str = ""
 ) -> list[MetaTrained]:
-    """Meta-trains until one does not fail, at most three times; the last of the list races.
+    """`ico.metatrain.attempts`; the last of the list races.
 
-    A meta-training fails that ends with a larger meta-loss than it began with. The rule is the same
-    for all learned optimizers. Where all fail, the one with the least meta-loss stands last. If
-    there is no ablation it is saved for `ico.optim.load`, in the run's folder "optimizers".
-    Arguments as in `meta_train`.
+    If there is no ablation that is saved for `ico.optim.load`, in the run's folder "optimizers".
+    Arguments as of `meta_train`.
     """
-    found: list[MetaTrained] = []
-    while not found or (found[-1].learned.failed and len(found) < _MAX_ATTEMPTS):
-        found.append(meta_train(run, name, on, ablation, len(found)))
-    rate = sum(each.learned.failed for each in found) / len(found)
-    if rate == 1:
-        found.sort(key=lambda each: -np.nan_to_num(each.learned.last_loss, nan=np.inf))
+    found = metatrain.attempts(lambda draw: meta_train(run, name, on, ablation, draw))
     if not ablation:
         folder = run.directory / "optimizers" / problems.slug(name, trained_on(on))
         about = {"problems": [problems.SPECS[task]._asdict() for task in on], "seed": run.seed}
         about |= {"inner_steps": found[-1].inner_steps, "draw": found[-1].draw}
         about |= {"horizons": run.config.meta_horizons, "estimator": run.config.estimator}
         found[-1].learned.save(folder, run.config.horizon, about)
-    return [each._replace(failure_rate=rate) for each in found]
+    return found
 
 
 def trained_on(on: Mapping[str, Problem]) -> str:

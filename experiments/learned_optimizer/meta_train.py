@@ -12,6 +12,7 @@ from experiments.learned_optimizer.paper import paper
 from experiments.learned_optimizer.problems import problems
 from experiments.learned_optimizer.races import losses_at_end
 from ico import lab
+from ico.metatrain import MetaTrained
 
 
 @paper.study("Do optimizers learn, and at what price?")
@@ -44,8 +45,8 @@ def _by_chance(run, on, done: list[int]):
         yield lab.record("by chance", task=task, draw=draw + 1, loss=loss)
 
 
-def _record(trained: learners.MetaTrained, on, is_racing: bool) -> lab.Record:
-    learned, ablation = trained.learned, trained.ablation
+def _record(trained: MetaTrained, on, is_racing: bool) -> lab.Record:
+    learned, ablation = trained.learned, trained.variant
     return lab.record(
         "meta-training",
         optimizer=learned.learner.name + (f", {ablation}" if ablation else ""),
@@ -72,40 +73,25 @@ def _(records):
     ]
 
 
-@meta_train.table("by chance")
+@meta_train.table("by chance, by meta-training")
 def _(records):
-    rows = []
-    for task in records["by chance"].axis("task"):
-        ends = {
-            f"meta-training {one['draw']}": float(one["loss"].mean())
-            for one in records["by chance"].where(task=task)
-        }
-        spread = max(ends.values()) / min(ends.values())
-        rows.append({"task": task, **ends, "largest over smallest": spread})
+    rows = lab.grid("loss", record="by chance", rows=("task",), columns="draw")(records)
+    for row in rows:
+        ends = [loss for column, loss in row.items() if column != "task"]
+        row["largest over smallest"] = max(ends) / min(ends)
     return rows
 
 
+_PANELS = {"panel": "trained_on", "xlabel": "outer step", "ylabel": "meta-loss, nats", "log": "y"}
 meta_train.figure(
-    lab.lines(
-        "step",
-        "loss",
-        color="optimizer",
-        panel="trained_on",
-        record="meta-training",
-        xlabel="outer step",
-        ylabel="meta-loss, nats",
-        log="y",
-        status="races",
-    ),
+    lab.lines("step", "loss", record="meta-training", color="optimizer", status="races", **_PANELS),
     "Meta-losses along meta-training, on images that are not trained on.",
     name="meta_losses",
 )
 meta_train.note(
     "The meta-loss is measured on images that are not trained on, those by which hand-designed "
-    "optimizers are tuned. Every meta-training gets the same number of inner steps."
-)
-meta_train.note(
+    "optimizers are tuned. Every meta-training gets the same number of inner steps.",
     "Meta-trainings of one optimizer differ in their random keys alone. The first that did not "
     "fail races; a meta-training fails if it ends with a larger meta-loss than it began with. "
-    "Further ones of L3RS show how far chance matters."
+    "Further ones of L3RS show how far chance matters.",
 )

@@ -74,27 +74,20 @@ def problem(run: lab.Run, name: str, new_data: bool = False) -> Problem:
     Raises:
       ico.lab.InputError: Fashion-MNIST is asked for and not installed.
     """
-    return run.once(("problem", name, new_data), lambda: _problem(run, name, new_data))
 
+    def make():
+        config, spec = run.config, SPECS[name]
+        parts = _images(run, spec.new_data if new_data else spec.data).split(1 / 2, 1 / 4)
+        counts = (config.test_images * share for share in (8, 1, 1))
+        parts = [part.first(count) for part, count in zip(parts, counts, strict=True)]
+        num_classes = 1 + int(max(part.labels.max() for part in parts))
+        whole_name = f"{name}, new data" if new_data else name
+        model, bodies = _model(config, spec.model, num_classes), _pretrained(run, spec)
+        train, valid, test = jax.tree.map(jnp.asarray, parts)
+        known, batch_size = config.known_networks, config.batch_size
+        return Problem(whole_name, model, train, valid, test, bodies, known, batch_size)
 
-def _problem(run: lab.Run, name: str, new_data: bool) -> Problem:
-    config, spec = run.config, SPECS[name]
-    most = config.test_images
-    parts = _images(run, spec.new_data if new_data else spec.data).split(1 / 2, 1 / 4)
-    counts = 8 * most, most, most
-    parts = [part.first(count) for part, count in zip(parts, counts, strict=True)]
-    train, valid, test = jax.tree.map(jnp.asarray, parts)
-    num_classes = 1 + int(max(part.labels.max() for part in parts))
-    return Problem(
-        f"{name}, new data" if new_data else name,
-        _model(config, spec.model, num_classes),
-        train,
-        valid,
-        test,
-        _pretrained(run, spec),
-        config.known_networks,
-        config.batch_size,
-    )
+    return run.once(("problem", name, new_data), make)
 
 
 def _model(config, kind: str, num_classes: int) -> nn.Module:

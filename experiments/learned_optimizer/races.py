@@ -7,24 +7,23 @@ BEST (the hand-designed optimizer with the least loss in its tuning), BY_HAND (t
 Dimension key: R runs, E evaluations along a run, P unseen networks, N test images.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from experiments.learned_optimizer.contest import BASELINES, BY_HAND, Contestant, Entrant
+from experiments.learned_optimizer.contest import BASELINES, BY_HAND, result
 from experiments.learned_optimizer.learners import (
     NO_AVERAGE,
     OURS,
     RIVALS,
-    MetaTrained,
+    entrant,
     general,
     specialised,
 )
 from experiments.learned_optimizer.problems import SPECS, Problem
 from ico import lab, report
-from ico.metatrain import SCHEDULES
+from ico.metatrain import SCHEDULES, Entrant, MetaTrained
 
 BEST = "best by hand"
 
@@ -33,15 +32,15 @@ def entrants_for(run: lab.Run, task: str, rivals: bool = True) -> dict[str, Entr
     """All that race on a task: hand-designed optimizers, L3RS, and its learned rivals."""
     config = run.config
     found = {name: BASELINES[name] for name in config.baselines or BASELINES}
-    found[OURS] = specialised(run, "l3rs", task).entrant(OURS)
+    found[OURS] = entrant(specialised(run, "l3rs", task), OURS)
     if config.without_average:
         plain = specialised(run, "l3rs", task, NO_AVERAGE)
-        found[f"{OURS}, {NO_AVERAGE}"] = plain.entrant(NO_AVERAGE)
+        found[f"{OURS}, {NO_AVERAGE}"] = entrant(plain, NO_AVERAGE)
     for name in config.rivals if rivals else ():
         label = RIVALS[name]
-        found[f"{label}, specialised"] = specialised(run, name, task).entrant("specialised")
+        found[f"{label}, specialised"] = entrant(specialised(run, name, task), "specialised")
         if len(config.tasks) > 1:
-            found[f"{label}, general"] = general(run, name).entrant("general")
+            found[f"{label}, general"] = entrant(general(run, name), "general")
     return found
 
 
@@ -62,30 +61,27 @@ def race(
     accuracy [R], rate, and of learned optimizers failure_rate.
     """
     results = {
-        name: Contestant(run, problem, name, entrant).result(horizon, unseen)
-        for name, entrant in entrants.items()
+        name: result(run, problem, name, one, horizon, unseen) for name, one in entrants.items()
     }
-    by_hand = [name for name, entrant in entrants.items() if entrant.role == BY_HAND]
+    by_hand = [name for name, one in entrants.items() if one.role == BY_HAND]
     best = min(by_hand, key=lambda name: float(results[name][0].loss))
     for name, (tuned, outcome) in results.items():
-        entrant, loss, E = entrants[name], outcome.loss, len(outcome.curve)
+        one, loss, E = entrants[name], outcome["loss"], len(outcome["curve"])
         if unseen:  # run i starts from network i, modulo their number
             loss = loss.reshape(-1, problem.unseen, loss.shape[-1]).mean(0)
-        rate = entrant.failure_rate
+        rate = one.failure_rate
         yield lab.record(
             task=problem.name.removesuffix(", new data"),
             horizon=horizon,
             race=title or f"{problem.name}, {horizon} steps",
             **axes,
             optimizer=name,
-            role=BEST if name == best else entrant.role,
-            schedule=SCHEDULES[int(tuned.schedule)] if entrant.rate else "its own",
+            role=BEST if name == best else one.role,
+            schedule=SCHEDULES[int(tuned.schedule)] if one.rate else "its own",
             edge=bool(tuned.edge),
-            rate=np.asarray(tuned.rate if entrant.rate else np.nan),
-            loss=loss,
+            rate=np.asarray(tuned.rate if one.rate else np.nan),
             step=horizon * np.arange(1, E + 1) // E,
-            curve=outcome.curve,
-            accuracy=outcome.accuracy,
+            **outcome | {"loss": loss},
             **({} if rate is None else {"failure_rate": np.asarray(rate)}),
         )
 
@@ -97,32 +93,14 @@ def losses_at_end(
 
     A horizon of 0 is the configuration's.
     """
-    contestant = Contestant(run, problem, OURS, trained.entrant(OURS))
-    outcome = contestant.result(horizon or run.config.horizon)[1]
-    return {"loss": outcome.loss, "failure_rate": np.asarray(trained.failure_rate)}
+    horizon = horizon or run.config.horizon
+    outcome = result(run, problem, OURS, entrant(trained, OURS), horizon)[1]
+    return {"loss": outcome["loss"], "failure_rate": np.asarray(trained.failure_rate)}
 
 
-@dataclasses.dataclass(frozen=True)
-class OverRuns(lab.EveryPair):
-    """A claim that has to hold for every pair of [R, N] losses, counted as R tasks of one model.
-
-    Runs and test images are both resampled, though each optimizer is meta-trained once.
-    """
-
-    def within(self, band: report.Band) -> lab.Measurement:
-        """As `ico.report.EveryPair.within`."""
-        found = super().within(band)
-        return dataclasses.replace(found, n_seeds=1, n_tasks=len(self.pairs[0][0]))
-
-
-def over_runs(every: Callable[[lab.Records], Any]) -> Callable[[lab.Records], OverRuns]:
-    """The measure that `lab.every` makes, with runs counted as tasks."""
-    return lambda records: OverRuns(**vars(every(records)))
-
-
-def against_best(**where: Any) -> Callable[[lab.Records], OverRuns]:
+def against_best(**where: Any) -> Callable[[lab.Records], Any]:
     """The loss of L3RS over that of the best hand-designed optimizer, on every task."""
-    return over_runs(lab.every(lab.ratio("loss", role=(OURS, BEST), **where), task=...))
+    return lab.every(lab.ratio("loss", role=(OURS, BEST), **where), runs=True, task=...)
 
 
 def show_races(study: lab.Study, caption: str, *notes: str) -> None:
@@ -130,16 +108,13 @@ def show_races(study: lab.Study, caption: str, *notes: str) -> None:
     for task in SPECS:
         study.table(task, lambda records, task=task: rows(records[""].where(task=task)))
     study.figure(curves("step"), caption, name=f"{study.name}_curves")
-    for note in (*notes, *_NOTES):
-        study.note(note)
+    study.note(*notes, *_NOTES)
 
 
 def curves(x: str) -> Callable[[lab.Records], Any]:
     """Draws mean test losses along runs against a value of the records; L3RS in thick lines."""
-
-    axes: dict[str, Any] = {"color": "optimizer", "panel": "race", "ylabel": "test loss, nats"}
-    # Looks need Matplotlib, which is loaded late.
-    return lambda records: lab.lines(x, "curve", log="y", looks=_looks(), **axes)(records)
+    axes = {"color": "optimizer", "panel": "race", "ylabel": "test loss, nats", "log": "y"}
+    return lab.lines(x, "curve", looks=_looks, **axes)
 
 
 def _looks() -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ update directions".
 from experiments.learned_optimizer.learners import specialised
 from experiments.learned_optimizer.paper import paper
 from experiments.learned_optimizer.problems import layer_names, problems
-from experiments.learned_optimizer.races import OverRuns, losses_at_end, over_runs
+from experiments.learned_optimizer.races import losses_at_end
 from ico import lab, report
 
 _ONE_LAYER, _BY_LAYER = "one layer for all", "by layer"
@@ -46,7 +46,8 @@ def _(records):
     ]
     if not pairs:
         raise lab.Missing("this run has no two tasks with networks of the same number of layers")
-    return OverRuns(pairs, report.difference, failure_rate=transfer.failure_rate())
+    rate = transfer.failure_rate()
+    return lab.EveryPair(pairs, report.difference, failure_rate=rate, runs=True)
 
 
 _by_layer = lab.difference("loss", record="layers", kind=(_ONE_LAYER, _BY_LAYER))
@@ -58,29 +59,24 @@ specialisation.claim(
     unit="nats",
     band=(0.0, None),
     kind="core",
-    of=over_runs(lab.every(_by_layer, task=...)),
+    of=lab.every(_by_layer, runs=True, task=...),
 )
 
 
-@specialisation.table("transfer")
-def _(records):
-    rows: dict[str, dict] = {}
-    for one in records["transfer"]:
-        row = rows.setdefault(one["used_on"], {"used on": one["used_on"]})
-        row[f"trained on {one['trained_on']}"] = float(one["loss"].mean())
-    return list(rows.values())
+specialisation.table(
+    "used on, by trained on",
+    lab.grid("loss", record="transfer", rows=("used_on",), columns="trained_on"),
+)
 
 
 @specialisation.table("by layer")
 def _(records):
-    rows = []
-    for task in records["layers"].axis("task"):
-        one, own = (records["layers"].one(task=task, kind=k) for k in (_ONE_LAYER, _BY_LAYER))
-        gap, (low, high) = report.interval(one["loss"], own["loss"], statistic=report.difference)
-        means = {_BY_LAYER: float(own["loss"].mean()), _ONE_LAYER: float(one["loss"].mean())}
-        row = {"task": task, **means, "difference": gap, "95% low": low, "95% high": high}
-        rows.append(row)
-    return rows
+    means = lab.grid("loss", record="layers", rows=("task",), columns="kind")(records)
+    for row in means:
+        sides = _by_layer.sides(records, task=row["task"])[:2]
+        gap, (low, high) = report.interval(*sides, statistic=report.difference)
+        row |= {"difference": gap, "95% low": low, "95% high": high}
+    return means
 
 
 _AXES = {"x": "used_on", "color": "trained_on", "xlabel": "used on", "ylabel": "test loss, nats"}

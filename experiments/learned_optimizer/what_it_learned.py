@@ -6,9 +6,7 @@ Dimension key: R runs, T steps, L layers, P base optimizers.
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments.learned_optimizer.learners import specialised
 from experiments.learned_optimizer.paper import paper
@@ -39,15 +37,10 @@ def what_it_learned(run):
 
 def _watch(optimizer, of: Problem, horizon: int, key):
     """Learning rates [T, L] and mixes [T, L, P] along one fine-tuning."""
-    keys = jax.random.split(key, 3)
+    sample, *keys = jax.random.split(key, 3)
     tasks = family(of)
-    task = tasks.task(tasks.sample(keys[0]))
-
-    def step(inner, t):
-        inner, _ = metatrain.inner_step(optimizer, task, inner, jax.random.fold_in(keys[2], t))
-        return inner, tuple(optax.tree.get(inner.opt_state, x) for x in ("learning_rate", "mix"))
-
-    return jax.lax.scan(step, metatrain.begin(optimizer, task, keys[1]), jnp.arange(horizon))[1]
+    names = "learning_rate", "mix"
+    return metatrain.watch(optimizer, tasks.task(tasks.sample(sample)), tuple(keys), horizon, names)
 
 
 @what_it_learned.table("learning rates and mixes")

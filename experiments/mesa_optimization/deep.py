@@ -8,11 +8,11 @@ Dimension key: S seeds, B sequences, T positions.
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 
 from experiments.mesa_optimization import systems
-from experiments.mesa_optimization.explicit import least_squares_losses
 from experiments.mesa_optimization.paper import paper
 from ico import lab, models
 from ico.report import difference
@@ -24,15 +24,8 @@ _CLIPPED = "LSA-1, clipped as stacks are"
 def train_on(run: lab.Run, trained: lab.Trained, depth: int) -> lab.Trained:
     """A model trained on as long as its scalars are, with their recipe: what they compare with."""
     task = systems.system(run.config, count=run.config.batch_size)
-    return systems.train(
-        run,
-        f"on-linear-{depth}",
-        trained.model,
-        task,
-        _on(run),
-        constructed=True,
-        start=trained.params,
-    )
+    more: dict[str, Any] = {"constructed": True, "start": trained.params}
+    return systems.train(run, f"on-linear-{depth}", trained.model, task, _on(run), **more)
 
 
 def train_scalars(run: lab.Run, trained: lab.Trained, depth: int) -> lab.Trained:
@@ -81,7 +74,7 @@ def deep(run):
     }.items():
         found[name] = systems.losses(trained, test)
     x, other_x = (sequence.inputs[..., D : 2 * D] for sequence in (test, other))
-    least, inverse = least_squares_losses((x, x, test.targets), (other_x, other_x, other.targets))
+    least, inverse = systems.least_squares((x, x, test.targets), (other_x, other_x, other.targets))
     found["least squares"] = least[None]
     for name, loss_SBT in found.items():
         yield from systems.loss_records(name, loss_SBT, D)
@@ -122,58 +115,47 @@ deep.claim(
     paper_value=0.430,
     of=lab.mean("loss", learner="LSA-2"),
 )
-deep.claim(
+over = functools.partial(deep.claim, unit="ratio", source="Fig. 4B")
+like_six = functools.partial(over, band=(0.9, 1.1))
+like_least_squares = functools.partial(over, band=(None, 1.05))
+late = {"source": "Fig. 4B; the positions are ours", "kind": "ours"}
+like_six(
     "compressed",
     "Six layers are described by the scalars read off their weights (ratio of losses)",
-    "Fig. 4B",
-    unit="ratio",
-    band=(0.9, 1.1),
     of=lab.ratio("loss", learner=("CompressedAlg-6, read off", "LSA-6")),
 )
-deep.claim(
+like_six(
     "compressed_late",
     "Also where least squares is determined, at positions from twice the width on",
-    "Fig. 4B; the positions are ours",
-    unit="ratio",
-    band=(0.9, 1.1),
-    kind="ours",
     of=lab.ratio("late", learner=("CompressedAlg-6, read off", "LSA-6")),
+    **late,
 )
-deep.claim(
+like_six(
     "compressed_trained",
     "Such scalars, trained on, have the loss of six layers",
-    "Fig. 4B; training on is ours",
-    unit="ratio",
-    band=(0.9, 1.1),
+    source="Fig. 4B; training on is ours",
     kind="ours",
     of=lab.ratio("loss", learner=("CompressedAlg-6, trained on", "LSA-6, trained on")),
 )
-deep.claim(
+like_least_squares(
     "mesa",
     "One mesa layer has the loss of least squares that counts every pair, at its best "
     "regulariser, or less",
-    "Fig. 4B",
-    unit="ratio",
-    band=(None, 1.05),
     kind="core",
     of=lab.ratio("loss", learner=("mesa-1", "least squares")),
 )
-deep.claim(
+like_least_squares(
     "mesa_late",
     "Also at positions from twice the width on, where hardly any of that loss lies",
-    "Fig. 4B; the positions are ours",
-    unit="ratio",
-    band=(None, 1.05),
-    kind="ours",
     of=lab.ratio("late", learner=("mesa-1", "least squares")),
+    **late,
 )
 
 
-@deep.claim(
+@over(
     "mesa_size",
     "It has fewer parameters than six linear layers",
-    "section 5",
-    unit="ratio",
+    source="section 5",
     band=(None, 0.99),
 )
 def mesa_size(records):
@@ -183,10 +165,9 @@ def mesa_size(records):
 
 
 deep.table("losses", systems.loss_rows("loss"))
-deep.note(systems.NOTE)
-deep.note(f"Depth is judged with one clip of tokens, {systems.CLIP_DEEP}, for all.")
+deep.note(systems.NOTE, f"Depth is judged with one clip of tokens, {systems.CLIP_DEEP}, for all.")
 deep.figure(
-    lab.lines("position", "loss", record="curve", color="learner", ylabel=systems.LOSS, log="y"),
+    systems.loss_lines(log="y"),
     "Paper, Fig. 4B. Loss by position on constructed tokens: linear layers (LSA) by depth, the "
     "scalars that describe the deepest, one mesa layer, and least squares that counts every pair.",
     name="deep",

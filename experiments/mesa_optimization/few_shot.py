@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.mesa_optimization import systems
-from experiments.mesa_optimization.explicit import least_squares_losses
 from experiments.mesa_optimization.paper import paper
 from ico import lab, tasks
 
@@ -70,7 +69,7 @@ def least_squares(test: tasks.Pairs, other: tasks.Pairs) -> np.ndarray:
         # At pair p the query is x_p and the newest pair is p - 1: shifted by one.
         return pairs.x, jnp.pad(pairs.y[:, :-1], ((0, 0), (1, 0), (0, 0))), pairs.y
 
-    return least_squares_losses(side(test), side(other))[0]
+    return systems.least_squares(side(test), side(other))[0]
 
 
 @paper.study("Do models trained on dynamics learn regressions from pairs?")
@@ -123,40 +122,26 @@ few_shot.claim(
     kind="core",
     of=lab.ratio(("last", "first"), learner=_JUDGED, tasks="one task"),
 )
-
-
-@few_shot.claim(
+few_shot.claim(
     "eos",
     "A tuned token behind each pair helps: share of the loss it takes away at pair 11",
     "Fig. 8A",
     unit="share",
     band=(0.15, None),
+    of=lab.reduction("eleventh", learner=(_JUDGED, f"{_JUDGED} + EOS"), tasks="one task"),
 )
-def tuned_token(records):
-    """Paired over regressions and seeds."""
-    before, after = (
-        records[""].one(learner=name, tasks="one task")["eleventh"]
-        for name in (_JUDGED, f"{_JUDGED} + EOS")
-    )
-    return lab.measured(before, after, statistic=lambda before, after: 1 - after / before)
-
-
 few_shot.table("loss by pair", lab.rows("last", also=("first", "eleventh"), tasks="one task"))
 few_shot.table(
     "two tasks in a row", lab.rows("last", also=("half", "after_half"), tasks="a new task half way")
 )
 few_shot.note(
     f"Claims are about the model of {_JUDGED}. The second half of two tasks starts at the middle "
-    f"pair. A prefix has {_PREFIX} tokens. Least squares counts all earlier pairs, of both tasks."
-)
-few_shot.note(
+    f"pair. A prefix has {_PREFIX} tokens. Least squares counts all earlier pairs, of both tasks.",
     "At the first pair nothing can be known, and zero is the best prediction. The model's is "
-    "worse: the claim's ratio is to its own first loss, so compare with zero's, too."
+    "worse: the claim's ratio is to its own first loss, so compare with zero's, too.",
 )
 few_shot.figure(
-    lab.lines(
-        "pair", "loss", record="curve", color="learner", panel="tasks", ylabel=systems.LOSS, log="y"
-    ),
+    systems.loss_lines("pair", panel="tasks", log="y"),
     "Paper, Fig. 8. Loss by pair of regressions, of models trained on dynamics alone: untuned, "
     "with a tuned token behind each pair (EOS), with a tuned prefix, too. Right: after the middle "
     "pair the task is another.",

@@ -2,8 +2,7 @@
 
 Small language models of two layers, compared at equal parameters and equal tokens.
 
-Dimension key: S seeds, N rows, B rows in a batch, T positions, P pages, X
-sixteenths.
+Dimension key: S seeds, N rows, B rows in a batch, T positions, P pages, X sixteenths.
 """
 
 import functools
@@ -135,35 +134,24 @@ def language(run):
     )
 
 
-def gap(records: lab.Records, model: str) -> lab.Measurement:
+def gap(model: str):
     """A model's nats a token less the hybrid's, paired over pages and seeds."""
-    other, hybrid = (records[""].one(model=name) for name in (model, _HYBRID))
-    return lab.measured(
-        other["nats"],
-        hybrid["nats"],
-        hybrid["tokens"],
-        statistic=lambda other, hybrid, tokens: (other - hybrid) / tokens,
-    )
+    return lab.difference("nats", over="tokens", model=(model, _HYBRID))
 
 
-language.claim(
+claim = functools.partial(
+    language.claim, source="Figs. 26 and 27", unit="nats", band=(0.0, None), kind="core"
+)
+claim(
     "hybrid",
     "Softmax and a mesa layer predict English better than two layers of linear attention of "
     "equal size (nats a token, less)",
-    "Figs. 26 and 27",
-    unit="nats",
-    band=(0.0, None),
-    kind="core",
-    of=functools.partial(gap, model="linear"),
+    of=gap("linear"),
 )
-language.claim(
+claim(
     "hybrid_linear",
     "And better than softmax and linear attention: what the mesa layer adds (nats a token, less)",
-    "Figs. 26 and 27",
-    unit="nats",
-    band=(0.0, None),
-    kind="core",
-    of=functools.partial(gap, model="softmax, linear"),
+    of=gap("softmax, linear"),
 )
 language.table("held out", lab.rows("nats", over="tokens", name="nats a token"))
 
@@ -174,7 +162,7 @@ def differences(records):
     rows = []
     for name in records[""].axis("model"):
         if name != _HYBRID:
-            found = gap(records, name)
+            found = gap(name)(records)
             low, high = found.ci95 or (None, None)
             row = {f"less {_HYBRID}": name, "nats a token": found.value}
             rows.append(row | {"95% low": low, "95% high": high})
@@ -185,17 +173,9 @@ language.note(
     "Two layers without MLPs, as in the paper's appendix G; its feature map DPFP and its sizes are "
     "not here. Keys and queries go through a convolution of width four in all models."
 )
-
-
+_LABELS = {"xlabel": "position in the row", "ylabel": "nats a token, less the first model's"}
 language.figure(
-    lab.lines(
-        "position",
-        "gap",
-        record="curve",
-        color="model",
-        xlabel="position in the row",
-        ylabel="nats a token, less the first model's",
-    ),
+    lab.lines("position", "gap", record="curve", color="model", **_LABELS),
     "Negative log-likelihood of held-out text less that of the first model, by the position in the "
     "row, means over sixteenths.",
     name="language",

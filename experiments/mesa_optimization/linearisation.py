@@ -4,6 +4,7 @@ Dimension key: S seeds, B sequences, T positions, E token width, N inputs.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ def linearisation(run):
         trained = systems.train(
             run, f"softmax-{n}", softmax_model(config, n), _task(n, config.batch_size), fit
         )
-        test = systems.draw_jit(run.key(f"linearisation/{n}"), _task(n, config.eval_sequences))
+        test = systems.draw_jit(run.key(f"linearisation/{n}"), task=_task(n, config.eval_sequences))
         whole = systems.losses(trained, test).mean(-1)
         for layer in range(config.linearisation_layers):
             replaced = replace_layer(run, trained, n, layer)
@@ -39,16 +40,9 @@ def linearisation(run):
 
 def softmax_model(config, n: int) -> SequenceTransformer:
     """Softmax layers alone, for sequences of four times as many positions as inputs."""
-    return SequenceTransformer(
-        ("softmax",) * config.linearisation_layers,
-        n,
-        n,
-        embed_dim=4 * n,
-        num_heads=4,
-        head_dim=2 * n,
-        position_dim=4 * n,
-        chunk_size=4 * n,
-    )
+    kinds = ("softmax",) * config.linearisation_layers
+    widths: dict[str, Any] = dict.fromkeys(("embed_dim", "position_dim", "chunk_size"), 4 * n)
+    return SequenceTransformer(kinds, n, n, num_heads=4, head_dim=2 * n, **widths)
 
 
 def _task(n: int, count: int) -> tasks.Dynamics:
@@ -66,7 +60,7 @@ def replace_layer(run: lab.Run, trained: lab.Trained, n: int, layer: int) -> lab
         run,
         f"linearised-{n}-{layer}",
         mixer,
-        functools.partial(_draw_given, task=_task(n, config.batch_size)),
+        functools.partial(systems.draw, task=_task(n, config.batch_size)),
         systems.recipe(config.linear_fit_steps, 5e-3, weight_decay=0.0),
         loss=functools.partial(_fit_loss, trained.model, mixer, layer),
         start=start(keys),
@@ -77,10 +71,6 @@ def replace_layer(run: lab.Run, trained: lab.Trained, n: int, layer: int) -> lab
     kinds[layer] = "linear"
     params = {**trained.params, f"block_{layer}": {"attention": found.params}}
     return trained.remade(params, kinds=tuple(kinds))
-
-
-def _draw_given(key, frozen, task):
-    return systems.draw(key, task)
 
 
 def _fit_loss(model, mixer, layer, student, batch, frozen):
@@ -114,17 +104,9 @@ linearisation.note(
     "that layer replaced, and of the softmax model. not_fitted: the share of the layer's update, "
     "in squares, that the linear one does not give."
 )
-
-
+_LABELS = {"xlabel": "layer replaced", "ylabel": "loss over softmax"}
 linearisation.figure(
-    lab.lines(
-        "layer",
-        "loss",
-        over="softmax",
-        color="inputs",
-        xlabel="layer replaced",
-        ylabel="loss over softmax",
-    ),
+    lab.lines("layer", "loss", over="softmax", color="inputs", **_LABELS),
     "Paper, Fig. 5. Loss of softmax models in which one layer is replaced by a linear one, over "
     "their own, by the number of inputs.",
     name="linearisation",

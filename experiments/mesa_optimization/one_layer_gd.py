@@ -6,6 +6,8 @@ of gradient descent at the best learning rate, and so has the model halfway betw
 Dimension key: S seeds, B sequences, T positions, D inputs.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,32 +60,28 @@ def one_layer_gd(run):
     )
 
 
-one_layer_gd.claim(
+claim = functools.partial(one_layer_gd.claim, source="Fig. 4A", unit="ratio")
+claim(
     "loss",
     "One trained linear layer has the loss of one gradient step at the best rate",
-    "Fig. 4A",
-    unit="ratio",
     band=(0.98, 1.02),
     kind="core",
     paper_value=0.993,
     of=lab.ratio("loss", learner=(_LAYER, _STEP)),
 )
-one_layer_gd.claim(
+claim(
     "halfway",
     "So has the model halfway between the layer and the weights of a gradient step",
-    "Fig. 4A",
-    unit="ratio",
     band=(0.98, 1.02),
     of=lab.ratio("loss", learner=("halfway", _STEP)),
 )
 
 
-@one_layer_gd.claim(
+@claim(
     "everywhere",
     "At no position do the losses of layer and gradient step differ more (the largest of the "
     "ratios and their inverses)",
-    "Fig. 4A; by position is ours",
-    unit="ratio",
+    source="Fig. 4A; by position is ours",
     band=(None, 1.02),
     kind="ours",
 )
@@ -95,14 +93,14 @@ def everywhere(records):
 
 
 one_layer_gd.table("losses", systems.loss_rows("loss"))
-one_layer_gd.note(systems.NOTE)
 one_layer_gd.note(
+    systems.NOTE,
     "Clipped: the step written as weights of the layer, behind which tokens are clipped at 4. "
     "Halfway: products of weights averaged between the layer and the gradient step, which is "
-    "written for the layer's heads."
+    "written for the layer's heads.",
 )
 one_layer_gd.figure(
-    lab.lines("position", "loss", record="curve", color="learner", ylabel=systems.LOSS),
+    systems.loss_lines(),
     "Paper, Fig. 4A. Loss by position, 1/2 |error|^2, of one trained linear layer, its reading as "
     "scalars, the model halfway between, and one gradient step at the best rate.",
     name="one_layer_gd",

@@ -126,42 +126,26 @@ def over(peer: str):
     """How much more the mesa layer recalls than a peer, on the judged task."""
 
     def measure(records: lab.Records) -> lab.Measurement:
-        name = judged_task(records)
-        mesa, other = (records[""].one(task=name, layer=layer, times=1) for layer in ("mesa", peer))
-        # Questions are the same for all layers, so sums of right answers are paired.
-        return lab.measured(
-            mesa["right"],
-            other["right"],
-            mesa["asked"],
-            statistic=lambda mesa, peer, asked: (mesa - peer) / asked,
-            note=name,
-        )
+        axes = {"task": judged_task(records), "layer": ("mesa", peer), "times": 1}
+        return lab.difference("right", over="asked", note=axes["task"], **axes)(records)
 
     return measure
 
 
-recall.claim(
+claim = functools.partial(
+    recall.claim, source=f"{SUCCESSOR}, Table 9", unit="accuracy", band=(0.0, None)
+)
+claim(
     "gated_linear",
     "Where gated linear attention stays under 90%, the mesa layer of equal parameters (and "
     "twice the state) recalls more",
-    f"{SUCCESSOR}, Table 9",
-    unit="accuracy",
-    band=(0.0, None),
     of=over("gated_linear"),
 )
-recall.claim(
-    "delta",
-    "There it recalls more than the delta rule, too",
-    f"{SUCCESSOR}, Table 9",
-    unit="accuracy",
-    band=(0.0, None),
-    of=over("delta"),
-)
-
-
-recall.table("recall", lab.rows("right", over="asked", name="accuracy"))
-recall.table("learning rates", lab.rows("right", over="asked", name="accuracy", record="rate"))
-for _note in (
+claim("delta", "There it recalls more than the delta rule, too", of=over("delta"))
+accuracies = functools.partial(lab.rows, "right", over="asked", name="accuracy")
+recall.table("recall", accuracies())
+recall.table("learning rates", accuracies(record="rate"))
+recall.note(
     "Two layers without MLPs, equal in all but the layer; gates, write strengths and regularisers, "
     "where a rule has them, are the few parameters more. A mesa layer keeps two matrices a head "
     "where the others keep one. Sequences of other lengths are longer than any trained on.",
@@ -170,21 +154,10 @@ for _note in (
     "Claims are about the first task, in this order, where gated linear attention stays below "
     f"{_HARD:.0%} and some layer does not, both on other sequences; and about the exact mesa layer "
     "that forgets nothing.",
-):
-    recall.note(_note)
-
-
+)
+_LABELS = {"xlabel": "times the trained length", "ylabel": "accuracy"}
 recall.figure(
-    lab.lines(
-        "times",
-        "right",
-        over="asked",
-        color="layer",
-        panel="task",
-        xlabel="times the trained length",
-        ylabel="accuracy",
-        log="x",
-    ),
+    lab.lines("times", "right", over="asked", color="layer", panel="task", log="x", **_LABELS),
     "Accuracy where the answer stood before, by length of the sequence over the trained one, with "
     "95% intervals.",
     name="recall",

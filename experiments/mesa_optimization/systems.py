@@ -11,8 +11,9 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+import threadpoolctl
 
-from ico import lab, models, tasks
+from ico import algorithms, lab, models, tasks
 from ico.models import MixerKind, SequenceTransformer
 from ico.types import Sequence
 
@@ -28,6 +29,8 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "partial": {"embed_dim": 80},
     "nonlinear": {"embed_dim": 60, "mlp_dim": 300, "normalise": True},
 }
+
+CHOOSE = 500  # sequences that coefficients of explicit algorithms are chosen on
 
 # Systems and sequences ----------------------------------------------------------------------------
 
@@ -45,8 +48,8 @@ def system(config: Any, name: str = "linear", count: int = 1, length: int = 0) -
     return dataclasses.replace(whole, **changes[name])
 
 
-def draw(key, task: tasks.Dynamics, constructed: bool = False) -> Sequence:
-    """Sequences; as constructed tokens (0, x_t, x_t, x_{t-1}) if asked."""
+def draw(key, *given, task: tasks.Dynamics, constructed: bool = False) -> Sequence:
+    """Sequences, whatever is `given`; as constructed tokens (0, x_t, x_t, x_{t-1}) if asked."""
     sequence = tasks.dynamics(key, task).sequence
     if constructed:
         sequence = sequence._replace(inputs=tasks.constructed_tokens(sequence.inputs))
@@ -66,7 +69,7 @@ def held_out(run: lab.Run, name: str, system_name: str = "") -> Sequence:
     """
     task = system(run.config, system_name or "linear", run.config.eval_sequences)
     stream = f"full/{system_name}/{name}" if system_name else name
-    return draw_jit(run.key(stream), task, not system_name)
+    return draw_jit(run.key(stream), task=task, constructed=not system_name)
 
 
 # Training -----------------------------------------------------------------------------------------
@@ -82,16 +85,9 @@ def recipe(
     0.05, 10,000 steps; gradients are clipped elementwise at one in the code. Here gradients are
     clipped by their norm, learning rates are higher and steps fewer.
     """
-    return lab.Recipe(
-        num_steps,
-        learning_rate,
-        "adamw",
-        schedule="cosine",
-        warmup=0.1,
-        end=0.01,
-        weight_decay=weight_decay,
-        **more,
-    )
+    shape: dict[str, Any] = {"schedule": "cosine", "warmup": 0.1, "end": 0.01}
+    more |= {"weight_decay": weight_decay}
+    return lab.Recipe(num_steps, learning_rate, "adamw", **shape, **more)
 
 
 def next_vector_loss(model: SequenceTransformer, params, batch: Sequence):
@@ -131,14 +127,8 @@ def train_constructed(run: lab.Run, kind: MixerKind, depth: int, clip: float = 0
         chunk_size=config.length,
     )
     rate = config.mesa_learning_rate if kind == "mesa" else config.constructed_learning_rate
-    return train(
-        run,
-        f"constructed-{kind}-{depth}",
-        model,
-        system(config, count=config.batch_size),
-        recipe(config.constructed_steps, rate, weight_decay=0.1),
-        constructed=True,
-    )
+    task, how = system(config, count=config.batch_size), recipe(config.constructed_steps, rate, 0.1)
+    return train(run, f"constructed-{kind}-{depth}", model, task, how, constructed=True)
 
 
 def num_layers(config: Any, model: str) -> int:
@@ -218,6 +208,12 @@ def compressed(trained: lab.Trained, dim: int) -> lab.Trained:
     return trained.remade(read(trained.params), head_dim=4 * dim)
 
 
+@threadpoolctl.threadpool_limits.wrap(limits=1)  # of many small matrices
+def least_squares(test: tuple, other: tuple) -> tuple[np.ndarray, float]:
+    """`ico.algorithms.tuned_next_vector_ridge`, tuned on the first 500 of the other sequences."""
+    return algorithms.tuned_next_vector_ridge(test, tuple(side[:CHOOSE] for side in other))
+
+
 # Records and tables of losses by position ---------------------------------------------------------
 
 
@@ -235,6 +231,11 @@ def loss_records(learner: str, loss_SBT, dim: int, **axes: Any) -> Iterator[lab.
     )
     position = np.arange(1, loss_SBT.shape[-1] + 1)
     yield lab.record("curve", learner=learner, **axes, position=position, loss=loss_SBT.mean(1))
+
+
+def loss_lines(x: str = "position", **more: Any):
+    """The picture of all learners' curves."""
+    return lab.lines(x, "loss", record="curve", color="learner", ylabel=LOSS, **more)
 
 
 loss_rows = functools.partial(lab.rows, also=("late", "last", "median_last", "top_last"))

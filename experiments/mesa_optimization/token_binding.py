@@ -83,21 +83,16 @@ token_binding.claim(
 )
 
 
-@token_binding.claim(
+token_binding.claim(
     "previous",
     "The token before is read off the first layer's output by a linear map",
     "Fig. 2",
     unit="R^2",
     band=(0.95, None),
+    of=lab.reduction(
+        ("total", "error"), record="lag", system="linear", model="softmax, linear", lag=1
+    ),
 )
-def previous(records):
-    """The share of the variance that the probe explains."""
-    found = records["lag"].one(system="linear", model="softmax, linear", lag=1)
-    return lab.measured(
-        found["error"], found["total"], statistic=lambda error, total: 1 - error / total
-    )
-
-
 token_binding.table("attention on the token before", lab.rows("attention"))
 token_binding.table(
     "share of x(t - lag) that is not read",

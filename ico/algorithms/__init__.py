@@ -24,7 +24,12 @@ from ico.algorithms._implicit_model import (
     implicit_weights,
 )
 from ico.algorithms._newton import newton
-from ico.algorithms._next_vector import next_vector_gd, next_vector_ridge, preconditioned_inputs
+from ico.algorithms._next_vector import (
+    next_vector_gd,
+    next_vector_ridge,
+    preconditioned_inputs,
+    tuned_next_vector_ridge,
+)
 from ico.algorithms._ridge import ridge
 from ico.algorithms._spectral_error import gd_plus_plus_error
 from ico.algorithms._statistics import statistics
@@ -56,4 +61,5 @@ __all__ = [
     "ridge",
     "ridge_weights",
     "statistics",
+    "tuned_next_vector_ridge",
 ]

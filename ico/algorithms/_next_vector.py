@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+_INVERSES = np.geomspace(1e-1, 1e6, 57)
+
 
 def next_vector_gd(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """`sum_{s <= t} x_s x_{s-1}^T x_t`: one step of gradient descent from W = 0, at rate one.
@@ -52,6 +54,32 @@ def next_vector_ridge(
             solved = query / (np.maximum(values, 0) + 1 / inverse)
             predictions[r, b] = (weights @ solved[..., None])[..., 0]
     return predictions
+
+
+def tuned_next_vector_ridge(
+    test: tuple[Any, Any, Any],
+    other: tuple[Any, Any, Any],
+    inverses: Sequence[float] | Float[np.ndarray, "R"] = _INVERSES,
+) -> tuple[Float[np.ndarray, "B T"], float]:
+    """`next_vector_ridge` with the regulariser that is best for other sequences.
+
+    Args:
+      test: x [B, T, E] and y [B, T, D] as `next_vector_ridge` takes them, and what follows each
+        position [B, T, D].
+      other: the same of the sequences that the regulariser is chosen on.
+      inverses: of the regularisers that are tried; by default 57 from 0.1 to a million.
+
+    Returns:
+      Losses on `test`, 1/2 |error|^2 [B, T], and the inverse of the regulariser.
+    """
+
+    def losses(some, x, y, targets):
+        error = next_vector_ridge(x, y, some) - np.asarray(targets, np.float64)
+        return 0.5 * np.sum(error**2, axis=-1)
+
+    tried = losses(inverses, *other)
+    best = float(inverses[int(np.argmin(tried.mean((1, 2))))])
+    return losses([best], *test)[0], best
 
 
 def preconditioned_inputs(

@@ -35,7 +35,7 @@ from ico.lab._config import (
 )
 from ico.lab._describe import describe
 from ico.lab._errors import InputError
-from ico.lab._measures import difference, every, exact, falls, mean, ratio
+from ico.lab._measures import difference, every, exact, falls, mean, ratio, reduction
 from ico.lab._paper import Paper, Study
 from ico.lab._recipe import Recipe, Restart
 from ico.lab._run import Run
@@ -88,6 +88,7 @@ __all__ = [
     "measured",
     "ratio",
     "record",
+    "reduction",
     "regression_loss",
     "rows",
     "train",

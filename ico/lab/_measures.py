@@ -3,6 +3,7 @@
     of=lab.mean("cosine", learner="trained layer")
     of=lab.ratio("loss", learner=("trained layer", "gradient descent"))
     of=lab.difference(("before", "after"), method="npo")
+    of=lab.reduction("loss", method=("base", "npo"))
     of=lab.every(lab.ratio("loss", learner=("layer", "gd")), dim=...)
     of=lab.falls("loss", along="tasks")
 
@@ -36,6 +37,7 @@ class Comparison:
     where: dict[str, Any]
     record: str = ""
     note: str = ""
+    over: str = ""
 
     def sides(self, records: Records, **more: Any) -> tuple[Any, Any, float | None]:
         """The two sides' arrays, with axes changed by `more`; and the failure rate named by them.
@@ -54,9 +56,15 @@ class Comparison:
 
     def __call__(self, records: Records) -> Measurement:
         left, right, rate = self.sides(records)
-        return report.measured(
-            left, right, statistic=self.statistic, note=self.note, failure_rate=rate
-        )
+        more = {"note": self.note, "failure_rate": rate}
+        if not self.over:
+            return report.measured(left, right, statistic=self.statistic, **more)
+        counts, *_ = dataclasses.replace(self, value=self.over).sides(records)
+
+        def statistic(left, right, count):
+            return self.statistic(left, right) / count
+
+        return report.measured(left, right, counts, statistic=statistic, **more)
 
 
 def ratio(value: Value, *, record: str = "", note: str = "", **where: Any) -> Comparison:
@@ -64,9 +72,20 @@ def ratio(value: Value, *, record: str = "", note: str = "", **where: Any) -> Co
     return Comparison(report.ratio, value, where, record, note)
 
 
-def difference(value: Value, *, record: str = "", note: str = "", **where: Any) -> Comparison:
-    """The mean of one side minus that of the other, paired over seeds and tasks."""
-    return Comparison(report.difference, value, where, record, note)
+def difference(
+    value: Value, *, over: str = "", record: str = "", note: str = "", **where: Any
+) -> Comparison:
+    """The mean of one side minus that of the other, paired over seeds and tasks.
+
+    With `over` it is divided by the mean of that value of the first side: right answers by
+    questions, nats by tokens, of which both sides have as many.
+    """
+    return Comparison(report.difference, value, where, record, note, over)
+
+
+def reduction(value: Value, *, record: str = "", note: str = "", **where: Any) -> Comparison:
+    """The share of the first side's mean that the second takes away: `1 - second / first`."""
+    return Comparison(lambda first, second: 1 - second / first, value, where, record, note)
 
 
 def mean(value: str, *, record: str = "", note: str = "", **where: Any) -> Measure:
@@ -94,15 +113,19 @@ def exact(
     return measure
 
 
-def every(comparison: Comparison, *, note: str = "", **over: Any) -> Measure:
+def every(comparison: Comparison, *, note: str = "", runs: bool = False, **over: Any) -> Measure:
     """A comparison that has to hold at every value of some axes: see `ico.report.EveryPair`.
 
     Args:
       comparison: of `ratio` or `difference`.
       note: of the measurement.
+      runs: whether the arrays' first axis is runs of one model: see `EveryPair`.
       **over: axis -> the values at which it has to hold, all of which the run must have; `...` for
         all that there are.
     """
+
+    if comparison.over:
+        raise ValueError("every: of comparisons without `over`")
 
     def measure(records: Records) -> EveryPair:
         some = records[comparison.record]
@@ -123,7 +146,7 @@ def every(comparison: Comparison, *, note: str = "", **over: Any) -> Measure:
         found = [comparison.sides(records, **place) for place in places]
         rates = [rate for *_, rate in found if rate is not None]
         pairs = [(left, right) for left, right, _ in found]
-        return EveryPair(pairs, comparison.statistic, note, max(rates, default=None))
+        return EveryPair(pairs, comparison.statistic, note, max(rates, default=None), runs)
 
     return measure
 

@@ -145,9 +145,9 @@ class Study:
         self.tables[name] = rows
         return rows
 
-    def note(self, sentence: str) -> None:
-        """A sentence for the reader of every run, such as what was tried and failed."""
-        self._notes.append(sentence)
+    def note(self, *sentences: str) -> None:
+        """Sentences for the reader of every run, such as what was tried and failed."""
+        self._notes.extend(sentences)
 
     def measure(self, records: Records) -> list[Measurement]:
         """Measures every claim of the study on its records."""

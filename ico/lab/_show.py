@@ -10,6 +10,8 @@ import numpy as np
 from ico import report
 from ico.report import Missing, Record, Records
 
+Looks = Mapping[Any, Mapping[str, Any]]
+
 
 def lines(
     x: str,
@@ -22,7 +24,7 @@ def lines(
     xlabel: str = "",
     ylabel: str = "",
     log: str = "",
-    looks: Mapping[Any, Mapping[str, Any]] | None = None,
+    looks: Looks | Callable[[], Looks] | None = None,
     **where: Any,
 ) -> Callable[[Records], Any]:
     """A value against an axis of the records, or against another value of theirs (a curve).
@@ -38,7 +40,8 @@ def lines(
       record: the sort of record, by default that without a name.
       xlabel, ylabel: of the axes; by default the names.
       log: "x", "y" or "xy".
-      looks: value of `color` -> colour, line style and marker.
+      looks: value of `color` -> colour, line style and marker; or a function that gives them, for
+        colours of `ico.report.palette`, which loads Matplotlib.
       **where: which records.
     """
 
@@ -48,11 +51,12 @@ def lines(
         columns = min(3, len(panels))
         fig, axes = report.canvas(columns, -(-len(panels) // columns), height=3.6)
         colors = found.axis(color) if color else [None]
+        styles = looks() if callable(looks) else looks or {}
         for ax, place in zip(axes.flat, panels, strict=False):
             here = found if place is None else found.where(**{str(panel): place})
             for number, one in enumerate(colors):
                 mine = here if one is None else here.where(**{str(color): one})
-                style = (looks or {}).get(one) or report.panels.look(number)
+                style = styles.get(one) or report.panels.look(number)
                 if len(mine):
                     _line(ax, mine, x, y, over, _label(color, one), dict(style))
             ax.set(xlabel=xlabel or x, ylabel=ylabel or y, title="" if place is None else place)

@@ -1,5 +1,7 @@
 """How learned optimizers are trained (tasks, estimated gradients, the outer loop) and raced."""
 
+from ico.metatrain._attempts import MetaTrained, attempts
+from ico.metatrain._contest import Contest, Entrant, Rules, by_hand, counted, hand_designed
 from ico.metatrain._estimators import (
     Estimator,
     UnrollState,
@@ -19,29 +21,41 @@ from ico.metatrain._racing import (
     tune_by_runs,
 )
 from ico.metatrain._tasks import Inner, Task, TaskFamily, begin, family_of, inner_step, run
+from ico.metatrain._watching import batches_of, stopwatch, watch
 
 __all__ = [
-    "Racer",
-    "SCHEDULES",
-    "UnrollState",
+    "Contest",
+    "Entrant",
     "Estimator",
     "Inner",
     "Learned",
     "MetaConfig",
+    "MetaTrained",
+    "Racer",
+    "Rules",
+    "SCHEDULES",
     "Task",
     "TaskFamily",
     "Tuned",
+    "UnrollState",
+    "attempts",
+    "batches_of",
     "begin",
     "begin_unrolls",
-    "window_gradient",
+    "by_hand",
+    "counted",
     "family_of",
+    "hand_designed",
     "inner_step",
     "meta_train",
     "racer",
     "rates_around",
     "run",
     "schedule",
+    "stopwatch",
     "tune",
     "tune_by_runs",
+    "watch",
     "whole_gradient",
+    "window_gradient",
 ]

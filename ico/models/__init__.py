@@ -29,6 +29,7 @@ from ico.models._interpolation import (
 from ico.models._learner import learner
 from ico.models._linear_transformer import LinearTransformer
 from ico.models._mixer import Mixer, MixerKind
+from ico.models._preconditioned_step import PreconditionedStep, preconditioned_start
 from ico.models._sequence_transformer import SequenceTransformer, TokenTransformer
 from ico.models._vit import ViT, ViTBlock, ViTClassifier
 
@@ -44,6 +45,7 @@ __all__ = [
     "Mixer",
     "MixerKind",
     "PatchConv",
+    "PreconditionedStep",
     "ResNetClassifier",
     "SequenceTransformer",
     "TokenTransformer",
@@ -61,6 +63,7 @@ __all__ = [
     "learner",
     "measure_images",
     "normalise",
+    "preconditioned_start",
     "products",
     "scale_updates",
     "sinusoidal_positions",

@@ -37,12 +37,15 @@ class EveryPair:
       pairs: (a, b), each [S, T] or [T].
       statistic: of the two grand means.
       note, failure_rate: of the measurement.
+      runs: whether the first axis is runs of one model (one learned optimizer, say), which are
+        resampled all the same, but counted as tasks and not as seeds.
     """
 
     pairs: Sequence[tuple[Any, Any]]
     statistic: Callable[[float, float], float]
     note: str = ""
     failure_rate: float | None = None
+    runs: bool = False
 
     def within(self, band: Band) -> Measurement:
         """Reproduced if every pair's interval is inside; refuted if one is outside at 0.05/pairs.
@@ -61,6 +64,7 @@ class EveryPair:
             return min(lower + ([] if band_high is None else [band_high - high]))
 
         counts = _counts([sample for pair in self.pairs for sample in pair])
+        counts = (1, len(self.pairs[0][0])) if self.runs else counts
         found = [interval(*pair, statistic=self.statistic) for pair in self.pairs]
         if not np.isfinite([(value, *ci95) for value, ci95 in found]).all():
             nan = float("nan")  # min and max would pass over it

@@ -4,7 +4,12 @@ import chex
 import jax
 import numpy as np
 
-from ico.algorithms import next_vector_gd, next_vector_ridge, preconditioned_inputs
+from ico.algorithms import (
+    next_vector_gd,
+    next_vector_ridge,
+    preconditioned_inputs,
+    tuned_next_vector_ridge,
+)
 
 B, T, D = 3, 12, 4
 
@@ -44,6 +49,24 @@ def test_ridge_finds_a_noiseless_system():
     x = np.stack(x, 1)
     (found,) = next_vector_ridge(x[:, :-1], x[:, :-1], [1e9])
     np.testing.assert_allclose(found[:, D + 1 :], x[:, D + 2 :], atol=1e-4)
+
+
+def test_the_regulariser_is_tuned_on_other_sequences():
+    """Hardly any for a system without noise, much of it where nothing can be predicted."""
+    w = np.linalg.qr(np.random.default_rng(0).normal(size=(D, D)))[0]
+    x = [np.asarray(vectors(), np.float64)[:, 0]]
+    for _ in range(T):
+        x.append(x[-1] @ w.T)
+    exact = np.stack(x, 1)
+    side = exact[:, :-1], exact[:, :-1], exact[:, 1:]
+    losses, inverse = tuned_next_vector_ridge(side, side)
+    chex.assert_shape(losses, (B, T))
+    assert inverse > 1e3 and losses[:, D + 1 :].max() < 0.01 < losses[:, 1].min()
+    noise = np.random.default_rng(1).normal(size=(50, T, D))
+    unlike, strong = tuned_next_vector_ridge(side, (noise, noise, noise[::-1]))
+    assert strong < 10
+    (predicted,) = next_vector_ridge(*side[:2], [strong])
+    np.testing.assert_allclose(unlike, 0.5 * ((predicted - side[2]) ** 2).sum(-1))
 
 
 def test_preconditioned_inputs(x64):

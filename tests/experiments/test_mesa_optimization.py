@@ -1,6 +1,7 @@
 """What is special to `mesa_optimization`: explicit algorithms, readings, tuned parts, claims."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -10,10 +11,10 @@ import pytest
 
 from experiments.mesa_optimization import (
     deep,
-    explicit,
     few_shot,
     language,
     linearisation,
+    model_comparison,
     one_layer_gd,
     probes,
     recall,
@@ -41,46 +42,17 @@ def vectors(seed, count=400):
 # Explicit algorithms ------------------------------------------------------------------------------
 
 
-def test_least_squares_finds_its_regulariser_on_other_sequences(x):
-    w = np.linalg.qr(np.random.default_rng(0).normal(size=(D, D)))[0]
-    late = [np.asarray(x)[:, 0]]
-    for _ in range(T):
-        late.append(late[-1] @ w.T)
-    exact = np.stack(late, 1)
-    side = exact[:, :-1], exact[:, :-1], exact[:, 1:]
-    losses, inverse = explicit.least_squares_losses(side, side)
-    chex.assert_shape(losses, (B, T))
-    assert inverse > 1e3 and losses[:, D + 1 :].max() < 0.01 < losses[:, 1].min()
-    noise = np.random.default_rng(1).normal(size=(50, T, D))
-    assert explicit.least_squares_losses(side, (noise, noise, noise[::-1]))[1] < 10
-
-
-class PropositionTwo(chex.TestCase):
-    @chex.variants(with_jit=True, without_jit=True)
-    def test_with_enough_steps_it_is_least_squares(self):
-        """Richardson's iteration, rate below 2 over the largest eigenvalue."""
-        x = jax.random.normal(jax.random.key(0), (B, T, D)) / 4
-        params = {
-            "rate": jnp.full((400, 1), np.log(0.3)),
-            "momentum": jnp.zeros((400, 1)),
-            "reg": jnp.log(jnp.ones(1) / 2),
-            "scale": jnp.ones(()),
-        }
-        ours = self.variant(explicit.preconditioned_step)(params, x, x)
-        theirs = explicit.next_vector_ridge(x, x, [2.0])[0]
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
-
-
 def test_proposition_two_starts_below_one_gradient_step():
     """Coefficients known in advance help on sequences that they were not chosen on."""
-    task = tasks.Dynamics(200, 20, D)
-    other, test = (systems.draw(jax.random.key(i), task) for i in (1, 2))
-    start = explicit.known_in_advance(task, other, 5)
-    ours = explicit.proposition_losses(task, start, test).mean()
+    task, model = tasks.Dynamics(200, 20, D), models.PreconditionedStep(5)
+    other, test = (systems.draw(jax.random.key(i), task=task) for i in (1, 2))
+    loss = functools.partial(model_comparison.proposition_losses, model)
+    start = models.preconditioned_start(other.inputs, 5, lambda p: loss(p, task, other).mean())
+    ours = loss(start, task, test).mean()
     constructed = (s._replace(inputs=tasks.constructed_tokens(s.inputs)) for s in (test, other))
     one = one_layer_gd.gradient_descent_losses(*constructed, D)[0].mean()
     sides = ((s.inputs, s.inputs, s.targets) for s in (test, other))
-    assert explicit.least_squares_losses(*sides)[0].mean() < ours < 0.8 * one
+    assert systems.least_squares(*sides)[0].mean() < ours < 0.8 * one
 
 
 def test_least_squares_of_pairs_counts_earlier_ones_alone():
@@ -207,7 +179,7 @@ def test_replaced_layers_are_fitted_one_by_one(tmp_path):
     replaced = linearisation.replace_layer(run, trained, 4, 1)
     assert replaced.model.kinds == ("linear", "linear")
     chex.assert_trees_all_equal(replaced.params["block_0"], trained.params["block_0"])
-    test = systems.draw(jax.random.key(9), tasks.Dynamics(64, 16, 4))
+    test = systems.draw(jax.random.key(9), task=tasks.Dynamics(64, 16, 4))
     assert 0 < linearisation.not_fitted(trained, replaced, test, 1) < 0.7
     assert linearisation.not_fitted(trained, trained, test, 1) == 0
 

@@ -67,6 +67,26 @@ def test_true_is_not_one():
     assert [type(value) for value in both.axis("tied")] == [bool, int]
 
 
+def test_a_difference_by_count_and_a_reduction():
+    """Of means: right answers over questions, and the share of a loss that is taken away."""
+    rng = np.random.default_rng(1)
+    asked = rng.integers(1, 9, (2, 30)).astype(float)
+    right = [rng.binomial(asked.astype(int), p).astype(float) for p in (0.8, 0.3)]
+    found = lab.Records(
+        lab.record(layer=name, right=array, asked=asked)
+        for name, array in zip(("mesa", "linear"), right, strict=True)
+    )
+    more = lab.difference("right", over="asked", layer=("mesa", "linear"))
+    expected = (right[0].sum() - right[1].sum()) / asked.sum()
+    assert more(found).value == pytest.approx(expected)
+    low, high = more(found).ci95
+    assert low < expected < high and (more(found).n_seeds, more(found).n_tasks) == (2, 30)
+    fewer = lab.reduction("right", layer=("mesa", "linear"))(found)
+    assert fewer.value == pytest.approx(1 - right[1].sum() / right[0].sum())
+    with pytest.raises(ValueError, match="over"):
+        lab.every(more, layer=...)
+
+
 def same(found, expected):
     value, ends = expected
     assert (found.value, found.ci95) == (value, ends)

@@ -39,3 +39,12 @@ def test_one_ratio_outside_refutes_and_all_inside_confirm():
     assert judge(pairs(rng, [1.0, 1.001, 0.999], seed_deviation=5e-4)) == "yes"
     found = EveryPair(pairs(rng, [1.0, 1.1], seed_deviation=1e-3), ratio).within(BAND)
     assert found.value == pytest.approx(1.1, abs=0.01)
+
+
+def test_runs_of_one_model_are_counted_as_tasks():
+    """The interval is the same: both axes are resampled."""
+    rng = np.random.default_rng(5)
+    pairs = [(rng.normal(1, 0.1, (6, 40)), rng.normal(2, 0.1, (6, 40)))]
+    seeds, runs = (EveryPair(pairs, ratio, runs=runs).within((None, 1.0)) for runs in (False, True))
+    assert (seeds.n_seeds, seeds.n_tasks) == (6, 40) and (runs.n_seeds, runs.n_tasks) == (1, 6)
+    assert (seeds.value, seeds.ci95) == (runs.value, runs.ci95)

@@ -182,7 +182,7 @@ def test_markdown_rows_have_one_line_and_five_cells(run):
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 6
     for row in rows:
-        assert len(re.findall(r"(?<!\\)\|", row)) == 5
+        assert len(re.findall(r"(?<!\\)\|", row)) == 6
         assert "<" not in row
     last = text.splitlines()[-1]
     assert "cpu preset, 5 seeds, 2 minutes on " in last
