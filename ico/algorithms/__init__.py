@@ -23,6 +23,7 @@ from ico.algorithms._implicit_model import (
     implicit_model,
     implicit_weights,
 )
+from ico.algorithms._layers_needed import layers_needed, log_uniform_spectrum
 from ico.algorithms._newton import newton
 from ico.algorithms._next_vector import next_vector_gd, next_vector_ridge, preconditioned_inputs
 from ico.algorithms._ridge import ridge
@@ -49,6 +50,8 @@ __all__ = [
     "implicit_model",
     "implicit_weights",
     "grid_search",
+    "layers_needed",
+    "log_uniform_spectrum",
     "newton",
     "next_vector_gd",
     "next_vector_ridge",

@@ -33,6 +33,7 @@ from ico.lab._config import (
     Range,
     Share,
 )
+from ico.lab._contrasts import beside, dots, gaps
 from ico.lab._errors import InputError
 from ico.lab._measures import difference, every, exact, falls, mean, ratio
 from ico.lab._paper import Paper, Study
@@ -74,11 +75,14 @@ __all__ = [
     "Study",
     "Trained",
     "bars",
+    "beside",
     "describe",
     "difference",
+    "dots",
     "every",
     "exact",
     "falls",
+    "gaps",
     "grid",
     "interval",
     "lines",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,19 +150,22 @@ def bars(
 def maps(
     value: str,
     *,
-    each: str = "map",
+    each: str | Sequence[str] = "map",
     record: str = "",
-    low: float = 0,
-    high: float = 1,
+    low: float | None = 0,
+    high: float | Callable[[np.ndarray], float] = 1,
+    cmap: str = "",
     **where: Any,
 ) -> Callable[[Records], Any]:
-    """Matrices as pictures on one colour scale: a row a record, a column a matrix.
+    """Matrices as pictures: a row a record, a column a matrix.
 
     Args:
       value: [M, X, Y], M matrices of each record: the attention patterns of heads, say.
-      each: what a matrix is of, for its title: "head".
+      each: what a matrix is of, for its title ("head"), or the titles of all.
       record: the sort of record, by default that without a name.
-      low, high: the ends of the colour scale.
+      low, high: the ends of the colour scale. Where `high` is a function of a record's matrices,
+        each row has its own, with a bar beside it; `low` None is minus `high`.
+      cmap: of the colours, by default "viridis", or "RdBu_r" around zero.
       **where: which records.
     """
 
@@ -170,17 +173,21 @@ def maps(
         found = list(_found(records, record, where, [value]))
         columns = max(len(one[value]) for one in found)
         fig, axes = report.canvas(columns, len(found), height=2.5)
-        for row, one in enumerate(found):
+        for row, one in zip(axes, found, strict=True):
+            matrices = report.panels.finite(one[value])
+            top = high(matrices) if callable(high) else high
+            ends = {"vmin": -top if low is None else low, "vmax": top}
             names = ", ".join(str(axis) for axis in one.axes.values())
-            for column, matrix in enumerate(one[value]):
-                ax = axes[row, column]
-                ax.imshow(matrix, cmap="viridis", vmin=low, vmax=high)
+            for column, (ax, matrix) in enumerate(zip(row, matrices, strict=False)):
+                ax.imshow(matrix, cmap=cmap or ("RdBu_r" if low is None else "viridis"), **ends)
                 ax.grid(False)
                 ax.set(xticks=[], yticks=[])
-                title = f"{each} {column + 1}"
+                title = f"{each} {column + 1}" if isinstance(each, str) else each[column]
                 ax.set_title(title if column or not names else f"{names}\n{title}", fontsize=9)
-            for ax in axes[row, len(one[value]) :]:
+            for ax in row[len(matrices) :]:
                 ax.set_axis_off()
+            if callable(high):
+                fig.colorbar(row[0].images[0], ax=row, shrink=0.8)
         return fig
 
     return draw

@@ -10,7 +10,6 @@ import pytest
 
 import ico.train
 from experiments.noisy_regression import real_data, testbed, variants
-from experiments.noisy_regression.gd_plus_plus_convergence import layers_needed
 from experiments.noisy_regression.mechanism import mechanism, step_regressions
 from experiments.noisy_regression.out_of_distribution import Shift, shifted
 from experiments.noisy_regression.paper import paper
@@ -92,10 +91,6 @@ class Excess(chex.TestCase):
 
 def test_a_seed_that_diverged_is_not_the_best():
     assert variants.least_finite([1.0, 0.9, np.nan]) == 1
-
-
-def test_a_single_eigenvalue_takes_one_layer():
-    assert layers_needed(np.ones(4), 0) <= 1
 
 
 def test_the_effective_step_of_a_learner_without_noise_falls_too():

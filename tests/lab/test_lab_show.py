@@ -61,3 +61,16 @@ def test_maps_draw_a_row_a_record_and_hide_what_is_not_there():
 def test_looks_differ_for_many_learners():
     looks = [report.panels.look(place) for place in range(28)]
     assert len({(str(one["color"]), str(one["linestyle"])) for one in looks}) == 28
+
+
+def test_a_row_of_maps_may_have_its_own_scale_around_zero():
+    records = report.Records(
+        lab.record(which=name, m=size * np.array([[[1.0, np.nan], [-2.0, 0.0]]]))
+        for name, size in (("a", 1.0), ("b", 10.0))
+    )
+    draw = lab.maps("m", each=["only"], low=None, high=lambda m: 2 * np.nanmax(np.abs(m)))
+    with report.style():
+        fig = draw(records)
+    scales = [ax.images[0].get_clim() for ax in fig.axes if ax.images]
+    assert scales == [(-4.0, 4.0), (-40.0, 40.0)]
+    assert [ax.get_title() for ax in fig.axes if ax.images] == ["a\nonly", "b\nonly"]
