@@ -93,11 +93,11 @@ mechanism.table("scalars", lab.grid("value", rows=("layer",), columns="scalar", 
 # Rescaling ---------------------------------------------------------------------------------------
 
 
-def _left_out(scalars: DiagonalScalars, test: testbed.EvalContexts) -> Iterator[Record]:
+def _left_out(scalars: DiagonalScalars, test: algorithms.OracleContexts) -> Iterator[Record]:
     """The loss when one kind of scalar is zero in all layers."""
     for name in ("", "yy", "xy", "xx"):
         less = scalars._replace(**{name: jnp.zeros_like(scalars.yy)} if name else {})
-        loss = testbed.excess(_weights(less, test.statistics), test.oracle)
+        loss = algorithms.excess(_weights(less, test.statistics), test.oracle)
         yield lab.record("scalars left out", left_out=f"w_{name}" if name else "nothing", loss=loss)
 
 
@@ -193,7 +193,7 @@ mechanism.figure(
 # Momentum ----------------------------------------------------------------------------------------
 
 
-def step_regressions(scalars: DiagonalScalars, test: testbed.EvalContexts) -> Iterator[Record]:
+def step_regressions(scalars: DiagonalScalars, test: algorithms.OracleContexts) -> Iterator[Record]:
     """What regressions on the preconditioned gradient and the last step need, for all but step 1.
 
     Of the whole step and of its momentum term, each as moments by task (`ico.report.Regression`).
@@ -204,8 +204,7 @@ def step_regressions(scalars: DiagonalScalars, test: testbed.EvalContexts) -> It
     def steps(statistics):
         model = algorithms.implicit_model(p, q, statistics)
         reading = algorithms.descent_reading(p, q, statistics, model)
-        descent = -jnp.einsum("lbde,lbe->lbd", reading.preconditioner, reading.gradient)
-        return model.w, descent, reading.momentum
+        return model.w, reading.descent, reading.momentum
 
     some = jax.tree.map(lambda leaf: leaf[:20_000], test.statistics)
     w_LTD, descent_LTD, momentum_LTD = (np.asarray(a, np.float64) for a in steps(some))
@@ -272,9 +271,8 @@ def _explained(records: Records) -> list[dict]:
 
 
 def _row(whole: Regression, momentum: Regression) -> dict:
-    alone = Regression(whole.xx[:, :1, :1], whole.xy[:, :1], whole.yy)
     row = {
-        "R^2 of the gradient alone": alone.r_squared,
+        "R^2 of the gradient alone": whole.leading(1).r_squared,
         "of the gradient": float(whole.coefficients[0]),
         "momentum term's R^2": momentum.r_squared,
         "momentum's share of the step": float(np.sqrt(momentum.yy.sum() / whole.yy.sum())),

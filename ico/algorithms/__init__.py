@@ -15,7 +15,7 @@ from ico.algorithms._diagonal import (
     diagonal_weights,
 )
 from ico.algorithms._gradient_descent import gd, gd_plus_plus
-from ico.algorithms._grid_search import grid_search
+from ico.algorithms._grid_search import grid_search, refined_search
 from ico.algorithms._implicit_model import (
     DescentReading,
     ImplicitModel,
@@ -26,6 +26,13 @@ from ico.algorithms._implicit_model import (
 from ico.algorithms._layers_needed import layers_needed, log_uniform_spectrum
 from ico.algorithms._newton import newton
 from ico.algorithms._next_vector import next_vector_gd, next_vector_ridge, preconditioned_inputs
+from ico.algorithms._oracle_contexts import (
+    OracleContexts,
+    best_noise_variance,
+    excess,
+    linear_losses,
+    with_oracle,
+)
 from ico.algorithms._ridge import ridge
 from ico.algorithms._spectral_error import gd_plus_plus_error
 from ico.algorithms._statistics import statistics
@@ -34,8 +41,10 @@ __all__ = [
     "DescentReading",
     "DiagonalScalars",
     "ImplicitModel",
+    "OracleContexts",
     "adaptive_ridge",
     "adaptive_ridge_weights",
+    "best_noise_variance",
     "best_rates",
     "constructions",
     "descent_reading",
@@ -43,6 +52,7 @@ __all__ = [
     "diagonal_scalars",
     "diagonal_weights",
     "estimated_noise_variance",
+    "excess",
     "expected_loss",
     "gd",
     "gd_plus_plus",
@@ -51,12 +61,15 @@ __all__ = [
     "implicit_weights",
     "grid_search",
     "layers_needed",
+    "linear_losses",
     "log_uniform_spectrum",
     "newton",
     "next_vector_gd",
     "next_vector_ridge",
     "preconditioned_inputs",
+    "refined_search",
     "ridge",
     "ridge_weights",
     "statistics",
+    "with_oracle",
 ]

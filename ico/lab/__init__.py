@@ -39,8 +39,8 @@ from ico.lab._measures import difference, every, exact, falls, mean, ratio
 from ico.lab._paper import Paper, Study
 from ico.lab._recipe import Recipe, Restart
 from ico.lab._run import Run
-from ico.lab._show import bars, grid, lines, maps, rows
-from ico.lab._train import Trained, describe, regression_loss, train
+from ico.lab._show import bars, grid, lines, maps, points, rows
+from ico.lab._train import Trained, best_seed, describe, regression_loss, train
 from ico.report import (
     EveryPair,
     Measurement,
@@ -76,6 +76,7 @@ __all__ = [
     "Trained",
     "bars",
     "beside",
+    "best_seed",
     "describe",
     "difference",
     "dots",
@@ -89,6 +90,7 @@ __all__ = [
     "maps",
     "mean",
     "measured",
+    "points",
     "ratio",
     "record",
     "regression_loss",

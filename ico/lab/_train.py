@@ -182,6 +182,20 @@ def train(
     return Trained(model, jax.tree.map(by_seed, found["params"]), history, whole, rate)
 
 
+def best_seed(losses_S: Any) -> int:
+    """Which seed has the least loss; one that is not a number is as bad as an infinite one.
+
+    Choose on data that nothing else uses, and give the interval of the chosen seed's row alone.
+
+    Raises:
+      ValueError: no loss is finite.
+    """
+    losses_S = np.nan_to_num(np.asarray(losses_S), nan=np.inf)  # argmin takes nan for the least
+    if not np.isfinite(losses_S).any():
+        raise ValueError("no seed has a finite loss")
+    return int(np.argmin(losses_S))
+
+
 @functools.lru_cache(maxsize=64)
 def regression_loss(apply: Callable) -> Callable:
     """The training loss of a learner on episodes: the mean of half its squared error."""

@@ -31,6 +31,7 @@ from ico.models._linear_transformer import LinearTransformer
 from ico.models._mixer import Mixer, MixerKind
 from ico.models._sequence_transformer import SequenceTransformer, TokenTransformer
 from ico.models._vit import ViT, ViTBlock, ViTClassifier
+from ico.models._weights_loss import init_weights_model, weights_loss, weights_of
 
 __all__ = [
     "AlternatingTransformer",
@@ -57,6 +58,7 @@ __all__ = [
     "gradient_step_rate",
     "image_logits",
     "image_loss",
+    "init_weights_model",
     "interpolate",
     "learner",
     "measure_images",
@@ -66,4 +68,6 @@ __all__ = [
     "sinusoidal_positions",
     "stacked_products",
     "to_unit",
+    "weights_loss",
+    "weights_of",
 ]

@@ -20,6 +20,7 @@ from ico.tasks._noisy_regression import (
     noisy_regression,
     spectral_context,
     wishart_spectra,
+    with_label_noise,
 )
 from ico.tasks._pairs import Pairs, RotationPairs, pairs_in_a_row, rotation_pairs
 from ico.tasks._recall import Recall, recall
@@ -56,4 +57,5 @@ __all__ = [
     "tabular",
     "token_losses",
     "wishart_spectra",
+    "with_label_noise",
 ]
