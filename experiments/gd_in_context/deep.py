@@ -19,7 +19,7 @@ from experiments.gd_in_context import regression
 from experiments.gd_in_context.paper import paper
 from experiments.gd_in_context.regression import GD, SEEDS
 from ico import algorithms, lab, report
-from ico.models import LinearTransformer, learner, products
+from ico.models import LinearTransformer, gd_plus_plus_gamma, learner
 
 MODEL, GD_PLUS_PLUS, GD_FREE = "transformer", "GD++", "gradient descent, a rate a step"
 SHOWN = [MODEL, GD, GD_PLUS_PLUS]
@@ -140,22 +140,12 @@ def _two_tied(run, trained, rates, episode):
     }
     pairs = [(MODEL, GD), (MODEL, GD_PLUS_PLUS)]
     cosine = ico.compare(learners, episode, pairs=pairs).cosine
-    gamma_S = trained.by_seed(lambda model, params: gamma(params["block_0"]))
+    gamma_S = trained.by_seed(lambda model, params: gd_plus_plus_gamma(params["block_0"]))
     fitted = float(rates[GD_PLUS_PLUS]["gamma"])
     run.note(f"Two tied layers: gamma fitted {fitted:.4f}, read from weights {gamma_S.mean():.4f}.")
     yield lab.record("two tied", to=GD, cosine=cosine[MODEL, GD])
     yield lab.record("two tied", to=GD_PLUS_PLUS, cosine=cosine[MODEL, GD_PLUS_PLUS])
     yield lab.record("gamma", ratio=gamma_S[:, None] / fitted)
-
-
-def gamma(block, num_outputs: int = 1) -> np.floating:
-    """GD++'s gamma in a layer: minus the mean diagonal of W_PV's x block times that of W_KQ's."""
-
-    def mean_diagonal(w_HEE):
-        return np.diagonal(np.asarray(w_HEE).sum(0))[:-num_outputs].mean()
-
-    w_kq, w_pv = products(block)
-    return -mean_diagonal(w_kq) * mean_diagonal(w_pv)
 
 
 deep.claim(

@@ -22,6 +22,7 @@ from ico.types import Prompt
 
 HALFWAY = "halfway between"
 CONSTRUCTION_TASKS = 32
+SHOWN = 3  # seeds whose weights are drawn
 
 
 @paper.study("Does one trained linear self-attention layer do one step of gradient descent?")
@@ -67,9 +68,8 @@ def weights(params, built):
     for name, trained, target in zip(("kq", "pv"), scaled, products(built["block_0"]), strict=True):
         trained_SEE, target_EE = np.asarray(trained)[:, 0], np.asarray(target)[0]
         error_S = np.linalg.norm(trained_SEE - target_EE, axis=(1, 2)) / np.linalg.norm(target_EE)
-        yield lab.record(
-            "weights", product=name, trained=trained_SEE, built=target_EE, error=error_S[:, None]
-        )
+        shown = np.concatenate([target_EE[None], trained_SEE])[: 1 + SHOWN]
+        yield lab.record("weights", product=name, matrices=shown, error=error_S[:, None])
 
 
 def construction_error(run, dtype: str) -> float:
@@ -201,30 +201,18 @@ def training(records):
     return fig
 
 
-@one_layer.figure(
-    "Paper, section 3. The products of the trained weights, scaled by beta (the mean diagonal of "
-    "W_KQ without its last entry), beside those of the construction for gradient descent. One "
-    "colour scale a row, out to 1.5 times the construction's largest entry, what lies beyond in "
-    "its end colours; the last row and column belong to y.",
+one_layer.figure(
+    lab.maps(
+        "matrices",
+        each=["construction", *(f"trained, seed {seed + 1}" for seed in range(SHOWN))],
+        record="weights",
+        low=None,
+        # Around the construction, so that a seed far from it cannot hide the others.
+        high=lambda matrices: 1.5 * max(np.abs(matrices[0]).max(), 1e-12),
+    ),
+    "Paper, section 3. The products of the trained weights, W_KQ / beta and W_PV beta (beta is the "
+    "mean diagonal of W_KQ without its last entry), beside those of the construction for gradient "
+    "descent. One colour scale a row, out to 1.5 times the construction's largest entry, what lies "
+    "beyond in its end colours; the last row and column belong to y.",
     name="one_layer_weights",
 )
-def draw_weights(records):
-    """Trained weight products beside those of the construction."""
-    words = {"kq": "$W_{KQ}/\\beta$", "pv": "$\\beta\\,W_{PV}$"}
-    shown = min(3, len(records["weights"].one(product="kq")["trained"]))
-    fig, axes = report.canvas(shown + 1, 2, height=2.1)
-    for row, record in zip(axes, records["weights"], strict=True):
-        # Around the construction, so that a seed far from it cannot hide the others.
-        limit = 1.5 * max(np.abs(record["built"]).max(), 1e-12)
-        for seed, ax in enumerate(row):
-            matrix = record["trained"][seed - 1] if seed else record["built"]
-            ax.imshow(report.panels.finite(matrix), cmap="PuOr", vmin=-limit, vmax=limit)
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            ax.spines[:].set_visible(True)
-            if record["product"] == "kq":
-                name = f"trained, seed {seed}" if seed else "construction"
-                ax.set_title(name, fontsize=11)
-        row[0].set_ylabel(words[record["product"]], fontsize=13)
-        fig.colorbar(row[0].images[0], ax=row, shrink=0.8, extend="both")
-    return fig

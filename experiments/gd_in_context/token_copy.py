@@ -66,7 +66,7 @@ def partner_attention(run, trained):
     stronger = np.where(y_more_S[:, None], of_y[:, half:], of_x[:, half:])
     kinds = ", ".join("y" if more else "x" for more in y_more_S)
     run.note(f"Tokens that attend to the other of their pair, seed by seed: {kinds}.")
-    return lab.record("attention", on_partner=stronger, weights=weights_STPP.mean(1))
+    return lab.record("attention", on_partner=stronger, weights=weights_STPP[:1].mean(1))
 
 
 def gradient_norms(run, trained):
@@ -181,24 +181,12 @@ token_copy.figure(
 )
 
 
-@token_copy.figure(
-    "Paper, Fig. 5. Mean attention weights of the softmax layer over the context tokens, of the "
-    "first seed."
+token_copy.figure(
+    lab.maps("weights", each=("",), record="attention", high=np.nanmax),
+    "Paper, Fig. 5. Mean attention weights of the softmax layer over the context tokens (columns), "
+    "of the first seed.",
+    name="token_copy_attention",
 )
-def attention(records):
-    """What the first layer reads."""
-    weights = report.panels.finite(records["attention"].one()["weights"][0])
-    rows, columns = weights.shape
-    fig, axes = report.canvas(1, height=4.2)
-    ax = axes[0, 0]
-    extent = (0.5, columns + 0.5, rows + 0.5, 0.5)
-    image = ax.imshow(weights, cmap="viridis", vmin=0, origin="upper", extent=extent)
-    ax.set(xlabel="token attended to", ylabel="token that attends")
-    ax.grid(False)
-    fig.colorbar(image, ax=ax, shrink=0.75)
-    return fig
-
-
 token_copy.figure(
     regression.while_training(),
     "Paper, Fig. 5. Loss while training with a softmax and with a linear first layer, and the loss "

@@ -102,10 +102,10 @@ real_data.table(
 
 
 @real_data.figure(
-    "Median half squared error when ten random columns of a real table predict another, by the "
-    "noise added to the labels in the context; inputs standardised (top) or whitened (bottom) by "
-    "the rows outside the task. The open marker is the deepest DIAG. Axes end just above the loss "
-    "of predicting zero."
+    "Median half squared error, with 95% intervals, if ten random columns of a real table predict "
+    "another, by the noise added to the labels in the context; inputs standardised (top) or "
+    "whitened (bottom) by the rows outside the task. The open marker is the deepest DIAG. Axes end "
+    "just above the loss of predicting zero."
 )
 def _by_table(records: Records):
     draw = lab.lines(

@@ -5,13 +5,12 @@ Dimension key: T tasks, D inputs, L layers.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.noisy_regression.ridge_tuning import tune_ridge
+from experiments.noisy_regression.ridge_tuning import TunedRidge, tune_ridge
 from ico import algorithms, lab, tasks
 from ico.algorithms import OracleContexts
 from ico.tasks import NoisePrior, NoisyContext
@@ -50,6 +49,7 @@ def share_far(loss: Float[np.ndarray, "T"]) -> float:
     return float(1 - np.mean(loss <= FAR))
 
 
+@lab.once
 def baselines(
     run: lab.Run, noise: Noise = STRONG, num_context: int | None = None
 ) -> dict[str, Callable[[Statistics], Float[Array, "T D"]]]:
@@ -60,20 +60,17 @@ def baselines(
       noise: the setting.
       num_context: pairs in the contexts that they are applied to, if not those of training.
     """
-    N = num_context or run.config.num_context
-    return run.once(("baselines", noise, N), lambda: _baselines(run, noise, N))
-
-
-def _baselines(run: lab.Run, noise: Noise, N: int) -> dict[str, Any]:
-    config = run.config
-    task = tasks.NoisyRegression(
-        num_inputs=config.num_inputs, num_context=config.num_context, noise=noise
-    )
-    tune = functools.partial(tune_ridge, task, num_tasks=config.tuning_tasks, seed=1_000 + run.seed)
-    found = run.once(("tuned ridge", noise), tune)
+    found, N = _tuned(run, noise), num_context or run.config.num_context
 
     def adaptive(params):
         return jax.jit(lambda statistics: algorithms.adaptive_ridge_weights(params, statistics, N))
 
     constant = jax.jit(functools.partial(algorithms.ridge_weights, **found.constant))
     return {"ConstRR": constant, "AdaRR": adaptive({}), "TunedRR": adaptive(found.tuned)}
+
+
+@lab.once
+def _tuned(run: lab.Run, noise: Noise) -> TunedRidge:
+    D, N = run.config.num_inputs, run.config.num_context
+    task = tasks.NoisyRegression(num_inputs=D, num_context=N, noise=noise)
+    return tune_ridge(task, num_tasks=run.config.tuning_tasks, seed=1_000 + run.seed)

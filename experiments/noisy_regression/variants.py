@@ -33,6 +33,7 @@ def make_model(variant: str, num_layers: int, num_inputs: int):
     return model.clone(num_inputs=num_inputs) if variant == "FULL" else model
 
 
+@lab.once
 def train_variant(run: lab.Run, variant: str, depth: int) -> tuple[lab.Trained, tuple[Noise, ...]]:
     """The models of a variant and depth [S, C, ...], and the C settings they are trained for.
 
@@ -43,10 +44,6 @@ def train_variant(run: lab.Run, variant: str, depth: int) -> tuple[lab.Trained, 
     (`ico.models.weights_loss`). Seed s of every setting starts alike and sees the same contexts, at
     its setting's noise.
     """
-    return run.once(("trained", variant, depth), lambda: _train_variant(run, variant, depth))
-
-
-def _train_variant(run: lab.Run, variant: str, depth: int):
     config, far = run.config, 100.0
     settings, rate = config.settings, config.learning_rate
     steps = min(config.steps_per_layer * depth, config.most_steps)
@@ -61,7 +58,7 @@ def _train_variant(run: lab.Run, variant: str, depth: int):
     spectra, sampler = None, full_contexts
     if variant != "FULL":
         # A model that acts through scalars does not mind a turn of the inputs; FULL does.
-        spectra, sampler = run.once("spectra", lambda: _spectra(run)), spectral_contexts
+        spectra, sampler = _spectra(run), spectral_contexts
     model = make_model(variant, depth, D)
 
     priors = [tasks.NoisePrior.of(noise) for noise in settings]
@@ -94,6 +91,7 @@ def spectral_contexts(key, spectra, prior, *, task: tasks.NoisyRegression) -> Or
     return algorithms.with_oracle(tasks.spectral_context(key, spectra, task), prior)
 
 
+@lab.once
 def _spectra(run: lab.Run) -> Float[Array, "count D"]:
     config = run.config
     task = tasks.NoisyRegression(config.batch_size, config.num_inputs, config.num_context)
@@ -123,16 +121,13 @@ class Best(NamedTuple):
         return models.weights_of(self.model, self.params, statistics, all_layers)
 
 
+@lab.once
 def best(run: lab.Run, variant: str, depth: int, noise: Noise = STRONG) -> Best:
     """The best seed of a variant, depth and noise setting.
 
     Raises:
       ValueError: no seed has a finite loss.
     """
-    return run.once(("best", variant, depth, noise), lambda: _best(run, variant, depth, noise))
-
-
-def _best(run: lab.Run, variant: str, depth: int, noise: Noise) -> Best:
     trained, settings = train_variant(run, variant, depth)
     place = settings.index(noise)
     contexts = testbed.at_noise(testbed.draw(run, "choice", run.config.choice_tasks), noise)

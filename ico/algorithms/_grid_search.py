@@ -71,6 +71,8 @@ def refined_search(
         for point in np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes)):
             if (value := loss(*point)) < least:
                 best, least = tuple(float(x) for x in point), value
+        if not best:
+            break
         steps = [axis[1] / axis[0] for axis in axes]
         ranges = [(x / step, x * step) for x, step in zip(best, steps, strict=True)]
     return best, float(least)

@@ -38,7 +38,7 @@ from ico.lab._errors import InputError
 from ico.lab._measures import difference, every, exact, falls, mean, ratio
 from ico.lab._paper import Paper, Study
 from ico.lab._recipe import Recipe, Restart
-from ico.lab._run import Run
+from ico.lab._run import Run, once
 from ico.lab._show import bars, grid, lines, maps, points, rows
 from ico.lab._train import Trained, best_seed, describe, regression_loss, train
 from ico.report import (
@@ -90,6 +90,7 @@ __all__ = [
     "maps",
     "mean",
     "measured",
+    "once",
     "points",
     "ratio",
     "record",

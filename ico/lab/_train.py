@@ -190,7 +190,8 @@ def best_seed(losses_S: Any) -> int:
     Raises:
       ValueError: no loss is finite.
     """
-    losses_S = np.nan_to_num(np.asarray(losses_S), nan=np.inf)  # argmin takes nan for the least
+    losses_S = np.asarray(losses_S, dtype=float)
+    losses_S = np.where(np.isfinite(losses_S), losses_S, np.inf)  # argmin takes nan for the least
     if not np.isfinite(losses_S).any():
         raise ValueError("no seed has a finite loss")
     return int(np.argmin(losses_S))

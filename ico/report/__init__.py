@@ -10,7 +10,15 @@ from ico.report._claims import Band, Claim, Kind, Measurement, unjudged, verdict
 from ico.report._measured import EveryPair, difference, measured, ratio
 from ico.report._records import Missing, Record, Records, record
 from ico.report._regression import Regression
-from ico.report._statistics import gaps, interval, interval_of, mean_band, median, resampled_means
+from ico.report._statistics import (
+    gaps,
+    interval,
+    interval_of,
+    mean_band,
+    median,
+    resampled_means,
+    spearman,
+)
 
 _LAZY = {
     "StudyResult": "_results",
@@ -52,6 +60,7 @@ __all__ = [
     "record",
     "resampled_means",
     "panels",
+    "spearman",
     "unjudged",
     "verdict",
     *_LAZY,

@@ -207,3 +207,9 @@ def test_descriptions():
     assert lab.describe(loss).endswith("test_train.loss")
     partial = lab.describe(functools.partial(sample, size=4))
     assert partial["arguments"] == [[], {"size": 4}]
+
+
+def test_the_best_seed_is_no_diverged_one():
+    assert lab.best_seed([1.0, 0.9, np.nan]) == 1
+    with pytest.raises(ValueError, match="no seed has a finite loss"):
+        lab.best_seed([np.nan, np.inf])
