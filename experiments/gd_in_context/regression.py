@@ -166,6 +166,24 @@ def level(loss: np.ndarray, trained: lab.Trained, **axes: Any) -> Record:
     return lab.record("curve", **axes, step=steps, loss=np.full(len(steps), loss.mean()))
 
 
+def beside_one_step(
+    run: lab.Run, name: str, trained: Mapping[str, lab.Trained], alike: tuple[str, ...] = ()
+) -> Iterator[Record]:
+    """Trained models beside one step of gradient descent: after and while training.
+
+    Args:
+      run: where.
+      name: of the study, which its held-out tasks are drawn by.
+      trained: the models.
+      alike: as in `compared`, by default all of them.
+    """
+    learners = {**trained, GD: gradient_step(run)}
+    *models, descent = compared(learners, draw(run, f"{name}/test"), alike=alike or tuple(trained))
+    yield from (*models, descent)
+    yield from (curve(one, learner=each) for each, one in trained.items())
+    yield level(descent["loss"], next(iter(trained.values())), learner=GD)
+
+
 def along(x: str, xlabel: str, **options: Any) -> Callable[[Records], Any]:
     """A picture of losses along an axis, a line a learner: see `lab.lines`."""
     return lab.lines(x, "loss", color="learner", xlabel=xlabel, ylabel=LOSS, **options)

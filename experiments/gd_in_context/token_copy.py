@@ -14,9 +14,9 @@ import numpy as np
 from experiments.gd_in_context import regression
 from experiments.gd_in_context.paper import paper
 from experiments.gd_in_context.regression import GD, SEEDS
-from ico import lab, report
+from ico import lab
 from ico.models import AlternatingTransformer
-from ico.probes import token_dependence
+from ico.probes import attention_to_partner, own_next_other, pair_share, token_dependence
 
 SOFTMAX, LINEAR = "softmax, then linear", "linear, then linear"
 REPEATED, ANOTHER = "repeated pair", "another pair"
@@ -31,19 +31,10 @@ def token_copy(run):
         model = AlternatingTransformer(attention=(first, "linear"), init_scale=0.01)
         sampler = regression.deep_sampler(run)
         trained[name] = lab.train(run, f"token_copy-{first}", model, sampler, recipe)
-    learners = {**trained, GD: regression.gradient_step(run)}
-    episode = regression.draw(run, "token_copy/test")
-    *models, descent = regression.compared(learners, episode, alike=(SOFTMAX,))
-    yield from (*models, descent)
-    yield from (regression.curve(one, learner=name) for name, one in trained.items())
-    yield regression.level(descent["loss"], trained[SOFTMAX], learner=GD)
+    yield from regression.beside_one_step(run, "token_copy", trained, alike=(SOFTMAX,))
     yield partner_attention(run, trained[SOFTMAX])
     yield from gradient_norms(run, trained[SOFTMAX])
     yield from prefix_matching(run, trained[SOFTMAX])
-
-
-def _over_seeds(function, params) -> np.ndarray:
-    return np.asarray(jax.jit(lambda p: jax.lax.map(function, p))(params))
 
 
 def partner_attention(run, trained):
@@ -56,9 +47,8 @@ def partner_attention(run, trained):
         weights = model.apply({"params": params}, prompt, 0, method=model.scores)
         return jnp.mean(weights, axis=1)[:, : 2 * n]  # over heads; context tokens only
 
-    weights_STPP = _over_seeds(scores, trained.params)
-    x_at, y_at = np.arange(0, 2 * n, 2), np.arange(1, 2 * n, 2)
-    of_x, of_y = (weights_STPP[..., a, b].mean(-1) for a, b in ((x_at, y_at), (y_at, x_at)))
+    weights_STPP = trained.mapped(scores)
+    of_x, of_y = attention_to_partner(weights_STPP)
     # The kind that attends more is chosen for each seed on one half of the tasks and measured on
     # the other.
     half = of_x.shape[-1] // 2
@@ -81,12 +71,11 @@ def gradient_norms(run, trained):
     def norms(params):
         block = model.bind({"params": params}).blocks[0]
         tokens = model.apply({"params": params}, prompt, method=model.tokens)
-        norm_PP = token_dependence(lambda tokens: block(tokens, 2 * n), tokens)[:-2, :-1]
-        own, following = jnp.diagonal(norm_PP), jnp.diagonal(norm_PP, offset=1)
-        others = (norm_PP.sum(-1) - own - following) / (2 * n - 2)
-        return jnp.stack([own, following, others])
+        return own_next_other(
+            token_dependence(lambda tokens: block(tokens, 2 * n), tokens)[:-1, :-1]
+        )
 
-    values = _over_seeds(norms, trained.params)
+    values = trained.mapped(norms)
     for i, name in enumerate(("own input", "next input", "another input, mean")):
         yield lab.record("gradient", by=name, token=np.arange(1, 2 * n), norm=values[:, i])
 
@@ -107,13 +96,9 @@ def prefix_matching(run, trained):
 
     def shares(params):
         scores = model.apply({"params": params}, prompt, 1, method=model.scores)
-        of_query = jnp.abs(scores[:, :, -1].mean(1)).reshape(count, n, 2).sum(-1)
-        share = of_query / of_query.sum(-1, keepdims=True)
-        return jnp.stack(
-            [jnp.take_along_axis(share, at[:, None], axis=1)[:, 0] for at in (place, other)]
-        )
+        return jnp.stack([pair_share(scores[:, :, -1], at) for at in (place, other)])
 
-    values = _over_seeds(shares, trained.params)
+    values = trained.mapped(shares)
     yield lab.record("matching", pair=REPEATED, share=values[:, 0])
     yield lab.record("matching", pair=ANOTHER, share=values[:, 1])
 
@@ -137,23 +122,19 @@ token_copy.claim(
 )
 
 
-@token_copy.claim(
+token_copy.claim(
     "linear_first_layer_ratio",
     "With a linear first layer the loss stays far above one gradient step's",
     "section 5",
     unit="ratio",
     band=(1.5, None),
+    of=lab.controlled(
+        lab.ratio("loss", learner=(LINEAR, GD)),
+        lab.ratio("loss", learner=(SOFTMAX, GD)),
+        below=1.5,
+        note="ratio with a softmax first layer, trained alike",
+    ),
 )
-def linear_first_layer_ratio(records):
-    """Judged only if the same training works with a softmax first layer, its control."""
-    softmax, linear, gd = (records[""].one(learner=n)["loss"] for n in (SOFTMAX, LINEAR, GD))
-    control = float(softmax.mean() / gd.mean())
-    note = f"softmax first layer, trained alike: ratio {control:.3f}"
-    if control >= 1.5:
-        return lab.unjudged(f"the control did not learn either; {note}")
-    return lab.measured(linear, gd, statistic=report.ratio, note=note)
-
-
 token_copy.claim(
     "prefix_matching",
     "The second layer's attention on the pair whose input the query repeats is above that on "

@@ -35,7 +35,7 @@ from ico.lab._config import (
 )
 from ico.lab._contrasts import beside, dots, gaps
 from ico.lab._errors import InputError
-from ico.lab._measures import difference, every, exact, falls, mean, ratio
+from ico.lab._measures import controlled, difference, every, exact, falls, mean, ratio
 from ico.lab._paper import Paper, Study
 from ico.lab._recipe import Recipe, Restart
 from ico.lab._run import Run, once
@@ -77,6 +77,7 @@ __all__ = [
     "bars",
     "beside",
     "best_seed",
+    "controlled",
     "describe",
     "difference",
     "dots",

@@ -19,6 +19,7 @@ def lines(
     of: Callable[[np.ndarray], float] | None = None,
     color: str | None = None,
     panel: str | tuple[str, str] | None = None,
+    columns: int = 3,
     record: str = "",
     xlabel: str = "",
     ylabel: str = "",
@@ -36,8 +37,9 @@ def lines(
         answers over questions, a loss over that of another model. Paired over seeds and tasks.
       of: a statistic of `y` [T] in place of its mean, for points, such as a median.
       color: the axis that tells lines apart; its values are the legend.
-      panel: the axis that tells panels apart, at most three a row; or two axes, whose values are
-        the columns and the rows of panels.
+      panel: the axis that tells panels apart; or two axes, whose values are the columns and the
+        rows of panels.
+      columns: of panels, at most, where one axis tells them apart.
       record: the sort of record, by default that without a name.
       xlabel, ylabel: of the axes; by default the names.
       log: "x", "y" or "xy".
@@ -47,8 +49,8 @@ def lines(
 
     def draw(records: Records):
         found = _found(records, record, where, [x, y, *([over] if over else [])])
-        panels, columns = _panels(found, panel)
-        fig, axes = report.canvas(columns, -(-len(panels) // columns), height=3.6)
+        panels, across = _panels(found, panel, columns)
+        fig, axes = report.canvas(across, -(-len(panels) // across), height=3.6)
         colors = found.axis(color) if color else [None]
         for ax, (title, place) in zip(axes.flat, panels, strict=False):
             here = found.where(**place)
@@ -73,13 +75,13 @@ def lines(
     return draw
 
 
-def _panels(found: Records, panel) -> tuple[list[tuple[Any, dict[str, Any]]], int]:
+def _panels(found: Records, panel, columns: int) -> tuple[list[tuple[Any, dict[str, Any]]], int]:
     """Title and axes of every panel, and the number of columns."""
     if panel is None:
         return [("", {})], 1
     if isinstance(panel, str):
         places = [(value, {panel: value}) for value in found.axis(panel)]
-        return places, min(3, len(places))
+        return places, min(columns, len(places))
     across, down = (found.axis(axis) for axis in panel)
     places = [(f"{a}\n{d}", dict(zip(panel, (a, d), strict=True))) for d in down for a in across]
     return places, len(across)

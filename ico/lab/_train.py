@@ -65,6 +65,11 @@ class Trained:
         apply = jax.vmap(lambda params: self.model.apply({"params": params}, *inputs))
         return jax.jit(apply)(self.params)
 
+    def mapped(self, function: Callable[[PyTree], Any]) -> Any:
+        """`function(params)` of every seed, one after the other in one compiled call: [S, ...]."""
+        found = jax.jit(lambda params: jax.lax.map(function, params))(self.params)
+        return jax.tree.map(np.asarray, found)
+
     def by_seed(self, function: Callable, *args: Any) -> np.ndarray:
         """`function(model, params, *args)` of every seed, stacked: [S, ...]."""
         found = [function(self.model, self.seed(s), *args) for s in range(self.num_seeds)]

@@ -8,6 +8,7 @@ from ico.models._classifiers import (
     PatchConv,
     ResNetClassifier,
 )
+from ico.models._construction_error import construction_error
 from ico.models._in_context_regression import (
     DiagonalLinearTransformer,
     FreeDiagonalLinearTransformer,
@@ -54,6 +55,7 @@ __all__ = [
     "ViTClassifier",
     "average_products",
     "block_scalars",
+    "construction_error",
     "from_block_scalars",
     "gd_plus_plus_gamma",
     "gradient_step_like",

@@ -24,7 +24,7 @@ from ico.tasks._noisy_regression import (
 )
 from ico.tasks._pairs import Pairs, RotationPairs, pairs_in_a_row, rotation_pairs
 from ico.tasks._recall import Recall, recall
-from ico.tasks._sine import Sine, sine
+from ico.tasks._sine import Sine, sine, sine_through
 from ico.tasks._tabular import Tabular, tabular
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "recall",
     "rotation_pairs",
     "sine",
+    "sine_through",
     "spectral_context",
     "tabular",
     "token_losses",

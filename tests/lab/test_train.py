@@ -213,3 +213,13 @@ def test_the_best_seed_is_no_diverged_one():
     assert lab.best_seed([1.0, 0.9, np.nan]) == 1
     with pytest.raises(ValueError, match="no seed has a finite loss"):
         lab.best_seed([np.nan, np.inf])
+
+
+def test_every_seed_is_mapped_to_what_it_gives_alone(run):
+    trained = linear(run)
+    found = trained.mapped(lambda params: {"twice": jax.tree.map(lambda leaf: 2 * leaf, params)})
+    for seed in range(trained.num_seeds):
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda leaf: leaf[seed], found["twice"]),
+            jax.tree.map(lambda leaf: 2 * leaf, trained.seed(seed)),
+        )
