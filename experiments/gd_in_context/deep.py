@@ -85,12 +85,10 @@ def fit_rates(run, name: str, depth: int, *, plain: bool = False) -> dict:
     def fit(folder):
         fit_key, start_key = jax.random.split(run.key(f"baselines/{name}"))
         episode = jax.jit(regression.sampler_of(task))(fit_key)
-        x_MND = np.asarray(episode.prompt.x, np.float64)
-        eigenvalues_MD = np.linalg.eigvalsh(np.swapaxes(x_MND, 1, 2) @ x_MND).clip(min=0)
         others = regression.draw(run, f"baselines/{name}/choice", count=count)
         apply = functools.partial(algorithms.gd_plus_plus, num_steps=depth)
         return algorithms.best_rates(
-            jnp.asarray(eigenvalues_MD, jnp.float32),
+            jnp.asarray(algorithms.gram_eigenvalues(episode.prompt.x), jnp.float32),
             depth,
             lambda params: ico.compare({name: (apply, params)}, others).losses[name].mean(),
             start_key,
@@ -148,37 +146,30 @@ def _two_tied(run, trained, rates, episode):
     yield lab.record("gamma", ratio=gamma_S[:, None] / fitted)
 
 
-deep.claim(
+_claim = functools.partial(deep.claim, source="Fig. 3a", unit="half squared error")
+_claim(
     "two_tied_loss",
     "Two tied layers reach a loss of 0.100 to 0.120, where GD++ is",
-    "Fig. 3a",
-    unit="half squared error",
     band=(0.100, 0.120),
     of=lab.mean("loss", depth=2, weights="tied", learner=MODEL),
 )
-deep.claim(
+_beats = functools.partial(_claim, band=(0.0, None), kind="core")
+_beats(
     "two_tied_beats_gd",
     "Two tied layers beat two plain gradient steps (loss of GD minus theirs)",
-    "Fig. 3a",
-    unit="half squared error",
-    band=(0.0, None),
-    kind="core",
     of=lab.difference("loss", depth=2, weights="tied", learner=(GD, MODEL)),
 )
-deep.claim(
+_beats(
     "two_tied_closer_to_gd_plus_plus",
     "Their sensitivities are closer to GD++'s than to GD's (difference of cosines)",
-    "Fig. 3a",
     unit="cosine",
-    band=(0.0, None),
-    kind="core",
     of=lab.difference("cosine", record="two tied", to=(GD_PLUS_PLUS, GD)),
 )
-deep.claim(
+_claim(
     "two_tied_gamma",
     "The curvature correction gamma read from their weights is the one that fits GD++ best "
     "(ratio of the two)",
-    "A.10",
+    source="A.10",
     unit="ratio",
     band=(0.85, 1.15),
     of=lab.mean("ratio", record="gamma"),
@@ -195,14 +186,11 @@ for _depth, _sharing, _name, _ratio, _source in (
         band=(0.9, 1.1),
         of=lab.ratio("loss", depth=_depth, weights=_sharing, learner=(MODEL, GD_PLUS_PLUS)),
     )
-    deep.claim(
+    _beats(
         f"{_name}_{_sharing}_beats_gd",
         f"{_name.capitalize()} {_sharing} layers are below {_name} plain gradient steps (loss of "
         "GD minus theirs)",
-        _source,
-        unit="half squared error",
-        band=(0.0, None),
-        kind="core",
+        source=_source,
         of=lab.difference(
             "loss",
             depth=_depth,

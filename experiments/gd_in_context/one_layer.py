@@ -7,6 +7,8 @@ lies a third model that is as good.
 Dimension key: S seeds, T tasks, E token width.
 """
 
+import functools
+
 import jax
 import numpy as np
 
@@ -100,38 +102,32 @@ for _dtype, _largest, _words in (
         kind="core",
         of=lab.exact("error", record="construction", dtype=_dtype, num_tasks=CONSTRUCTION_TASKS),
     )
-one_layer.claim(
+_claim = functools.partial(one_layer.claim, source="Fig. 2")
+_claim(
     "closed_form",
     "One gradient step at the line-searched rate has its closed-form loss, 0.2062",
-    "Fig. 2",
     unit="half squared error",
     band=(0.2062 * 0.99, 0.2062 * 1.01),
     of=lab.mean("loss", record="closed form"),
 )
-one_layer.claim(
+_alike = functools.partial(_claim, unit="ratio", band=(0.99, 1.01))
+_alike(
     "loss_ratio",
     "A trained linear self-attention layer has the loss of one gradient step",
-    "Fig. 2",
-    unit="ratio",
-    band=(0.99, 1.01),
     kind="core",
     of=lab.ratio("loss", learner=(LAYER, GD)),
 )
-one_layer.claim(
+_claim(
     "cosine",
     "Its sensitivity to the query points along that of gradient descent",
-    "Fig. 2",
     unit="cosine",
     band=(0.99, None),
     kind="core",
     of=lab.mean("cosine", learner=LAYER),
 )
-one_layer.claim(
+_alike(
     "interpolated_ratio",
     "The model halfway between the trained and the constructed weights has that loss too",
-    "Fig. 2",
-    unit="ratio",
-    band=(0.99, 1.01),
     of=lab.ratio("loss", learner=(HALFWAY, GD)),
 )
 for _product, _words in (

@@ -84,12 +84,10 @@ real_data.table(
 )
 
 
-@real_data.table("searched parameters")
-def searched_parameters(records):
-    """What the searches chose, and where in their grids."""
-    return [dict(record.axes) for record in records["searched"]]
-
-
+# What the searches chose, and where in their grids.
+real_data.table(
+    "searched parameters", lambda records: [dict(one.axes) for one in records["searched"]]
+)
 _by_context = functools.partial(
     lab.bars, "loss", x="context", color="learner", xlabel="rows in context", ylabel=LOSS, log=True
 )

@@ -7,14 +7,13 @@ copying is the induction head's (Olsson et al. 2022).
 Dimension key: S seeds, T tasks, N context pairs, P tokens.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.gd_in_context import regression
 from experiments.gd_in_context.paper import paper
 from experiments.gd_in_context.regression import GD, SEEDS
-from ico import lab
+from ico import lab, tasks
 from ico.models import AlternatingTransformer
 from ico.probes import attention_to_partner, own_next_other, pair_share, token_dependence
 
@@ -87,16 +86,12 @@ def prefix_matching(run, trained):
     prefix-matching score of Olsson 2022, with a random other pair as its control).
     """
     prompt = regression.draw(run, "token_copy/repeat").prompt
-    count, n = prompt.x.shape[:2]
-    place_key, shift_key = jax.random.split(run.key("token_copy/places"))
-    place = jax.random.randint(place_key, (count,), 0, n)
-    other = (place + jax.random.randint(shift_key, (count,), 1, n)) % n
-    repeated = jnp.take_along_axis(prompt.x, place[:, None, None], axis=1)
-    prompt, model = prompt._replace(x_query=repeated), trained.model
+    prompt, *places = tasks.repeated_query(run.key("token_copy/places"), prompt)
+    model = trained.model
 
     def shares(params):
         scores = model.apply({"params": params}, prompt, 1, method=model.scores)
-        return jnp.stack([pair_share(scores[:, :, -1], at) for at in (place, other)])
+        return jnp.stack([pair_share(scores[:, :, -1], place) for place in places])
 
     values = trained.mapped(shares)
     yield lab.record("matching", pair=REPEATED, share=values[:, 0])

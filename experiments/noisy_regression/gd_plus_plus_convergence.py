@@ -94,5 +94,4 @@ gd_plus_plus_convergence.figure(
     "Theorem 5.1. Layers, scalars fitted to each spectrum, until the mean squared error over its "
     "hundred eigenvalues is 1e-4 of its start; interpolated between depths. Means over spectra "
     "drawn log-uniformly at a condition number, with 95% intervals.",
-    name="gd_plus_plus_convergence",
 )

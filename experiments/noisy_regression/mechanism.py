@@ -10,6 +10,7 @@ rescaling alone gives it one. So the claim is on the regression of the layer's e
 Dimension key: L layers, G noise levels, T tasks, D inputs, E token width.
 """
 
+import functools
 import operator
 from collections.abc import Callable, Iterator
 
@@ -96,10 +97,10 @@ def _left_out(scalars: DiagonalScalars, test: algorithms.OracleContexts) -> Iter
         yield lab.record("scalars left out", left_out=f"w_{name}" if name else "nothing", loss=loss)
 
 
-mechanism.claim(
+_claim = functools.partial(mechanism.claim, source="section 4.3")
+_claim(
     "rescaling",
     "Without w_yy, all else as trained, the loss of DIAG is higher (rise)",
-    "section 4.3",
     unit="half squared error",
     band=(0.0, None),
     kind="core",
@@ -141,10 +142,9 @@ def _effective_step(run, scalars: DiagonalScalars) -> Iterator[Record]:
             yield lab.record("effective step", learner=name, sigma=sigma, **values)
 
 
-@mechanism.claim(
+@_claim(
     "step",
     "The effective step <w, w_OLS> / |w_OLS|^2 falls with the noise: rank correlation with sigma",
-    "section 4.3",
     unit="Spearman's rho",
     band=(None, -0.95),
 )
@@ -232,20 +232,19 @@ def _least(of: str, statistic: Callable) -> Callable[[Records], lab.Measurement]
     return measure
 
 
-mechanism.claim(
+_claim(
     "momentum_fit",
     "Preconditioned gradient and last step explain the next step of DIAG: the least R^2 of its "
     "steps",
-    "section 4.3",
     unit="R^2",
     band=(0.95, None),
     of=_least("step", _r_squared),
 )
-mechanism.claim(
+_claim(
     "momentum",
     "The momentum term that a layer holds exactly goes along the last step, gradient beside it "
     "and never against it: the smallest coefficient over steps",
-    "section 4.3; the exact term is ours",
+    source="section 4.3; the exact term is ours",
     unit="coefficient",
     band=(0.01, None),
     kind="core",

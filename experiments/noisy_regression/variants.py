@@ -4,7 +4,6 @@ Dimension key: S seeds, C noise settings, B tasks in a batch, T tasks, D inputs,
 """
 
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from experiments.noisy_regression import testbed
 from experiments.noisy_regression.testbed import STRONG, Noise
 from ico import algorithms, lab, models, tasks
 from ico.algorithms import OracleContexts
-from ico.types import Statistics
+from ico.models import OneSeed
 
 VARIANTS = {
     "GD++": models.GdPlusPlusLinearTransformer,
@@ -55,10 +54,10 @@ def train_variant(run: lab.Run, variant: str, depth: int) -> tuple[lab.Trained, 
         settings, steps, rate = (STRONG,), config.deep_steps, config.deep_learning_rate
     D = config.num_inputs
     task = tasks.NoisyRegression(config.batch_size, D, config.num_context)
-    spectra, sampler = None, full_contexts
+    spectra, sampler = None, algorithms.sample_contexts
     if variant != "FULL":
         # A model that acts through scalars does not mind a turn of the inputs; FULL does.
-        spectra, sampler = _spectra(run), spectral_contexts
+        spectra, sampler = _spectra(run), algorithms.sample_spectral_contexts
     model = make_model(variant, depth, D)
 
     priors = [tasks.NoisePrior.of(noise) for noise in settings]
@@ -81,16 +80,6 @@ def train_variant(run: lab.Run, variant: str, depth: int) -> tuple[lab.Trained, 
     return trained, settings
 
 
-def full_contexts(key, prior, *, task: tasks.NoisyRegression) -> OracleContexts:
-    """A batch of contexts at a prior's noise."""
-    return algorithms.with_oracle(tasks.noisy_context(key, task), prior)
-
-
-def spectral_contexts(key, spectra, prior, *, task: tasks.NoisyRegression) -> OracleContexts:
-    """A batch of contexts in their own eigenvectors, with eigenvalues from a pool."""
-    return algorithms.with_oracle(tasks.spectral_context(key, spectra, task), prior)
-
-
 @lab.once
 def _spectra(run: lab.Run) -> Float[Array, "count D"]:
     config = run.config
@@ -109,20 +98,8 @@ def losses(
     return np.stack([algorithms.excess(w, contexts.oracle) for w in weights])
 
 
-class Best(NamedTuple):
-    """The best of several seeds, chosen on contexts that nothing else uses."""
-
-    model: Any
-    params: Any
-    seed: int
-
-    def weights(self, statistics: Statistics, all_layers: bool = False) -> Float[Array, "*L T D"]:
-        """As `ico.models.weights_of`."""
-        return models.weights_of(self.model, self.params, statistics, all_layers)
-
-
 @lab.once
-def best(run: lab.Run, variant: str, depth: int, noise: Noise = STRONG) -> Best:
+def best(run: lab.Run, variant: str, depth: int, noise: Noise = STRONG) -> OneSeed:
     """The best seed of a variant, depth and noise setting.
 
     Raises:
@@ -133,10 +110,10 @@ def best(run: lab.Run, variant: str, depth: int, noise: Noise = STRONG) -> Best:
     contexts = testbed.at_noise(testbed.draw(run, "choice", run.config.choice_tasks), noise)
     means = losses(trained, place, contexts).mean(axis=1)
     seed = lab.best_seed(means)
-    return Best(trained.model, trained.seed(seed, place), seed)
+    return OneSeed(trained.model, trained.seed(seed, place), seed)
 
 
-def best_models(run: lab.Run, *, all_depths: bool = False) -> dict[str, Best]:
+def best_models(run: lab.Run, *, all_depths: bool = False) -> dict[str, OneSeed]:
     """The best deep models trained at noise up to 5, by names such as "DIAG, 4 layers".
 
     Args:

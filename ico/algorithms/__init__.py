@@ -7,7 +7,7 @@ from ico.algorithms._adaptive_ridge import (
     estimated_noise_variance,
     ridge_weights,
 )
-from ico.algorithms._best_rates import best_rates, expected_loss
+from ico.algorithms._best_rates import best_rates, expected_loss, gram_eigenvalues
 from ico.algorithms._diagonal import (
     DiagonalScalars,
     diagonal_heads,
@@ -31,6 +31,8 @@ from ico.algorithms._oracle_contexts import (
     best_noise_variance,
     excess,
     linear_losses,
+    sample_contexts,
+    sample_spectral_contexts,
     with_oracle,
 )
 from ico.algorithms._ridge import ridge
@@ -59,6 +61,7 @@ __all__ = [
     "gd_plus_plus_error",
     "implicit_model",
     "implicit_weights",
+    "gram_eigenvalues",
     "grid_search",
     "layers_needed",
     "linear_losses",
@@ -70,6 +73,8 @@ __all__ = [
     "refined_search",
     "ridge",
     "ridge_weights",
+    "sample_contexts",
+    "sample_spectral_contexts",
     "statistics",
     "with_oracle",
 ]

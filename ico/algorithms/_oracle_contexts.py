@@ -9,11 +9,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from ico.algorithms._adaptive_ridge import ridge_weights
 from ico.algorithms._statistics import statistics
-from ico.tasks import NoisePrior, NoisyContext, half_squared_error
+from ico.tasks import (
+    NoisePrior,
+    NoisyContext,
+    NoisyRegression,
+    half_squared_error,
+    noisy_context,
+    spectral_context,
+)
 from ico.types import Episode, Statistics
 
 
@@ -31,6 +38,24 @@ def with_oracle(contexts: NoisyContext, prior: NoisePrior) -> OracleContexts:
     sigma = prior.sigma(contexts.u)
     found = contexts.at(sigma)
     return OracleContexts(found, ridge_weights(found, sigma**2), contexts.weights)
+
+
+def sample_contexts(
+    key: Key[Array, ""], prior: NoisePrior, *, task: NoisyRegression
+) -> OracleContexts:
+    """A batch of contexts at a prior's noise."""
+    return with_oracle(noisy_context(key, task), prior)
+
+
+def sample_spectral_contexts(
+    key: Key[Array, ""],
+    spectra: Float[Array, "count D"],
+    prior: NoisePrior,
+    *,
+    task: NoisyRegression,
+) -> OracleContexts:
+    """A batch in the eigenvectors of each context: see `ico.tasks.spectral_context`."""
+    return with_oracle(spectral_context(key, spectra, task), prior)
 
 
 def excess(w: Float[Array, "*L B D"], oracle: Float[Array, "*L B D"]) -> Float[Array, "*L B"]:

@@ -33,7 +33,7 @@ from ico.models._linear_transformer import LinearTransformer
 from ico.models._mixer import Mixer, MixerKind
 from ico.models._sequence_transformer import SequenceTransformer, TokenTransformer
 from ico.models._vit import ViT, ViTBlock, ViTClassifier
-from ico.models._weights_loss import init_weights_model, weights_loss, weights_of
+from ico.models._weights_loss import OneSeed, init_weights_model, weights_loss, weights_of
 
 __all__ = [
     "AlternatingTransformer",
@@ -46,6 +46,7 @@ __all__ = [
     "MLPClassifier",
     "Mixer",
     "MixerKind",
+    "OneSeed",
     "PatchConv",
     "ResNetClassifier",
     "SequenceTransformer",

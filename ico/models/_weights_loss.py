@@ -5,7 +5,7 @@ Dimension key: B tasks, D inputs, L layers.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,18 @@ def weights_of(
 ) -> Float[Array, "*L B D"]:
     """The weights that a model (`DiagonalLinearTransformer` ...) fits, or those of every layer."""
     return model.apply({"params": params}, statistics, method="weights", all_layers=all_layers)
+
+
+class OneSeed(NamedTuple):
+    """A model with the parameters of one of its seeds."""
+
+    model: nn.Module
+    params: PyTree
+    seed: int
+
+    def weights(self, statistics: Statistics, all_layers: bool = False) -> Float[Array, "*L B D"]:
+        """As `weights_of`."""
+        return weights_of(self.model, self.params, statistics, all_layers)
 
 
 def init_weights_model(model: nn.Module, num_inputs: int, key: jax.Array) -> PyTree:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import operator
 
 import chex
 import flax.linen as nn
@@ -220,6 +221,6 @@ def test_every_seed_is_mapped_to_what_it_gives_alone(run):
     found = trained.mapped(lambda params: {"twice": jax.tree.map(lambda leaf: 2 * leaf, params)})
     for seed in range(trained.num_seeds):
         chex.assert_trees_all_close(
-            jax.tree.map(lambda leaf: leaf[seed], found["twice"]),
+            jax.tree.map(operator.itemgetter(seed), found["twice"]),
             jax.tree.map(lambda leaf: 2 * leaf, trained.seed(seed)),
         )
