@@ -8,6 +8,7 @@ Dimension key: S seeds, T tasks, X points of a curve.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,8 @@ def waves(learners, episode):
     x_query = jnp.broadcast_to(grid_X[None, :, None], (count, len(grid_X), 1))
     prompt = episode.prompt._replace(x_query=x_query)
     x_TN, y_TN = (np.asarray(a)[..., 0] for a in (prompt.x, prompt.y))
-    drawn = {"target": ([grid_X] * count, tasks.sine_through(x_TN, y_TN, np.asarray(grid_X)))}
+    target_TX = tasks.sine_through(x_TN, y_TN, np.asarray(grid_X))
+    drawn: dict[str, Any] = {"target": ([grid_X] * count, target_TX)}
     for name, one in learners.items():
         first = jax.tree.map(lambda leaf: leaf[0], one.params)
         drawn[name] = ([grid_X] * count, jax.jit(one.apply)(first, prompt)[..., 0])

@@ -5,7 +5,7 @@ Dimension key: B tasks, D inputs, L layers.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,8 @@ def weights_of(
     model: nn.Module, params: PyTree, statistics: Statistics, all_layers: bool = False
 ) -> Float[Array, "*L B D"]:
     """The weights that a model (`DiagonalLinearTransformer` ...) fits, or those of every layer."""
-    return model.apply({"params": params}, statistics, method="weights", all_layers=all_layers)
+    found = model.apply({"params": params}, statistics, method="weights", all_layers=all_layers)
+    return cast(Array, found)
 
 
 class OneSeed(NamedTuple):
@@ -65,7 +66,7 @@ def weights_loss(model: nn.Module, far: float) -> Callable[..., tuple[Array, dic
     def loss(params, contexts: OracleContexts, *_):
         def losses(statistics):
             w = model.apply({"params": params}, statistics, method="weights")
-            return excess(w, contexts.oracle)
+            return excess(cast(Array, w), contexts.oracle)
 
         # Looked for first, for what is infinite has no gradient to leave out afterwards.
         kept = jax.lax.stop_gradient(losses(contexts.statistics)) < _LOST
