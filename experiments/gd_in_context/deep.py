@@ -19,7 +19,7 @@ from experiments.gd_in_context import regression
 from experiments.gd_in_context.paper import paper
 from experiments.gd_in_context.regression import GD, SEEDS
 from ico import algorithms, lab, report
-from ico.models import LinearTransformer, learner, products
+from ico.models import LinearTransformer, gd_plus_plus_gamma, learner
 
 MODEL, GD_PLUS_PLUS, GD_FREE = "transformer", "GD++", "gradient descent, a rate a step"
 SHOWN = [MODEL, GD, GD_PLUS_PLUS]
@@ -85,12 +85,10 @@ def fit_rates(run, name: str, depth: int, *, plain: bool = False) -> dict:
     def fit(folder):
         fit_key, start_key = jax.random.split(run.key(f"baselines/{name}"))
         episode = jax.jit(regression.sampler_of(task))(fit_key)
-        x_MND = np.asarray(episode.prompt.x, np.float64)
-        eigenvalues_MD = np.linalg.eigvalsh(np.swapaxes(x_MND, 1, 2) @ x_MND).clip(min=0)
         others = regression.draw(run, f"baselines/{name}/choice", count=count)
         apply = functools.partial(algorithms.gd_plus_plus, num_steps=depth)
         return algorithms.best_rates(
-            jnp.asarray(eigenvalues_MD, jnp.float32),
+            jnp.asarray(algorithms.gram_eigenvalues(episode.prompt.x), jnp.float32),
             depth,
             lambda params: ico.compare({name: (apply, params)}, others).losses[name].mean(),
             start_key,
@@ -140,7 +138,7 @@ def _two_tied(run, trained, rates, episode):
     }
     pairs = [(MODEL, GD), (MODEL, GD_PLUS_PLUS)]
     cosine = ico.compare(learners, episode, pairs=pairs).cosine
-    gamma_S = trained.by_seed(lambda model, params: gamma(params["block_0"]))
+    gamma_S = trained.by_seed(lambda model, params: gd_plus_plus_gamma(params["block_0"]))
     fitted = float(rates[GD_PLUS_PLUS]["gamma"])
     run.note(f"Two tied layers: gamma fitted {fitted:.4f}, read from weights {gamma_S.mean():.4f}.")
     yield lab.record("two tied", to=GD, cosine=cosine[MODEL, GD])
@@ -148,47 +146,30 @@ def _two_tied(run, trained, rates, episode):
     yield lab.record("gamma", ratio=gamma_S[:, None] / fitted)
 
 
-def gamma(block, num_outputs: int = 1) -> np.floating:
-    """GD++'s gamma in a layer: minus the mean diagonal of W_PV's x block times that of W_KQ's."""
-
-    def mean_diagonal(w_HEE):
-        return np.diagonal(np.asarray(w_HEE).sum(0))[:-num_outputs].mean()
-
-    w_kq, w_pv = products(block)
-    return -mean_diagonal(w_kq) * mean_diagonal(w_pv)
-
-
-deep.claim(
+_claim = functools.partial(deep.claim, source="Fig. 3a", unit="half squared error")
+_claim(
     "two_tied_loss",
     "Two tied layers reach a loss of 0.100 to 0.120, where GD++ is",
-    "Fig. 3a",
-    unit="half squared error",
     band=(0.100, 0.120),
     of=lab.mean("loss", depth=2, weights="tied", learner=MODEL),
 )
-deep.claim(
+_beats = functools.partial(_claim, band=(0.0, None), kind="core")
+_beats(
     "two_tied_beats_gd",
     "Two tied layers beat two plain gradient steps (loss of GD minus theirs)",
-    "Fig. 3a",
-    unit="half squared error",
-    band=(0.0, None),
-    kind="core",
     of=lab.difference("loss", depth=2, weights="tied", learner=(GD, MODEL)),
 )
-deep.claim(
+_beats(
     "two_tied_closer_to_gd_plus_plus",
     "Their sensitivities are closer to GD++'s than to GD's (difference of cosines)",
-    "Fig. 3a",
     unit="cosine",
-    band=(0.0, None),
-    kind="core",
     of=lab.difference("cosine", record="two tied", to=(GD_PLUS_PLUS, GD)),
 )
-deep.claim(
+_claim(
     "two_tied_gamma",
     "The curvature correction gamma read from their weights is the one that fits GD++ best "
     "(ratio of the two)",
-    "A.10",
+    source="A.10",
     unit="ratio",
     band=(0.85, 1.15),
     of=lab.mean("ratio", record="gamma"),
@@ -205,14 +186,11 @@ for _depth, _sharing, _name, _ratio, _source in (
         band=(0.9, 1.1),
         of=lab.ratio("loss", depth=_depth, weights=_sharing, learner=(MODEL, GD_PLUS_PLUS)),
     )
-    deep.claim(
+    _beats(
         f"{_name}_{_sharing}_beats_gd",
         f"{_name.capitalize()} {_sharing} layers are below {_name} plain gradient steps (loss of "
         "GD minus theirs)",
-        _source,
-        unit="half squared error",
-        band=(0.0, None),
-        kind="core",
+        source=_source,
         of=lab.difference(
             "loss",
             depth=_depth,

@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 
 from experiments.gd_in_context.paper import paper
+from experiments.gd_in_context.regression import LAYER
 from ico import report
 
 SMALLER = "--one-layer-steps 1500 --batch-size 512 --closed-form-tasks 400000 --real-tasks 1000"
@@ -66,9 +67,9 @@ def print_real_data(tables: dict) -> None:
         "GD and ridge were also tuned on this table; the layer is as it was trained.)\n"
         "The layer's loss minus the other's, with 95% interval; below zero the layer wins:"
     )
-    for gap in sorted(tables["paired differences"], key=lambda gap: gap["layer minus"]):
-        if words := COMPARED.get(gap["layer minus"]):
-            wins = {"layer": "layer wins", "other": f"{words} wins"}.get(gap["better"], "open")
+    for gap in sorted(tables["paired differences"], key=lambda gap: gap[f"{LAYER} minus"]):
+        if words := COMPARED.get(gap[f"{LAYER} minus"]):
+            wins = {LAYER: "layer wins", "undecided": "open"}.get(gap["better"], f"{words} wins")
             ends = f"[{gap['95% low']:+.3f}, {gap['95% high']:+.3f}]"
             where = f"{words:<18}{gap['context']:>3} rows"
             print(f"  {where}  {gap['difference']:+.3f} {ends}  {wins}")

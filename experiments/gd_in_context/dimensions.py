@@ -29,5 +29,4 @@ dimensions.figure(
     regression.beside_gd("dim", "N = d"),
     "Paper, Fig. 2. A layer trained for each number of context pairs N = d, beside one gradient "
     f"step. Left: mean loss. Right: the ratio of the two losses. {regression.SEEDS}",
-    name="dimensions",
 )

@@ -33,5 +33,4 @@ distractors.figure(
     "Paper, appendix. Some of the ten labels in the context are replaced by noise; layer and "
     "gradient descent's rate are those of clean contexts. Right: the ratio of the two losses. "
     f"{regression.SEEDS}",
-    name="distractors",
 )

@@ -17,12 +17,7 @@ def layer_norm(run):
     sampler = regression.sampler_of(regression.task_of(run))
     recipe = regression.recipe(run, run.config.one_layer_steps, clip=10.0)
     trained = lab.train(run, "layer_norm", model, sampler, recipe)
-    learners = {NORMED: trained, GD: regression.gradient_step(run)}
-    episode = regression.draw(run, "layer_norm/test")
-    layer, descent = regression.compared(learners, episode, alike=(NORMED,))
-    yield from (layer, descent)
-    yield regression.curve(trained, learner=NORMED)
-    yield regression.level(descent["loss"], trained, learner=GD)
+    yield from regression.beside_one_step(run, "layer_norm", {NORMED: trained})
 
 
 layer_norm.table("losses", lab.rows("loss", reference={"learner": GD}, also=("cosine",)))

@@ -7,21 +7,30 @@ lies a third model that is as good.
 Dimension key: S seeds, T tasks, E token width.
 """
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import ico
 from experiments.gd_in_context import regression
 from experiments.gd_in_context.paper import paper
-from experiments.gd_in_context.regression import GD, LAYER, LOSS, SEEDS, ZERO
-from ico import algorithms, lab, report
+from experiments.gd_in_context.regression import GD, LAYER, SEEDS, ZERO
+from ico import lab, report
 from ico.algorithms import constructions
-from ico.models import LinearTransformer, interpolate, learner, normalise, products
-from ico.types import Prompt
+from ico.models import construction_error, interpolate, normalise, products
 
 HALFWAY = "halfway between"
 CONSTRUCTION_TASKS = 32
+SHOWN = 3  # seeds whose weights are drawn
+# Panels of the picture of a training, and what is drawn in them.
+CURVES = (
+    ("loss", "loss", LAYER),
+    ("loss", "interpolated", HALFWAY),
+    ("cosine with gradient descent", "cosine", LAYER),
+    ("distance to gradient descent", "sensitivity_difference", "difference of sensitivities"),
+    ("distance to gradient descent", "prediction_difference", "difference of predictions"),
+)
 
 
 @paper.study("Does one trained linear self-attention layer do one step of gradient descent?")
@@ -41,14 +50,18 @@ def one_layer(run):
     yield lab.record("closed form", loss=closed_form_losses(run, descent))
     run.note(f"One gradient step is taken at the searched rate, {float(rate):.3f}.")
     for dtype in ("float32", "float64"):
-        error = np.asarray(construction_error(run, dtype))
+        key, sizes = run.key("construction"), {"num_tasks": CONSTRUCTION_TASKS}
+        error = np.asarray(construction_error(key, dtype, **sizes))
         yield lab.record("construction", dtype=dtype, error=error)
     yield from weights(trained.params, built)
     curve_tasks = regression.draw(run, "one_layer/curve", count=run.config.curve_tasks)
     (gd,) = regression.compared({GD: descent}, curve_tasks)
-    curves = {name: value.T for name, value in trained.history.items() if "eval/" in name}
-    curves = {name.removeprefix("eval/"): value for name, value in curves.items()}
-    yield lab.record("curve", **curves, gd_loss=gd["loss"].mean())
+    history, step = trained.history, trained.history["eval/step"]
+    for place, name, of in CURVES:
+        curve = {"step": step, "value": history[f"eval/{name}"].T}
+        yield lab.record("curve", of=place, learner=of, **curve)
+    level = np.full(len(step), gd["loss"].mean())
+    yield lab.record("curve", of="loss", learner=GD, step=step, value=level)
 
 
 def closed_form_losses(run, descent) -> np.ndarray:
@@ -67,34 +80,8 @@ def weights(params, built):
     for name, trained, target in zip(("kq", "pv"), scaled, products(built["block_0"]), strict=True):
         trained_SEE, target_EE = np.asarray(trained)[:, 0], np.asarray(target)[0]
         error_S = np.linalg.norm(trained_SEE - target_EE, axis=(1, 2)) / np.linalg.norm(target_EE)
-        yield lab.record(
-            "weights", product=name, trained=trained_SEE, built=target_EE, error=error_S[:, None]
-        )
-
-
-def construction_error(run, dtype: str) -> float:
-    """The largest difference of predictions, over tasks and 100 steps, to explicit GD."""
-    with jax.enable_x64(True):
-        x_key, w_key, query_key, start_key = jax.random.split(run.key("construction"), 4)
-        x = jax.random.uniform(x_key, (CONSTRUCTION_TASKS, 45, 12), jnp.float64, -0.5, 0.5)
-        w = jax.random.normal(w_key, (CONSTRUCTION_TASKS, 8, 12), jnp.float64)
-        query = jax.random.uniform(query_key, (CONSTRUCTION_TASKS, 1, 12), jnp.float64, -0.5, 0.5)
-        w0 = jax.random.normal(start_key, (8, 12), jnp.float64)
-        prompt = Prompt(x, jnp.einsum("bnd,bkd->bnk", x, w), query)
-        prompt, w0 = jax.tree.map(lambda a: a.astype(dtype), (prompt, w0))
-        rate = jnp.asarray(2.0, dtype)
-        sizes = {"num_inputs": 12, "num_outputs": 8, "num_layers": 100, "tied": True}
-        model = LinearTransformer(**sizes, initial_weights=True)
-        built = constructions.gd(rate, num_context=45, w0=w0, **sizes)
-
-        @jax.jit
-        def largest_difference(built, prompt):
-            by_weights = learner(model, all_layers=True)(built, prompt)
-            start = {"rate": rate, "w0": w0}
-            explicit = algorithms.gd(start, prompt, num_steps=100, all_steps=True)
-            return jnp.abs(by_weights - explicit).max()
-
-        return float(largest_difference(built, prompt))
+        shown = np.concatenate([target_EE[None], trained_SEE])[: 1 + SHOWN]
+        yield lab.record("weights", product=name, matrices=shown, error=error_S[:, None])
 
 
 for _dtype, _largest, _words in (
@@ -115,38 +102,32 @@ for _dtype, _largest, _words in (
         kind="core",
         of=lab.exact("error", record="construction", dtype=_dtype, num_tasks=CONSTRUCTION_TASKS),
     )
-one_layer.claim(
+_claim = functools.partial(one_layer.claim, source="Fig. 2")
+_claim(
     "closed_form",
     "One gradient step at the line-searched rate has its closed-form loss, 0.2062",
-    "Fig. 2",
     unit="half squared error",
     band=(0.2062 * 0.99, 0.2062 * 1.01),
     of=lab.mean("loss", record="closed form"),
 )
-one_layer.claim(
+_alike = functools.partial(_claim, unit="ratio", band=(0.99, 1.01))
+_alike(
     "loss_ratio",
     "A trained linear self-attention layer has the loss of one gradient step",
-    "Fig. 2",
-    unit="ratio",
-    band=(0.99, 1.01),
     kind="core",
     of=lab.ratio("loss", learner=(LAYER, GD)),
 )
-one_layer.claim(
+_claim(
     "cosine",
     "Its sensitivity to the query points along that of gradient descent",
-    "Fig. 2",
     unit="cosine",
     band=(0.99, None),
     kind="core",
     of=lab.mean("cosine", learner=LAYER),
 )
-one_layer.claim(
+_alike(
     "interpolated_ratio",
     "The model halfway between the trained and the constructed weights has that loss too",
-    "Fig. 2",
-    unit="ratio",
-    band=(0.99, 1.01),
     of=lab.ratio("loss", learner=(HALFWAY, GD)),
 )
 for _product, _words in (
@@ -175,56 +156,30 @@ one_layer.table("losses", lab.rows("loss", reference={"learner": GD}, also=("cos
 )
 def training(records):
     """Fig. 2: loss, cosine and differences while one layer trains."""
-    curve = records["curve"].one()
-    fig, axes = report.canvas(3, height=3.5)
-    drawn = (
-        (0, "loss", LAYER),
-        (0, "interpolated", HALFWAY),
-        (1, "cosine", LAYER),
-        (2, "sensitivity_difference", "difference of sensitivities"),
-        (2, "prediction_difference", "difference of predictions"),
+    xlabel = "training step"
+    draw = lab.lines(
+        "step", "value", record="curve", color="learner", panel="of", xlabel=xlabel, ylabel=" "
     )
-    labels = [LAYER, GD, "", HALFWAY, "difference of sensitivities", "difference of predictions"]
-    for place, name, label in drawn:
-        style = report.panels.look(labels.index(label))
-        report.panels.seeds(axes[0, place], curve["step"], curve[name], label, **style)
-    left, middle, right = axes[0]
-    report.panels.level(left, curve["gd_loss"], GD, **report.panels.look(1))
-    top = np.nanmax([np.nanmax(report.panels.finite(curve["loss"])), curve["gd_loss"]])
-    left.set(ylabel=LOSS, ylim=(0, 1.1 * top))
-    middle.set(ylabel="cosine with gradient descent")
-    right.set(ylabel="distance to gradient descent")
-    right.set_ylim(bottom=0)
-    for ax in axes[0]:
-        ax.set_xlabel("training step")
-    report.legend_below(fig, axes, 3)
+    fig = draw(records)
+    shown = records["curve"].where(of="loss", learner=[LAYER, GD])
+    top = max(np.nanmax(report.panels.finite(curve["value"])) for curve in shown)
+    fig.axes[0].set_ylim(0, 1.1 * top)
+    fig.axes[2].set_ylim(bottom=0)
     return fig
 
 
-@one_layer.figure(
-    "Paper, section 3. The products of the trained weights, scaled by beta (the mean diagonal of "
-    "W_KQ without its last entry), beside those of the construction for gradient descent. One "
-    "colour scale a row, out to 1.5 times the construction's largest entry, what lies beyond in "
-    "its end colours; the last row and column belong to y.",
+one_layer.figure(
+    lab.maps(
+        "matrices",
+        each=["construction", *(f"trained, seed {seed + 1}" for seed in range(SHOWN))],
+        record="weights",
+        low=None,
+        # Around the construction, so that a seed far from it cannot hide the others.
+        high=lambda matrices: 1.5 * max(np.abs(matrices[0]).max(), 1e-12),
+    ),
+    "Paper, section 3. The products of the trained weights, W_KQ / beta and W_PV beta (beta is the "
+    "mean diagonal of W_KQ without its last entry), beside those of the construction for gradient "
+    "descent. One colour scale a row, out to 1.5 times the construction's largest entry, what lies "
+    "beyond in its end colours; the last row and column belong to y.",
     name="one_layer_weights",
 )
-def draw_weights(records):
-    """Trained weight products beside those of the construction."""
-    words = {"kq": "$W_{KQ}/\\beta$", "pv": "$\\beta\\,W_{PV}$"}
-    shown = min(3, len(records["weights"].one(product="kq")["trained"]))
-    fig, axes = report.canvas(shown + 1, 2, height=2.1)
-    for row, record in zip(axes, records["weights"], strict=True):
-        # Around the construction, so that a seed far from it cannot hide the others.
-        limit = 1.5 * max(np.abs(record["built"]).max(), 1e-12)
-        for seed, ax in enumerate(row):
-            matrix = record["trained"][seed - 1] if seed else record["built"]
-            ax.imshow(report.panels.finite(matrix), cmap="PuOr", vmin=-limit, vmax=limit)
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            ax.spines[:].set_visible(True)
-            if record["product"] == "kq":
-                name = f"trained, seed {seed}" if seed else "construction"
-                ax.set_title(name, fontsize=11)
-        row[0].set_ylabel(words[record["product"]], fontsize=13)
-        fig.colorbar(row[0].images[0], ax=row, shrink=0.8, extend="both")
-    return fig

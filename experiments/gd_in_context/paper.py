@@ -72,49 +72,38 @@ class Config(lab.Config):
     real_tasks: Annotated[int, lab.Range(2)] = 4_000
 
 
-SMOKE = {
-    "num_seeds": 2,
-    "search_tasks": 64,
-    "eval_tasks": 64,
-    "curve_tasks": 16,
-    "closed_form_tasks": 256,
-    "batch_size": 16,
-    "deep_batch_size": 16,
-    "one_layer_steps": 4,
-    "sweep_dims": (3,),
-    "untied_depths": (2, 5),
-    "tied_steps": 2,
-    "untied_steps": 2,
-    "fit_steps": 4,
-    "fit_contexts": 128,
-    "full_block_steps": 2,
-    "sine_steps": 4,
-    "copy_steps": 4,
-    "roll_out_steps": 20,
-    "task_set_sizes": (16, 32),
-    "task_set_steps": 4,
-    "real_contexts": (10, 40),
-    "real_tasks": 16,
-}
+_TASKS = ("search_tasks", "eval_tasks")
+_BATCHES = ("batch_size", "deep_batch_size", "curve_tasks", "real_tasks")
+_FEW = ("num_seeds", "tied_steps", "untied_steps", "full_block_steps")
+_STEPS = ("one_layer_steps", "fit_steps", "sine_steps", "copy_steps", "task_set_steps")
+SMOKE = dict(
+    **dict.fromkeys(_TASKS, 64),
+    **dict.fromkeys(_BATCHES, 16),
+    **dict.fromkeys(_STEPS, 4),
+    **dict.fromkeys(_FEW, 2),
+    closed_form_tasks=256,
+    sweep_dims=(3,),
+    untied_depths=(2, 5),
+    fit_contexts=128,
+    roll_out_steps=20,
+    task_set_sizes=(16, 32),
+    real_contexts=(10, 40),
+)
 
 # The authors' notebook: batch 2048 everywhere, 5,000 steps tied, 50,000 untied, 20,000 sine.
-PAPER = {
-    "num_seeds": 5,
-    "batch_size": 2048,
-    "deep_batch_size": 2048,
-    "learning_rate_factor": 1.0,
-    "decay": False,
-    "one_layer_steps": 5_000,
-    "sweep_dims": (2, 5, 15, 20, 25, 30),
-    "tied_steps": 5_000,
-    "untied_steps": 50_000,
-    "fit_steps": 400,
-    "full_block_steps": 50_000,
-    "sine_steps": 20_000,
-    "copy_steps": 10_000,
-    "task_set_sizes": (128, 256, 512, 1024, 2048, 4096, 8192),
-    "task_set_steps": 50_000,
-}
+PAPER = dict(
+    **dict.fromkeys(("batch_size", "deep_batch_size"), 2048),
+    **dict.fromkeys(("one_layer_steps", "tied_steps"), 5_000),
+    **dict.fromkeys(("untied_steps", "full_block_steps", "task_set_steps"), 50_000),
+    num_seeds=5,
+    learning_rate_factor=1.0,
+    decay=False,
+    sweep_dims=(2, 5, 15, 20, 25, 30),
+    fit_steps=400,
+    sine_steps=20_000,
+    copy_steps=10_000,
+    task_set_sizes=(128, 256, 512, 1024, 2048, 4096, 8192),
+)
 
 paper = lab.Paper(
     "gd_in_context",

@@ -16,7 +16,7 @@ import numpy as np
 from experiments.gd_in_context import regression
 from experiments.gd_in_context.paper import paper
 from experiments.gd_in_context.regression import LAYER, LOSS, ZERO
-from ico import algorithms, lab, report, tasks
+from ico import algorithms, lab, tasks
 from ico.data import diabetes
 from ico.models import scale_updates
 
@@ -79,34 +79,15 @@ real_data.note(
 real_data.table("losses", lab.rows("loss"))
 
 
-@real_data.table("paired differences")
-def paired_differences(records):
-    """The trained layer's loss minus every other's: below zero, the layer is better."""
-    rows = []
-    for record in records[""]:
-        layer = records[""].one(context=record["context"], learner=LAYER)
-        if record["learner"] == LAYER:
-            continue
-        gap, (low, high) = lab.interval(layer["loss"], record["loss"], statistic=report.difference)
-        rows.append(
-            {
-                "context": record["context"],
-                "layer minus": record["learner"],
-                "difference": gap,
-                "95% low": low,
-                "95% high": high,
-                "better": "layer" if high < 0 else "other" if low > 0 else "undecided",
-            }
-        )
-    return rows
+real_data.table(
+    "paired differences", lab.gaps("loss", rows=("context",), axis="learner", first=LAYER)
+)
 
 
-@real_data.table("searched parameters")
-def searched_parameters(records):
-    """What the searches chose, and where in their grids."""
-    return [dict(record.axes) for record in records["searched"]]
-
-
+# What the searches chose, and where in their grids.
+real_data.table(
+    "searched parameters", lambda records: [dict(one.axes) for one in records["searched"]]
+)
 _by_context = functools.partial(
     lab.bars, "loss", x="context", color="learner", xlabel="rows in context", ylabel=LOSS, log=True
 )

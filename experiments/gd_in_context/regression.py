@@ -3,7 +3,7 @@
 What most studies start from: how tasks are drawn, the authors' recipe, records and pictures of
 learners that are compared on the same tasks.
 
-Dimension key: S seeds, T tasks, X places along an axis.
+Dimension key: S seeds, T tasks, X steps of a training.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ico
-from ico import algorithms, lab, report, tasks
+from ico import algorithms, lab, tasks
 from ico.algorithms import constructions
 from ico.models import LinearTransformer, interpolate, learner
 from ico.report import Record, Records
@@ -96,12 +96,9 @@ def gradient_step(run: lab.Run, dim: int = 10) -> tuple:
     return algorithms.gd, searched_rate(run, dim)
 
 
+@lab.once
 def trained_layer(run: lab.Run, dim: int = 10) -> lab.Trained:
     """The trained linear attention layer that most studies start from."""
-    return run.once(f"one layer, {dim}", lambda: _train_layer(run, dim))
-
-
-def _train_layer(run: lab.Run, dim: int) -> lab.Trained:
     evaluate = _evaluation(run) if dim == 10 else None
     return lab.train(
         run,
@@ -169,6 +166,24 @@ def level(loss: np.ndarray, trained: lab.Trained, **axes: Any) -> Record:
     return lab.record("curve", **axes, step=steps, loss=np.full(len(steps), loss.mean()))
 
 
+def beside_one_step(
+    run: lab.Run, name: str, trained: Mapping[str, lab.Trained], alike: tuple[str, ...] = ()
+) -> Iterator[Record]:
+    """Trained models beside one step of gradient descent: after and while training.
+
+    Args:
+      run: where.
+      name: of the study, which its held-out tasks are drawn by.
+      trained: the models.
+      alike: as in `compared`, by default all of them.
+    """
+    learners = {**trained, GD: gradient_step(run)}
+    *models, descent = compared(learners, draw(run, f"{name}/test"), alike=alike or tuple(trained))
+    yield from (*models, descent)
+    yield from (curve(one, learner=each) for each, one in trained.items())
+    yield level(descent["loss"], next(iter(trained.values())), learner=GD)
+
+
 def along(x: str, xlabel: str, **options: Any) -> Callable[[Records], Any]:
     """A picture of losses along an axis, a line a learner: see `lab.lines`."""
     return lab.lines(x, "loss", color="learner", xlabel=xlabel, ylabel=LOSS, **options)
@@ -184,31 +199,7 @@ def cosines(**options: Any) -> Callable[[Records], Any]:
     return lab.bars("cosine", color="learner", ylabel="cosine with gradient descent", **options)
 
 
-def beside_gd(x: str, xlabel: str, *, log: bool = False) -> Callable[[Records], Any]:
+def beside_gd(x: str, xlabel: str, **options: Any) -> Callable[[Records], Any]:
     """A picture along an axis: losses of the trained layer and of gradient descent; their ratio."""
-
-    def picture(records: Records):
-        layer_SX, gd_SX = (
-            np.stack([np.atleast_2d(r["loss"]).mean(-1) for r in records.where(learner=name)], -1)
-            for name in (LAYER, GD)
-        )
-        fig, axes = report.canvas(2, height=3.6)
-        left, right = axes[0]
-        for place, (name, loss_SX) in enumerate(((LAYER, layer_SX), (GD, gd_SX))):
-            style = report.panels.look(place)
-            report.panels.seeds(left, records.axis(x), loss_SX, name, **style)
-        left.set(xlabel=xlabel, ylabel=LOSS)
-        if log:
-            report.panels.log_y(left)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio_SX = report.panels.finite(layer_SX) / report.panels.finite(gd_SX)
-        right.axhline(1.0, color="0.4", linewidth=1)
-        report.panels.seeds(right, records.axis(x), ratio_SX, LAYER, **report.panels.look(0))
-        right.ticklabel_format(axis="y", useOffset=False)
-        right.set(xlabel=xlabel, ylabel="loss / loss of gradient descent")
-        for ax in axes[0]:
-            report.panels.whole_x(ax)
-        report.legend_below(fig, axes)
-        return fig
-
-    return picture
+    options |= {"axis": "learner", "pair": (LAYER, GD), "xlabel": xlabel, "ylabel": LOSS}
+    return lab.beside(x, "loss", **options)

@@ -43,5 +43,4 @@ roll_out.figure(
     "Paper, Figs. 1 and 10. The trained layer applied again and again with damping 0.75, updating "
     "labels only, beside as many steps of gradient descent at 0.75 of its searched rate. Right: "
     f"the ratio of the two losses. {regression.SEEDS}",
-    name="roll_out",
 )

@@ -19,12 +19,7 @@ def softmax_heads(run):
         # Softmax needs logits of order one: the authors' tiny start suits linear attention only.
         model = LinearTransformer(num_heads=heads, attention="softmax", init_scale=0.1)
         trained[name] = lab.train(run, f"softmax-{heads}", model, sampler, recipe)
-    learners = {**trained, GD: regression.gradient_step(run)}
-    episode = regression.draw(run, "softmax_heads/test")
-    *others, descent = regression.compared(learners, episode, alike=tuple(trained))
-    yield from (*others, descent)
-    yield from (regression.curve(one, learner=name) for name, one in trained.items())
-    yield regression.level(descent["loss"], trained[LINEAR], learner=GD)
+    yield from regression.beside_one_step(run, "softmax_heads", trained)
 
 
 softmax_heads.claim(

@@ -7,16 +7,15 @@ copying is the induction head's (Olsson et al. 2022).
 Dimension key: S seeds, T tasks, N context pairs, P tokens.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.gd_in_context import regression
 from experiments.gd_in_context.paper import paper
 from experiments.gd_in_context.regression import GD, SEEDS
-from ico import lab, report
+from ico import lab, tasks
 from ico.models import AlternatingTransformer
-from ico.probes import token_dependence
+from ico.probes import attention_to_partner, own_next_other, pair_share, token_dependence
 
 SOFTMAX, LINEAR = "softmax, then linear", "linear, then linear"
 REPEATED, ANOTHER = "repeated pair", "another pair"
@@ -31,19 +30,10 @@ def token_copy(run):
         model = AlternatingTransformer(attention=(first, "linear"), init_scale=0.01)
         sampler = regression.deep_sampler(run)
         trained[name] = lab.train(run, f"token_copy-{first}", model, sampler, recipe)
-    learners = {**trained, GD: regression.gradient_step(run)}
-    episode = regression.draw(run, "token_copy/test")
-    *models, descent = regression.compared(learners, episode, alike=(SOFTMAX,))
-    yield from (*models, descent)
-    yield from (regression.curve(one, learner=name) for name, one in trained.items())
-    yield regression.level(descent["loss"], trained[SOFTMAX], learner=GD)
+    yield from regression.beside_one_step(run, "token_copy", trained, alike=(SOFTMAX,))
     yield partner_attention(run, trained[SOFTMAX])
     yield from gradient_norms(run, trained[SOFTMAX])
     yield from prefix_matching(run, trained[SOFTMAX])
-
-
-def _over_seeds(function, params) -> np.ndarray:
-    return np.asarray(jax.jit(lambda p: jax.lax.map(function, p))(params))
 
 
 def partner_attention(run, trained):
@@ -56,9 +46,8 @@ def partner_attention(run, trained):
         weights = model.apply({"params": params}, prompt, 0, method=model.scores)
         return jnp.mean(weights, axis=1)[:, : 2 * n]  # over heads; context tokens only
 
-    weights_STPP = _over_seeds(scores, trained.params)
-    x_at, y_at = np.arange(0, 2 * n, 2), np.arange(1, 2 * n, 2)
-    of_x, of_y = (weights_STPP[..., a, b].mean(-1) for a, b in ((x_at, y_at), (y_at, x_at)))
+    weights_STPP = trained.mapped(scores)
+    of_x, of_y = attention_to_partner(weights_STPP)
     # The kind that attends more is chosen for each seed on one half of the tasks and measured on
     # the other.
     half = of_x.shape[-1] // 2
@@ -66,7 +55,7 @@ def partner_attention(run, trained):
     stronger = np.where(y_more_S[:, None], of_y[:, half:], of_x[:, half:])
     kinds = ", ".join("y" if more else "x" for more in y_more_S)
     run.note(f"Tokens that attend to the other of their pair, seed by seed: {kinds}.")
-    return lab.record("attention", on_partner=stronger, weights=weights_STPP.mean(1))
+    return lab.record("attention", on_partner=stronger, weights=weights_STPP[:1].mean(1))
 
 
 def gradient_norms(run, trained):
@@ -81,12 +70,11 @@ def gradient_norms(run, trained):
     def norms(params):
         block = model.bind({"params": params}).blocks[0]
         tokens = model.apply({"params": params}, prompt, method=model.tokens)
-        norm_PP = token_dependence(lambda tokens: block(tokens, 2 * n), tokens)[:-2, :-1]
-        own, following = jnp.diagonal(norm_PP), jnp.diagonal(norm_PP, offset=1)
-        others = (norm_PP.sum(-1) - own - following) / (2 * n - 2)
-        return jnp.stack([own, following, others])
+        return own_next_other(
+            token_dependence(lambda tokens: block(tokens, 2 * n), tokens)[:-1, :-1]
+        )
 
-    values = _over_seeds(norms, trained.params)
+    values = trained.mapped(norms)
     for i, name in enumerate(("own input", "next input", "another input, mean")):
         yield lab.record("gradient", by=name, token=np.arange(1, 2 * n), norm=values[:, i])
 
@@ -98,22 +86,14 @@ def prefix_matching(run, trained):
     prefix-matching score of Olsson 2022, with a random other pair as its control).
     """
     prompt = regression.draw(run, "token_copy/repeat").prompt
-    count, n = prompt.x.shape[:2]
-    place_key, shift_key = jax.random.split(run.key("token_copy/places"))
-    place = jax.random.randint(place_key, (count,), 0, n)
-    other = (place + jax.random.randint(shift_key, (count,), 1, n)) % n
-    repeated = jnp.take_along_axis(prompt.x, place[:, None, None], axis=1)
-    prompt, model = prompt._replace(x_query=repeated), trained.model
+    prompt, *places = tasks.repeated_query(run.key("token_copy/places"), prompt)
+    model = trained.model
 
     def shares(params):
         scores = model.apply({"params": params}, prompt, 1, method=model.scores)
-        of_query = jnp.abs(scores[:, :, -1].mean(1)).reshape(count, n, 2).sum(-1)
-        share = of_query / of_query.sum(-1, keepdims=True)
-        return jnp.stack(
-            [jnp.take_along_axis(share, at[:, None], axis=1)[:, 0] for at in (place, other)]
-        )
+        return jnp.stack([pair_share(scores[:, :, -1], place) for place in places])
 
-    values = _over_seeds(shares, trained.params)
+    values = trained.mapped(shares)
     yield lab.record("matching", pair=REPEATED, share=values[:, 0])
     yield lab.record("matching", pair=ANOTHER, share=values[:, 1])
 
@@ -137,23 +117,19 @@ token_copy.claim(
 )
 
 
-@token_copy.claim(
+token_copy.claim(
     "linear_first_layer_ratio",
     "With a linear first layer the loss stays far above one gradient step's",
     "section 5",
     unit="ratio",
     band=(1.5, None),
+    of=lab.controlled(
+        lab.ratio("loss", learner=(LINEAR, GD)),
+        lab.ratio("loss", learner=(SOFTMAX, GD)),
+        below=1.5,
+        note="ratio with a softmax first layer, trained alike",
+    ),
 )
-def linear_first_layer_ratio(records):
-    """Judged only if the same training works with a softmax first layer, its control."""
-    softmax, linear, gd = (records[""].one(learner=n)["loss"] for n in (SOFTMAX, LINEAR, GD))
-    control = float(softmax.mean() / gd.mean())
-    note = f"softmax first layer, trained alike: ratio {control:.3f}"
-    if control >= 1.5:
-        return lab.unjudged(f"the control did not learn either; {note}")
-    return lab.measured(linear, gd, statistic=report.ratio, note=note)
-
-
 token_copy.claim(
     "prefix_matching",
     "The second layer's attention on the pair whose input the query repeats is above that on "
@@ -181,24 +157,12 @@ token_copy.figure(
 )
 
 
-@token_copy.figure(
-    "Paper, Fig. 5. Mean attention weights of the softmax layer over the context tokens, of the "
-    "first seed."
+token_copy.figure(
+    lab.maps("weights", each=("",), record="attention", high=np.nanmax),
+    "Paper, Fig. 5. Mean attention weights of the softmax layer over the context tokens (columns), "
+    "of the first seed.",
+    name="token_copy_attention",
 )
-def attention(records):
-    """What the first layer reads."""
-    weights = report.panels.finite(records["attention"].one()["weights"][0])
-    rows, columns = weights.shape
-    fig, axes = report.canvas(1, height=4.2)
-    ax = axes[0, 0]
-    extent = (0.5, columns + 0.5, rows + 0.5, 0.5)
-    image = ax.imshow(weights, cmap="viridis", vmin=0, origin="upper", extent=extent)
-    ax.set(xlabel="token attended to", ylabel="token that attends")
-    ax.grid(False)
-    fig.colorbar(image, ax=ax, shrink=0.75)
-    return fig
-
-
 token_copy.figure(
     regression.while_training(),
     "Paper, Fig. 5. Loss while training with a softmax and with a linear first layer, and the loss "

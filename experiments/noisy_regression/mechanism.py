@@ -10,6 +10,8 @@ rescaling alone gives it one. So the claim is on the regression of the layer's e
 Dimension key: L layers, G noise levels, T tasks, D inputs, E token width.
 """
 
+import functools
+import operator
 from collections.abc import Callable, Iterator
 
 import jax
@@ -33,35 +35,29 @@ def weights(run):
     """P and Q of the best seed at noise up to 5, and what DIAG could hold of them."""
     chosen = best(run, "FULL", max(run.config.full_depths))
     for name in ("p", "q"):
-        for layer, matrix_EE in enumerate(np.asarray(chosen.params[name])[:, 0], start=1):
-            yield lab.record(matrix=name.upper(), layer=layer, values=matrix_EE)
+        yield lab.record(matrix=name.upper(), values=np.asarray(chosen.params[name])[:, 0])
 
 
 @weights.table("matrices")
 def _diagonals(records: Records) -> list[dict]:
     rows = []
     for record in records:
-        x, y = np.diag(record["values"])[:-1], record["values"][-1, -1]
-        held = (len(x) * x.mean() ** 2 + y**2) / np.sum(record["values"] ** 2)
-        row = {"mean of x diagonal": x.mean(), "its standard deviation": x.std(), "y diagonal": y}
-        row["share of squares that DIAG can hold"] = held
-        rows.append(dict(record.axes) | {name: float(number) for name, number in row.items()})
+        for layer, matrix_EE in enumerate(record["values"], start=1):
+            x, y = np.diag(matrix_EE)[:-1], matrix_EE[-1, -1]
+            held = (len(x) * x.mean() ** 2 + y**2) / np.sum(matrix_EE**2)
+            row = {"mean of x diagonal": x.mean(), "its standard deviation": x.std()}
+            row |= {"y diagonal": y, "share of squares that DIAG can hold": held}
+            row = {name: float(number) for name, number in row.items()}
+            rows.append({"matrix": record["matrix"], "layer": layer} | row)
     return rows
 
 
-@weights.figure(
+weights.figure(
+    lab.maps("values", each="layer", low=None, high=lambda matrices: np.nanmax(np.abs(matrices))),
     "Paper, Fig. 4. The matrices P and Q of the trained FULL model, one colour scale each; the "
-    "last row and column belong to y."
+    "last row and column belong to y.",
+    name="weights_matrices",
 )
-def _matrices(records: Records):
-    fig, axes = report.canvas(len(records.axis("layer")), 2, height=2.4)
-    for ax, record in zip(axes.flat, records, strict=True):
-        top = float(np.abs(record["values"]).max())
-        picture = ax.imshow(record["values"], cmap="RdBu_r", vmin=-top, vmax=top)
-        ax.set(title=f"{record['matrix']}, layer {record['layer']}", xticks=[], yticks=[])
-        ax.grid(False)
-        fig.colorbar(picture, ax=ax, shrink=0.7)
-    return fig
 
 
 @paper.study("Do the layers rescale by the noise, and do they have momentum?")
@@ -93,18 +89,18 @@ mechanism.table("scalars", lab.grid("value", rows=("layer",), columns="scalar", 
 # Rescaling ---------------------------------------------------------------------------------------
 
 
-def _left_out(scalars: DiagonalScalars, test: testbed.EvalContexts) -> Iterator[Record]:
+def _left_out(scalars: DiagonalScalars, test: algorithms.OracleContexts) -> Iterator[Record]:
     """The loss when one kind of scalar is zero in all layers."""
     for name in ("", "yy", "xy", "xx"):
         less = scalars._replace(**{name: jnp.zeros_like(scalars.yy)} if name else {})
-        loss = testbed.excess(_weights(less, test.statistics), test.oracle)
+        loss = algorithms.excess(_weights(less, test.statistics), test.oracle)
         yield lab.record("scalars left out", left_out=f"w_{name}" if name else "nothing", loss=loss)
 
 
-mechanism.claim(
+_claim = functools.partial(mechanism.claim, source="section 4.3")
+_claim(
     "rescaling",
     "Without w_yy, all else as trained, the loss of DIAG is higher (rise)",
-    "section 4.3",
     unit="half squared error",
     band=(0.0, None),
     kind="core",
@@ -146,10 +142,9 @@ def _effective_step(run, scalars: DiagonalScalars) -> Iterator[Record]:
             yield lab.record("effective step", learner=name, sigma=sigma, **values)
 
 
-@mechanism.claim(
+@_claim(
     "step",
     "The effective step <w, w_OLS> / |w_OLS|^2 falls with the noise: rank correlation with sigma",
-    "section 4.3",
     unit="Spearman's rho",
     band=(None, -0.95),
 )
@@ -161,9 +156,7 @@ def _step_falls(records: Records) -> lab.Measurement:
     )
 
     def rho(along_TG, square_TG):
-        from scipy.stats import spearmanr  # dear to import
-
-        return float(spearmanr(grid, along_TG.mean(0) / square_TG.mean(0)).statistic)
+        return report.spearman(grid, along_TG.mean(0) / square_TG.mean(0))
 
     value, ci95 = report.interval_of(rho, along_TG, square_TG, resamples=500)
     note = f"{len(grid)} noise levels up to {grid[-1]:g}"
@@ -193,7 +186,7 @@ mechanism.figure(
 # Momentum ----------------------------------------------------------------------------------------
 
 
-def step_regressions(scalars: DiagonalScalars, test: testbed.EvalContexts) -> Iterator[Record]:
+def step_regressions(scalars: DiagonalScalars, test: algorithms.OracleContexts) -> Iterator[Record]:
     """What regressions on the preconditioned gradient and the last step need, for all but step 1.
 
     Of the whole step and of its momentum term, each as moments by task (`ico.report.Regression`).
@@ -204,8 +197,7 @@ def step_regressions(scalars: DiagonalScalars, test: testbed.EvalContexts) -> It
     def steps(statistics):
         model = algorithms.implicit_model(p, q, statistics)
         reading = algorithms.descent_reading(p, q, statistics, model)
-        descent = -jnp.einsum("lbde,lbe->lbd", reading.preconditioner, reading.gradient)
-        return model.w, descent, reading.momentum
+        return model.w, reading.descent, reading.momentum
 
     some = jax.tree.map(lambda leaf: leaf[:20_000], test.statistics)
     w_LTD, descent_LTD, momentum_LTD = (np.asarray(a, np.float64) for a in steps(some))
@@ -217,8 +209,7 @@ def step_regressions(scalars: DiagonalScalars, test: testbed.EvalContexts) -> It
             yield lab.record("regression", of=of, step=f"{layer} to {layer + 1}", **fit._asdict())
 
 
-def _r_squared(fit: Regression) -> float:
-    return fit.r_squared
+_r_squared = operator.attrgetter("r_squared")
 
 
 def _last_step(fit: Regression) -> float:
@@ -241,20 +232,19 @@ def _least(of: str, statistic: Callable) -> Callable[[Records], lab.Measurement]
     return measure
 
 
-mechanism.claim(
+_claim(
     "momentum_fit",
     "Preconditioned gradient and last step explain the next step of DIAG: the least R^2 of its "
     "steps",
-    "section 4.3",
     unit="R^2",
     band=(0.95, None),
     of=_least("step", _r_squared),
 )
-mechanism.claim(
+_claim(
     "momentum",
     "The momentum term that a layer holds exactly goes along the last step, gradient beside it "
     "and never against it: the smallest coefficient over steps",
-    "section 4.3; the exact term is ours",
+    source="section 4.3; the exact term is ours",
     unit="coefficient",
     band=(0.01, None),
     kind="core",
@@ -264,26 +254,22 @@ mechanism.claim(
 
 @mechanism.table("what explains a step")
 def _explained(records: Records) -> list[dict]:
-    found = records["regression"]
-    return [
-        {"step": step} | _row(*(_fit(found.one(step=step, of=of)) for of in ("step", "momentum")))
-        for step in found.axis("step")
-    ]
-
-
-def _row(whole: Regression, momentum: Regression) -> dict:
-    alone = Regression(whole.xx[:, :1, :1], whole.xy[:, :1], whole.yy)
-    row = {
-        "R^2 of the gradient alone": alone.r_squared,
-        "of the gradient": float(whole.coefficients[0]),
-        "momentum term's R^2": momentum.r_squared,
-        "momentum's share of the step": float(np.sqrt(momentum.yy.sum() / whole.yy.sum())),
-    }
-    for name, fit, statistic in (
-        ("R^2", whole, _r_squared),
-        ("last step", whole, _last_step),
-        ("momentum term's last step", momentum, _last_step),
-    ):
-        value, (low, high) = fit.interval(statistic)
-        row |= {name: value, f"{name} low": low, f"{name} high": high}
-    return row
+    found, rows = records["regression"], []
+    for step in found.axis("step"):
+        whole, momentum = (_fit(found.one(step=step, of=of)) for of in ("step", "momentum"))
+        row = {
+            "step": step,
+            "R^2 of the gradient alone": whole.leading(1).r_squared,
+            "of the gradient": float(whole.coefficients[0]),
+            "momentum term's R^2": momentum.r_squared,
+            "momentum's share of the step": float(np.sqrt(momentum.yy.sum() / whole.yy.sum())),
+        }
+        for name, fit, statistic in (
+            ("R^2", whole, _r_squared),
+            ("last step", whole, _last_step),
+            ("momentum term's last step", momentum, _last_step),
+        ):
+            value, (low, high) = fit.interval(statistic)
+            row |= {name: value, f"{name} low": low, f"{name} high": high}
+        rows.append(row)
+    return rows

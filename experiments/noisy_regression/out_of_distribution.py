@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from experiments.noisy_regression import testbed
-from experiments.noisy_regression.paper import deepest_diag, look_of, paper
-from experiments.noisy_regression.testbed import FAR, EvalContexts
+from experiments.noisy_regression.paper import looks, paper
+from experiments.noisy_regression.testbed import FAR
 from experiments.noisy_regression.variants import best_models
-from ico import lab, report, tasks
-from ico.algorithms import ridge_weights
+from ico import lab, tasks
+from ico.algorithms import OracleContexts, ridge_weights
 from ico.lab import Records
 from ico.types import Statistics
 
@@ -68,24 +68,20 @@ def out_of_distribution(run):
             yield lab.record(shift=shift.name, learner=name, trained=name in models, loss=loss)
 
 
-def shifted(contexts: tasks.NoisyContext, shift: Shift) -> tuple[EvalContexts, Float[Array, "D"]]:
+def shifted(contexts: tasks.NoisyContext, shift: Shift) -> tuple[OracleContexts, Float[Array, "D"]]:
     """Contexts of the shifted task with its own oracle, and each input's standard deviation."""
     D = contexts.weights.shape[1]
     scale_D = jnp.asarray(
         shift.input_scale * np.geomspace(shift.stretch**-0.5, shift.stretch**0.5, D),
         contexts.xx.dtype,
     )
-    moved = contexts._replace(
-        xx=contexts.xx * (scale_D[:, None] * scale_D[None])[None],
-        xe=contexts.xe * scale_D[None],
-        weights=shift.weight_scale * contexts.weights,
-    )
+    moved = contexts.scaled(scale_D, shift.weight_scale)
     noise = testbed.STRONG if shift.sigma is None else (shift.sigma,)
     sigma = tasks.NoisePrior.of(noise).sigma(contexts.u)
     statistics = moved.at(sigma)
     # w ~ N(0, weight_scale^2 I) is the unit prior at noise sigma / weight_scale.
     oracle = ridge_weights(statistics, (sigma / shift.weight_scale) ** 2)
-    return EvalContexts(statistics, oracle, moved.weights), scale_D
+    return OracleContexts(statistics, oracle, moved.weights), scale_D
 
 
 out_of_distribution.note(
@@ -109,21 +105,8 @@ out_of_distribution.table(
     "100, where a few contexts blow up."
 )
 def _by_shift(records: Records):
-    names, learners = records.axis("shift"), records.axis("learner")
-    fig, axes = report.canvas(1, height=5.0)
-    ax, deepest = axes[0, 0], deepest_diag(records)
-    for place, learner in enumerate(learners):
-        look = look_of(learner) | {"linestyle": "none", "markersize": 7}
-        look["marker"] = look["marker"] or "|"
-        look["fillstyle"] = "none" if learner == deepest else "full"
-        means = records.where(learner=learner).stack("loss").mean(axis=1)
-        rows = np.arange(len(names)) + 0.08 * (place - len(learners) / 2)
-        near = means <= FAR  # not so NaN
-        ax.plot(means[near], rows[near], label=learner, **look)
-        ax.plot(np.full((~near).sum(), FAR), rows[~near], **look | {"marker": ">"})
-    ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
-    ax.set(xscale="log", xlabel="excess over the oracle")
-    ax.set_xlim(right=1.3 * FAR)
-    report.legend_below(fig, axes)
-    return fig
+    styles = looks(records, open_deepest=True)
+    draw = lab.dots(
+        "loss", y="shift", color="learner", most=FAR, looks=styles, xlabel="excess over the oracle"
+    )
+    return draw(records)

@@ -175,9 +175,12 @@ def look_of(learner: str) -> dict:
     return dict(zip(("color", "marker", "linestyle"), _LOOKS[variant], strict=True))
 
 
-def looks(records: Records) -> dict[str, dict]:
-    """Those of all learners of some records."""
-    return {learner: look_of(learner) for learner in records.axis("learner")}
+def looks(records: Records, open_deepest: bool = False) -> dict[str, dict]:
+    """Those of all learners of some records; the deepest DIAG may have an open marker."""
+    styles = {learner: look_of(learner) for learner in records.axis("learner")}
+    if open_deepest:
+        styles[deepest_diag(records)]["fillstyle"] = "none"
+    return styles
 
 
 def deepest_diag(records: Records) -> str:

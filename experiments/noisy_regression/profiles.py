@@ -12,7 +12,7 @@ from jaxtyping import Float
 from experiments.noisy_regression import testbed
 from experiments.noisy_regression.paper import looks, paper
 from experiments.noisy_regression.variants import best_models
-from ico import lab
+from ico import algorithms, lab
 from ico.lab import Records
 
 
@@ -30,7 +30,7 @@ def per_noise_profile(run):
     for sigma in map(float, levels(run)):
         test = testbed.at_noise(contexts, (sigma,))
         for name, weights in learners.items():
-            loss = testbed.excess(weights(test.statistics), test.oracle)
+            loss = algorithms.excess(weights(test.statistics), test.oracle)
             yield lab.record(learner=name, sigma=sigma, loss=loss)
 
 
@@ -62,7 +62,7 @@ def layer_predictions(run):
         for sigma in (0.0, 1.0, 3.0, 5.0):
             test = testbed.at_noise(contexts, (sigma,))
             w_LTD = model.weights(test.statistics, all_layers=True)
-            loss_L = testbed.excess(w_LTD, test.oracle[None]).mean(1)
+            loss_L = algorithms.excess(w_LTD, test.oracle[None]).mean(1)
             along_L = jnp.sum(w_LTD * test.oracle[None], -1).mean(1)
             curves = {"loss": loss_L, "length": along_L / jnp.sum(test.oracle**2, -1).mean()}
             layer = np.arange(1, len(w_LTD) + 1)
@@ -74,16 +74,7 @@ layer_predictions.note(
 )
 
 
-@layer_predictions.table("after each layer")
-def _layers(records: Records) -> list[dict]:
-    names = ("layer", "loss", "length")
-    return [
-        dict(record.axes) | dict(zip(names, map(float, numbers), strict=True))
-        for record in records
-        for numbers in zip(*(record[name] for name in names), strict=True)
-    ]
-
-
+layer_predictions.table("after each layer", lab.points("loss", "length", along="layer"))
 layer_predictions.figure(
     lab.lines("layer", "loss", panel="model", color="sigma", log="y", ylabel="excess over oracle"),
     "Paper, Figs. 5 and 7. The implicit model after each layer at four noise levels (the "

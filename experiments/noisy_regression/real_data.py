@@ -1,7 +1,4 @@
-"""Real tables: a row's columns predict another one, with noise added and with their own.
-
-Dimension key: T tasks, D inputs, Q queries.
-"""
+"""Real tables: a row's columns predict another one, with noise added and with their own."""
 
 import functools
 import itertools
@@ -10,16 +7,14 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from experiments.noisy_regression import testbed
-from experiments.noisy_regression.paper import deepest_diag, look_of, paper
+from experiments.noisy_regression.paper import deepest_diag, looks, paper
 from experiments.noisy_regression.testbed import FAR
 from experiments.noisy_regression.variants import best_models
 from ico import algorithms, data, lab, report, tasks
 from ico.algorithms import ridge_weights
 from ico.lab import Records
-from ico.types import Episode, Prompt
 
 TABLES = {
     "diabetes": data.diabetes,
@@ -49,15 +44,19 @@ def real_data(run):
         keys = jax.random.split(run.key(f"real/{name}"), 4)
         clean = [_draw(key, table, task) for key in keys[:2]]
         for noise in NOISES:
-            test, other = map(functools.partial(_with_noise, noise=noise), clean, keys[2:])
+            test, other = (
+                _with_noise(key, e, noise) for e, key in zip(clean, keys[2:], strict=True)
+            )
             statistics = algorithms.statistics(test.prompt)
             weights = {learner: of(statistics) for learner, of in learners.items()}
-            weights["ridge, searched"] = ridge_weights(statistics, _searched(other))
+            weights["ridge, searched"] = ridge_weights(
+                statistics, _searched(other, jnp.geomspace(1e-3, 1e3, 60))
+            )
             weights["zero"] = jnp.zeros_like(statistics.xy)
             place = {"table": name, "inputs": inputs, "noise": noise}
             for learner, w in weights.items():
                 trained = learner in models
-                loss = np.asarray(_loss(w, test))
+                loss = np.asarray(_losses(w, test))
                 yield lab.record(**place, learner=learner, trained=trained, loss=loss)
     run.note(
         f"{config.num_inputs} random columns of a table predict another, from rows that are "
@@ -78,93 +77,51 @@ real_data.note(
 )
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _draw(key, table, config) -> Episode:
-    return tasks.tabular(key, table, config)
-
-
-@jax.jit
-def _with_noise(episode: Episode, key, noise) -> Episode:
-    """The episode with noise of a standard deviation on the labels in the context."""
-    x, y, x_query = episode.prompt
-    return episode._replace(prompt=Prompt(x, y + noise * jax.random.normal(key, y.shape), x_query))
-
-
-@jax.jit
-def _searched(episode: Episode) -> Float[Array, ""]:
-    """The one noise variance with which ridge regression does best on these tasks."""
-    statistics, grid = algorithms.statistics(episode.prompt), jnp.geomspace(1e-3, 1e3, 60)
-    losses = jax.lax.map(lambda s: jnp.mean(_loss(ridge_weights(statistics, s), episode)), grid)
-    return grid[jnp.argmin(losses)]
-
-
-@jax.jit
-def _loss(w: Float[Array, "T D"], episode: Episode) -> Float[Array, "T"]:
-    prediction = jnp.einsum("bqd,bd->bq", episode.prompt.x_query, w)[..., None]
-    return tasks.half_squared_error(prediction, episode.y_query)
-
-
-def median(values: Float[np.ndarray, "T"]) -> float:
-    """The median; what is not a number counts as infinite."""
-    return float(np.median(np.nan_to_num(values, nan=np.inf, posinf=np.inf, neginf=-np.inf)))
-
-
-def gap(a: Float[np.ndarray, "T"], b: Float[np.ndarray, "T"]) -> Float[np.ndarray, "T"]:
-    """Differences of losses. One that overflowed is infinitely worse, and as bad as another."""
-    a, b = (np.where(np.isfinite(losses), losses, np.inf) for losses in (a, b))
-    both = np.isinf(a) & np.isinf(b)
-    return np.where(both, 0.0, np.where(both, 0.0, a) - np.where(both, 0.0, b))
+_draw = jax.jit(tasks.tabular, static_argnames="config")
+_with_noise = jax.jit(tasks.with_label_noise)
+_searched = jax.jit(algorithms.best_noise_variance)
+_losses = jax.jit(algorithms.linear_losses)
 
 
 _PLACE = ("table", "inputs", "noise")
 _grid = functools.partial(lab.grid, "loss", rows=_PLACE, columns="learner")
 
-real_data.table("median losses", _grid(of=median))
+real_data.table("median losses", _grid(of=report.median))
 real_data.table("mean losses", _grid())
 real_data.table(f"share of tasks beyond {FAR:g}", _grid(of=testbed.share_far, trained=True))
 
 
-@real_data.table("median of paired differences")
-def _gaps(records: Records) -> list[dict]:
-    """How the deepest DIAG differs from all others, task by task: below zero, it is better."""
-    first, rows = deepest_diag(records), []
-    for other in records:
-        if other["learner"] == first:
-            continue
-        place = {axis: other[axis] for axis in _PLACE}
-        loss = records.one(**place, learner=first)["loss"]
-        paired = gap(loss, other["loss"])
-        value, (low, high) = report.interval_of(median, paired, resamples=300)
-        word = "the model" if high < 0 else "the other" if low > 0 else "undecided"
-        row = {f"{first}, minus": other["learner"], "difference": value}
-        rows.append(place | row | {"95% low": low, "95% high": high, "better": word})
-    return rows
+def _median_gap(a, b):
+    return report.interval_of(report.median, report.gaps(a, b), resamples=300)
+
+
+real_data.table(
+    "median of paired differences",
+    lab.gaps("loss", rows=_PLACE, axis="learner", first=deepest_diag, of=_median_gap),
+)
 
 
 @real_data.figure(
-    "Median half squared error when ten random columns of a real table predict another, by the "
-    "noise added to the labels in the context; inputs standardised (top) or whitened (bottom) by "
-    "the rows outside the task. The open marker is the deepest DIAG. Axes end just above the loss "
-    "of predicting zero."
+    "Median half squared error, with 95% intervals, if ten random columns of a real table predict "
+    "another, by the noise added to the labels in the context; inputs standardised (top) or "
+    "whitened (bottom) by the rows outside the task. The open marker is the deepest DIAG. Axes end "
+    "just above the loss of predicting zero."
 )
 def _by_table(records: Records):
-    tables, inputs = records.axis("table"), records.axis("inputs")
-    fig, axes = report.canvas(len(tables), len(inputs), height=3.0)
-    deepest = deepest_diag(records)
-    for row, kind in zip(axes, inputs, strict=True):
-        for ax, table in zip(row, tables, strict=True):
-            here = records.where(table=table, inputs=kind)
-            for learner in here.axis("learner"):
-                found = here.where(learner=learner)
-                medians = [median(record["loss"]) for record in found]
-                style = look_of(learner) | {"fillstyle": "none" if learner == deepest else "full"}
-                ax.plot(found.axis("noise"), medians, label=learner, markersize=4, **style)
-            # Which learners are worse than zero is told by the table.
-            zero = max(median(record["loss"]) for record in here.where(learner="zero"))
-            ax.set(title=f"{table}\n{kind}", ylim=(0, 1.1 * zero))
-    for ax in axes[-1]:
-        ax.set_xlabel("noise added")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("median half squared error")
-    report.legend_below(fig, axes)
+    draw = lab.lines(
+        "noise",
+        "loss",
+        of=report.median,
+        color="learner",
+        panel=("table", "inputs"),
+        looks=looks(records, open_deepest=True),
+        xlabel="noise added",
+        ylabel="median half squared error",
+    )
+    fig = draw(records)
+    places = itertools.product(records.axis("inputs"), records.axis("table"))
+    for ax, (inputs, table) in zip(fig.axes, places, strict=True):
+        zero = records.where(table=table, inputs=inputs, learner="zero")
+        # Which learners are worse than zero is told by the table.
+        ax.set_ylim(0, 1.1 * max(report.median(record["loss"]) for record in zero))
     return fig

@@ -12,13 +12,13 @@ Dimension key: B tasks, N context pairs, D inputs.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ico.algorithms import refined_search
 from ico.tasks import NoisyRegression, noisy_context
 
 
@@ -62,8 +62,8 @@ def tune_ridge(task: NoisyRegression, *, num_tasks: int = 65_536, seed: int = 0)
 
     # Beyond ten times the largest noise variance nothing is to be found.
     top = max(1e3, 10 * float(np.max(sigma_B**2)))
-    (constant,), _ = _zoom(lambda s: excess(np.full(1, s)), [(1e-8, top)], 25)
-    (multiplier, maximum), least = _zoom(adapted, [(0.1, 10.0), (1e-2, top)], 9)
+    (constant,), _ = refined_search(lambda s: excess(np.full(1, s)), [(1e-8, top)], 25)
+    (multiplier, maximum), least = refined_search(adapted, [(0.1, 10.0), (1e-2, top)], 9)
     if adapted(1.0, np.inf) <= least:  # AdaRR itself
         multiplier, maximum = 1.0, float("inf")
     return TunedRidge({"noise_variance": constant}, {"multiplier": multiplier, "maximum": maximum})
@@ -82,18 +82,3 @@ def _contexts(task: NoisyRegression, num_tasks: int, seed: int):
     b_BD = np.einsum("bde,bd->be", vectors_BDE, xy)
     residual_B = np.maximum(yy - np.sum(b_BD**2 / values_BD, axis=1), 0) / (N - D)
     return sigma_B, b_BD, values_BD, residual_B
-
-
-def _zoom(
-    loss: Callable[..., float], ranges: list[tuple[float, float]], count: int, rounds: int = 4
-) -> tuple[tuple[float, ...], float]:
-    """The least loss on a logarithmic grid, which is refined around its best point each round."""
-    best, least = (), np.inf
-    for _ in range(rounds):
-        axes = [np.geomspace(low, high, count) for low, high in ranges]
-        for point in np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes)):
-            if (value := loss(*point)) < least:
-                best, least = tuple(float(x) for x in point), value
-        steps = [axis[1] / axis[0] for axis in axes]
-        ranges = [(x / step, x * step) for x, step in zip(best, steps, strict=True)]
-    return best, float(least)

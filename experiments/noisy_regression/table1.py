@@ -16,7 +16,7 @@ import numpy as np
 from experiments.noisy_regression import testbed
 from experiments.noisy_regression.paper import looks, paper
 from experiments.noisy_regression.variants import best, losses, train_variant
-from ico import lab, report
+from ico import algorithms, lab, report
 from ico.lab import Record, Records
 from ico.report import panels
 
@@ -45,9 +45,9 @@ PUBLISHED = {
 ONE_LAYER_NOISE_FREE = 5 * (1 - 20 / 31)
 
 
-def published(noise: str, learner: str, layers: int | None) -> float | None:
+def published(cell: Record) -> float | None:
     """The paper's loss in a cell of Table 1, if it prints one."""
-    row = PUBLISHED.get((learner, layers))
+    row, noise = PUBLISHED.get((cell["learner"], cell["layers"])), cell["noise"]
     return None if row is None or noise not in SETTINGS else row[SETTINGS.index(noise)]
 
 
@@ -61,7 +61,7 @@ def table1(run):
         place = {"noise": testbed.name_of(noise), **sizes}
         test = testbed.at_noise(contexts, noise)
         for name, weights in testbed.baselines(run, noise).items():
-            loss = testbed.excess(weights(test.statistics), test.oracle)
+            loss = algorithms.excess(weights(test.statistics), test.oracle)
             yield lab.record(**place, learner=name, layers=None, loss=loss)
     for variant, depth in models_of(config):
         trained, settings = train_variant(run, variant, depth)
@@ -100,7 +100,7 @@ def _two_forms(run, contexts) -> Record:
         "two forms",
         model=f"DIAG, {depth} layers, noise up to 5",
         one_query=half_square(w) - half_square(test.oracle),
-        expectation=testbed.excess(w, test.oracle),
+        expectation=algorithms.excess(w, test.oracle),
     )
 
 
@@ -128,10 +128,6 @@ def _over(reference: Callable[[Record], float | None], **where):
         return lab.EveryPair(pairs, report.ratio)
 
     return measure
-
-
-def _published(cell: Record) -> float | None:
-    return published(cell["noise"], cell["learner"], cell["layers"])
 
 
 def _at_strong_noise(statistic, first: tuple[str, int | None], second: tuple[str, int | None]):
@@ -162,20 +158,19 @@ _claim(
     "const_and_ada",
     "The baselines ConstRR and AdaRR have their losses of Table 1: the ratio furthest from one",
     band=(0.95, 1.05),
-    of=_over(_published, learner=["ConstRR", "AdaRR"], noise=NOISY),
+    of=_over(published, learner=["ConstRR", "AdaRR"], noise=NOISY),
 )
 _claim(
     "tuned",
     "So has TunedRR, whose tuning grid is not known",
     band=(0.92, 1.08),
-    of=_over(_published, learner="TunedRR", noise=NOISY),
+    of=_over(published, learner="TunedRR", noise=NOISY),
 )
 
 
-@table1.claim(
+@_claim(
     "noise_free_baselines",
     "Without noise all three have no loss: the largest",
-    "Table 1",
     unit="half squared error",
     band=(None, 1e-6),
     paper_value=0.0,
@@ -191,7 +186,7 @@ _claim(
     "One layer of every variant, best of the seeds, has the loss of Table 1 or less: the "
     "largest ratio",
     band=(None, 1.05),
-    of=_over(_published, learner=TRAINED, layers=1, noise=NOISY),
+    of=_over(published, learner=TRAINED, layers=1, noise=NOISY),
 )
 _claim(
     "one_layer_noise_free",
@@ -205,14 +200,14 @@ _claim(
     "two_layers",
     "Two layers, best of the seeds, have the losses of Table 1 or less: the largest ratio",
     band=(None, 1.05),
-    of=_over(_published, learner=TRAINED, layers=2),
+    of=_over(published, learner=TRAINED, layers=2),
 )
 _claim(
     "four_layers",
     "Four layers of DIAG, best of the seeds, have those of Table 1 at noise up to 3 and 5, or "
     "less: the larger ratio",
     band=(None, 1.25),
-    of=_over(_published, learner="DIAG", layers=4, noise=["3", "5"]),
+    of=_over(published, learner="DIAG", layers=4, noise=["3", "5"]),
 )
 _claim(
     "diag_below_ada",
@@ -252,7 +247,7 @@ _claim(
 def _losses(records: Records) -> list[dict]:
     rows = []
     for cell, row in zip(records[""], lab.rows("loss")(records), strict=True):
-        number = _published(cell)
+        number = published(cell)
         row["paper"], row["ratio"] = number, row["loss"] / number if number else None
         row["better than the paper's"] = row["95% high"] < number if number else None
         if "seed_means" in cell:
@@ -270,10 +265,10 @@ def _forms(records: Records) -> list[dict]:
     found = records["two forms"].one()
     raw, expected = found["one_query"], found["expectation"]
     gap, (low, high) = lab.interval(raw, expected, statistic=report.difference)
-    row = {"model": found["model"], "one query": float(raw.mean())}
-    row |= {"expectation": float(expected.mean()), "difference": gap}
-    errors = float(raw.std() / expected.std())
-    return [row | {"95% low": low, "95% high": high, "ratio of standard errors": errors}]
+    row = {"model": found["model"], "one query": raw.mean(), "expectation": expected.mean()}
+    row |= {"difference": gap, "95% low": low, "95% high": high}
+    row["ratio of standard errors"] = raw.std() / expected.std()
+    return [{name: one if name == "model" else float(one) for name, one in row.items()}]
 
 
 @table1.figure(
@@ -290,7 +285,7 @@ def _by_depth(records: Records):
         if not cell["layers"] and cell["loss"].mean() > 1e-9:
             level = np.full(2, cell["loss"].mean())
             shown += [lab.record(**place, layers=depth, loss=level) for depth in depths]
-        elif cell["layers"] and (number := _published(cell)):
+        elif cell["layers"] and (number := published(cell)):
             cross = place | {"learner": "the paper", "layers": cell["layers"]}
             shown.append(lab.record(**cross, loss=np.full(2, number)))
     crosses = {"the paper": {"color": "black", "linestyle": "none", "marker": "x", "zorder": 5}}

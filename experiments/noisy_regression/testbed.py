@@ -5,15 +5,14 @@ Dimension key: T tasks, D inputs, L layers.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.noisy_regression.ridge_tuning import tune_ridge
+from experiments.noisy_regression.ridge_tuning import TunedRidge, tune_ridge
 from ico import algorithms, lab, tasks
+from ico.algorithms import OracleContexts
 from ico.tasks import NoisePrior, NoisyContext
 from ico.types import Statistics
 
@@ -30,14 +29,6 @@ def name_of(noise: Noise) -> str:
     return f"{noise:g}"
 
 
-class EvalContexts(NamedTuple):
-    """Contexts at a noise setting, what the oracle makes of them, and the truth."""
-
-    statistics: Statistics
-    oracle: Float[Array, "T D"]
-    truth: Float[Array, "T D"]
-
-
 draw_task = jax.jit(tasks.noisy_context, static_argnums=1)
 
 
@@ -48,23 +39,9 @@ def draw(run: lab.Run, name: str, count: int) -> NoisyContext:
     return draw_task(run.key(name), task)
 
 
-@jax.jit
-def with_prior(contexts: NoisyContext, prior: NoisePrior) -> EvalContexts:
-    """The contexts at sigma drawn from a prior. The oracle is ridge regression that knows sigma."""
-    sigma = prior.sigma(contexts.u)
-    statistics = contexts.at(sigma)
-    oracle = algorithms.ridge_weights(statistics, sigma**2)
-    return EvalContexts(statistics, oracle, contexts.weights)
-
-
-def at_noise(contexts: NoisyContext, noise: Noise = STRONG) -> EvalContexts:
+def at_noise(contexts: NoisyContext, noise: Noise = STRONG) -> OracleContexts:
     """The contexts at a noise setting; `(sigma,)` is one noise level."""
-    return with_prior(contexts, NoisePrior.of(noise))
-
-
-def excess(w: Float[Array, "*L T D"], oracle: Float[Array, "*L T D"]) -> Float[Array, "*L T"]:
-    """The expected excess over the oracle at a query x ~ N(0, I): 1/2 |w - w_oracle|^2."""
-    return 0.5 * jnp.sum((w - oracle) ** 2, axis=-1)
+    return algorithms.with_oracle(contexts, NoisePrior.of(noise))
 
 
 def share_far(loss: Float[np.ndarray, "T"]) -> float:
@@ -72,6 +49,7 @@ def share_far(loss: Float[np.ndarray, "T"]) -> float:
     return float(1 - np.mean(loss <= FAR))
 
 
+@lab.once
 def baselines(
     run: lab.Run, noise: Noise = STRONG, num_context: int | None = None
 ) -> dict[str, Callable[[Statistics], Float[Array, "T D"]]]:
@@ -82,20 +60,17 @@ def baselines(
       noise: the setting.
       num_context: pairs in the contexts that they are applied to, if not those of training.
     """
-    N = num_context or run.config.num_context
-    return run.once(("baselines", noise, N), lambda: _baselines(run, noise, N))
-
-
-def _baselines(run: lab.Run, noise: Noise, N: int) -> dict[str, Any]:
-    config = run.config
-    task = tasks.NoisyRegression(
-        num_inputs=config.num_inputs, num_context=config.num_context, noise=noise
-    )
-    tune = functools.partial(tune_ridge, task, num_tasks=config.tuning_tasks, seed=1_000 + run.seed)
-    found = run.once(("tuned ridge", noise), tune)
+    found, N = _tuned(run, noise), num_context or run.config.num_context
 
     def adaptive(params):
         return jax.jit(lambda statistics: algorithms.adaptive_ridge_weights(params, statistics, N))
 
     constant = jax.jit(functools.partial(algorithms.ridge_weights, **found.constant))
     return {"ConstRR": constant, "AdaRR": adaptive({}), "TunedRR": adaptive(found.tuned)}
+
+
+@lab.once
+def _tuned(run: lab.Run, noise: Noise) -> TunedRidge:
+    D, N = run.config.num_inputs, run.config.num_context
+    task = tasks.NoisyRegression(num_inputs=D, num_context=N, noise=noise)
+    return tune_ridge(task, num_tasks=run.config.tuning_tasks, seed=1_000 + run.seed)

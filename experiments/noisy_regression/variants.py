@@ -4,8 +4,6 @@ Dimension key: S seeds, C noise settings, B tasks in a batch, T tasks, D inputs,
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from experiments.noisy_regression import testbed
-from experiments.noisy_regression.testbed import STRONG, EvalContexts, Noise
-from ico import lab, models, tasks
-from ico.types import Statistics
+from experiments.noisy_regression.testbed import STRONG, Noise
+from ico import algorithms, lab, models, tasks
+from ico.algorithms import OracleContexts
+from ico.models import OneSeed
 
 VARIANTS = {
     "GD++": models.GdPlusPlusLinearTransformer,
@@ -23,7 +22,6 @@ VARIANTS = {
     "DIAG, free scalars": models.FreeDiagonalLinearTransformer,
     "FULL": models.FullLinearTransformer,
 }
-_LOST = 1e8  # beyond it a context's loss does not count
 
 
 def make_model(variant: str, num_layers: int, num_inputs: int):
@@ -34,45 +32,17 @@ def make_model(variant: str, num_layers: int, num_inputs: int):
     return model.clone(num_inputs=num_inputs) if variant == "FULL" else model
 
 
-@functools.lru_cache(maxsize=32)
-def training_loss(model, far: float) -> Callable:
-    """The loss (params, contexts) that models are trained by; the same function for equal models.
-
-    A loss l counts as `far log(1 + l / far)`, and one beyond `_LOST` not at all. Every layer cubes
-    what it is given, so that an untamed model of seven layers maps some contexts beyond all
-    numbers, and one of them would be the whole gradient. Losses of trained models are far below.
-    """
-
-    def loss(params, contexts: EvalContexts, *_):
-        def losses(statistics):
-            w = model.apply({"params": params}, statistics, method="weights")
-            return testbed.excess(w, contexts.oracle)
-
-        # Looked for first, for what is infinite has no gradient to leave out afterwards.
-        kept = jax.lax.stop_gradient(losses(contexts.statistics)) < _LOST
-        statistics = jax.tree.map(
-            lambda leaf: jnp.where(kept.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0),
-            contexts.statistics,
-        )
-        tamed = far * jnp.log1p(losses(statistics) / far)
-        return jnp.mean(tamed), {"lost": 1 - jnp.mean(kept)}
-
-    return loss
-
-
+@lab.once
 def train_variant(run: lab.Run, variant: str, depth: int) -> tuple[lab.Trained, tuple[Noise, ...]]:
     """The models of a variant and depth [S, C, ...], and the C settings they are trained for.
 
     The paper: Adam at 1e-4, batch 2048, 200,000 steps, on the squared error of one query; clipping
     and initialisation are UNVERIFIED. Here the loss of a context is 1/2 |w - w_oracle|^2, whose
     expectation differs from theirs by a constant, so that the noise of query and label is gone; the
-    learning rate is higher, there are fewer steps, and large losses are tamed (`training_loss`).
-    Seed s of every setting starts alike and sees the same contexts, at its setting's noise.
+    learning rate is higher, there are fewer steps, and large losses are tamed
+    (`ico.models.weights_loss`). Seed s of every setting starts alike and sees the same contexts, at
+    its setting's noise.
     """
-    return run.once(("trained", variant, depth), lambda: _train_variant(run, variant, depth))
-
-
-def _train_variant(run: lab.Run, variant: str, depth: int):
     config, far = run.config, 100.0
     settings, rate = config.settings, config.learning_rate
     steps = min(config.steps_per_layer * depth, config.most_steps)
@@ -84,15 +54,11 @@ def _train_variant(run: lab.Run, variant: str, depth: int):
         settings, steps, rate = (STRONG,), config.deep_steps, config.deep_learning_rate
     D = config.num_inputs
     task = tasks.NoisyRegression(config.batch_size, D, config.num_context)
-    spectra, sampler = None, full_contexts
+    spectra, sampler = None, algorithms.sample_contexts
     if variant != "FULL":
         # A model that acts through scalars does not mind a turn of the inputs; FULL does.
-        spectra, sampler = run.once("spectra", lambda: _spectra(run)), spectral_contexts
+        spectra, sampler = _spectra(run), algorithms.sample_spectral_contexts
     model = make_model(variant, depth, D)
-
-    def init(key):
-        shapes = Statistics(jnp.zeros((1, D, D)), jnp.zeros((1, D)), jnp.zeros(1))
-        return model.init(key, shapes, method="weights")["params"]
 
     priors = [tasks.NoisePrior.of(noise) for noise in settings]
     trained = lab.train(
@@ -101,8 +67,8 @@ def _train_variant(run: lab.Run, variant: str, depth: int):
         model,
         functools.partial(sampler, task=task),
         lab.Recipe(steps, rate, schedule="cosine", warmup=0.1, clip=0.3),
-        loss=training_loss(model, far),
-        init=init,
+        loss=models.weights_loss(model, far),
+        init=functools.partial(models.init_weights_model, model, D),
         given=spectra,
         settings=jax.tree.map(lambda *leaves: np.stack(leaves), *priors),
         spec={
@@ -114,77 +80,40 @@ def _train_variant(run: lab.Run, variant: str, depth: int):
     return trained, settings
 
 
-def full_contexts(key, prior, *, task: tasks.NoisyRegression) -> EvalContexts:
-    """A batch of contexts at a prior's noise."""
-    return testbed.with_prior(tasks.noisy_context(key, task), prior)
-
-
-def spectral_contexts(key, spectra, prior, *, task: tasks.NoisyRegression) -> EvalContexts:
-    """A batch of contexts in their own eigenvectors, with eigenvalues from a pool."""
-    return testbed.with_prior(tasks.spectral_context(key, spectra, task), prior)
-
-
+@lab.once
 def _spectra(run: lab.Run) -> Float[Array, "count D"]:
     config = run.config
     task = tasks.NoisyRegression(config.batch_size, config.num_inputs, config.num_context)
     return jnp.asarray(tasks.wishart_spectra(run.key("spectra"), task, config.spectra_pool))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def weights_of(
-    model, params, statistics: Statistics, all_layers: bool = False
-) -> Float[Array, "*L T D"]:
-    """The implicit model's weights, or those after each layer."""
-    return model.apply({"params": params}, statistics, method="weights", all_layers=all_layers)
-
-
-def losses(trained: lab.Trained, setting: int, contexts: EvalContexts) -> Float[np.ndarray, "S T"]:
+def losses(
+    trained: lab.Trained, setting: int, contexts: OracleContexts
+) -> Float[np.ndarray, "S T"]:
     """The losses of all seeds of one setting."""
     weights = [
-        weights_of(trained.model, trained.seed(seed, setting), contexts.statistics)
+        models.weights_of(trained.model, trained.seed(seed, setting), contexts.statistics)
         for seed in range(trained.num_seeds)
     ]
-    return np.stack([testbed.excess(w, contexts.oracle) for w in weights])
+    return np.stack([algorithms.excess(w, contexts.oracle) for w in weights])
 
 
-class Best(NamedTuple):
-    """The best of several seeds, chosen on contexts that nothing else uses."""
-
-    model: Any
-    params: Any
-    seed: int
-
-    def weights(self, statistics: Statistics, all_layers: bool = False) -> Float[Array, "*L T D"]:
-        """As `weights_of`."""
-        return weights_of(self.model, self.params, statistics, all_layers)
-
-
-def best(run: lab.Run, variant: str, depth: int, noise: Noise = STRONG) -> Best:
+@lab.once
+def best(run: lab.Run, variant: str, depth: int, noise: Noise = STRONG) -> OneSeed:
     """The best seed of a variant, depth and noise setting.
 
     Raises:
       ValueError: no seed has a finite loss.
     """
-    return run.once(("best", variant, depth, noise), lambda: _best(run, variant, depth, noise))
-
-
-def _best(run: lab.Run, variant: str, depth: int, noise: Noise) -> Best:
     trained, settings = train_variant(run, variant, depth)
     place = settings.index(noise)
     contexts = testbed.at_noise(testbed.draw(run, "choice", run.config.choice_tasks), noise)
     means = losses(trained, place, contexts).mean(axis=1)
-    if not np.isfinite(means).any():
-        raise ValueError(f"{variant}, {depth} layers: no seed has a finite loss")
-    seed = least_finite(means)
-    return Best(trained.model, trained.seed(seed, place), seed)
+    seed = lab.best_seed(means)
+    return OneSeed(trained.model, trained.seed(seed, place), seed)
 
 
-def least_finite(losses: list) -> int:
-    """Where the least loss stands; one that is not a number is as bad as an infinite one."""
-    return int(np.argmin(np.nan_to_num(losses, nan=np.inf)))  # argmin takes nan for the least
-
-
-def best_models(run: lab.Run, *, all_depths: bool = False) -> dict[str, Best]:
+def best_models(run: lab.Run, *, all_depths: bool = False) -> dict[str, OneSeed]:
     """The best deep models trained at noise up to 5, by names such as "DIAG, 4 layers".
 
     Args:

@@ -7,7 +7,7 @@ from ico.algorithms._adaptive_ridge import (
     estimated_noise_variance,
     ridge_weights,
 )
-from ico.algorithms._best_rates import best_rates, expected_loss
+from ico.algorithms._best_rates import best_rates, expected_loss, gram_eigenvalues
 from ico.algorithms._diagonal import (
     DiagonalScalars,
     diagonal_heads,
@@ -15,7 +15,7 @@ from ico.algorithms._diagonal import (
     diagonal_weights,
 )
 from ico.algorithms._gradient_descent import gd, gd_plus_plus
-from ico.algorithms._grid_search import grid_search
+from ico.algorithms._grid_search import grid_search, refined_search
 from ico.algorithms._implicit_model import (
     DescentReading,
     ImplicitModel,
@@ -23,12 +23,22 @@ from ico.algorithms._implicit_model import (
     implicit_model,
     implicit_weights,
 )
+from ico.algorithms._layers_needed import layers_needed, log_uniform_spectrum
 from ico.algorithms._newton import newton
 from ico.algorithms._next_vector import (
     next_vector_gd,
     next_vector_ridge,
     preconditioned_inputs,
     tuned_next_vector_ridge,
+)
+from ico.algorithms._oracle_contexts import (
+    OracleContexts,
+    best_noise_variance,
+    excess,
+    linear_losses,
+    sample_contexts,
+    sample_spectral_contexts,
+    with_oracle,
 )
 from ico.algorithms._ridge import ridge
 from ico.algorithms._spectral_error import gd_plus_plus_error
@@ -38,8 +48,10 @@ __all__ = [
     "DescentReading",
     "DiagonalScalars",
     "ImplicitModel",
+    "OracleContexts",
     "adaptive_ridge",
     "adaptive_ridge_weights",
+    "best_noise_variance",
     "best_rates",
     "constructions",
     "descent_reading",
@@ -47,19 +59,28 @@ __all__ = [
     "diagonal_scalars",
     "diagonal_weights",
     "estimated_noise_variance",
+    "excess",
     "expected_loss",
     "gd",
     "gd_plus_plus",
     "gd_plus_plus_error",
     "implicit_model",
     "implicit_weights",
+    "gram_eigenvalues",
     "grid_search",
+    "layers_needed",
+    "linear_losses",
+    "log_uniform_spectrum",
     "newton",
     "next_vector_gd",
     "next_vector_ridge",
     "preconditioned_inputs",
+    "refined_search",
     "ridge",
     "ridge_weights",
+    "sample_contexts",
+    "sample_spectral_contexts",
     "statistics",
     "tuned_next_vector_ridge",
+    "with_oracle",
 ]

@@ -15,12 +15,12 @@ Dimension key: M contexts, D eigenvalues of each, S steps, R starts.
 
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Num
 
 from ico.types import PyTree
 
@@ -184,3 +184,9 @@ def _descend(starts, log_loss, judge, num_updates: int) -> np.ndarray:
     if best is None:
         raise ValueError("no start of the fitted rates ended at a finite loss")
     return best
+
+
+def gram_eigenvalues(x_MND: Num[Any, "M N D"]) -> Float[np.ndarray, "M D"]:
+    """Eigenvalues of sum x x^T over the N inputs of each context, in float64; none negative."""
+    x_MND = np.asarray(x_MND, np.float64)
+    return np.linalg.eigvalsh(np.swapaxes(x_MND, 1, 2) @ x_MND).clip(min=0)

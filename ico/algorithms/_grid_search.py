@@ -1,7 +1,10 @@
 """Tuning a learner's parameters by grid search."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ico.tasks import half_squared_error
@@ -46,3 +49,30 @@ def grid_search(
     if not jnp.isfinite(losses_G[best]):
         raise ValueError("no candidate has a finite loss: search smaller rates")
     return jax.tree.map(lambda leaf: leaf[best], candidates), losses_G
+
+
+def refined_search(
+    loss: Callable[..., float], ranges: list[tuple[float, float]], count: int, rounds: int = 4
+) -> tuple[tuple[float, ...], float]:
+    """The least loss on a logarithmic grid that each round refines around its best point.
+
+    Args:
+      loss: of one number a range.
+      ranges: of each number, (lowest, highest), positive; best points at an end go beyond it.
+      count: grid points of each number, at least 2.
+      rounds: of refinement.
+
+    Returns:
+      The best numbers, empty where no loss is finite, and their loss.
+    """
+    best, least = (), np.inf
+    for _ in range(rounds):
+        axes = [np.geomspace(low, high, count) for low, high in ranges]
+        for point in np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes)):
+            if (value := loss(*point)) < least:
+                best, least = tuple(float(x) for x in point), value
+        if not best:
+            break
+        steps = [axis[1] / axis[0] for axis in axes]
+        ranges = [(x / step, x * step) for x, step in zip(best, steps, strict=True)]
+    return best, float(least)

@@ -44,6 +44,11 @@ class DescentReading(NamedTuple):
     momentum: Float[Array, "L B D"]
     cross: Float[Array, "L B D"]
 
+    @property
+    def descent(self) -> Float[Array, "L B D"]:
+        """The gradient step, `-preconditioner gradient`."""
+        return -jnp.einsum("lbde,lbe->lbd", self.preconditioner, self.gradient)
+
 
 def implicit_model(
     p: Float[Array, "L H E E"], q: Float[Array, "L H E E"], statistics: Statistics

@@ -33,14 +33,15 @@ from ico.lab._config import (
     Range,
     Share,
 )
+from ico.lab._contrasts import beside, dots, gaps
 from ico.lab._describe import describe
 from ico.lab._errors import InputError
-from ico.lab._measures import difference, every, exact, falls, mean, ratio, reduction
+from ico.lab._measures import controlled, difference, every, exact, falls, mean, ratio, reduction
 from ico.lab._paper import Paper, Study
 from ico.lab._recipe import Recipe, Restart
-from ico.lab._run import Run
-from ico.lab._show import bars, grid, lines, maps, rows
-from ico.lab._train import Trained, regression_loss, train
+from ico.lab._run import Run, once
+from ico.lab._show import bars, grid, lines, maps, points, rows
+from ico.lab._train import Trained, best_seed, regression_loss, train
 from ico.report import (
     EveryPair,
     Measurement,
@@ -75,17 +76,24 @@ __all__ = [
     "Study",
     "Trained",
     "bars",
+    "beside",
+    "best_seed",
+    "controlled",
     "describe",
     "difference",
+    "dots",
     "every",
     "exact",
     "falls",
+    "gaps",
     "grid",
     "interval",
     "lines",
     "maps",
     "mean",
     "measured",
+    "once",
+    "points",
     "ratio",
     "record",
     "reduction",

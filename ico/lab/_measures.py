@@ -158,6 +158,30 @@ def _wanted(records: Records, fixed: dict, over: dict, place: tuple) -> bool:
     return not left_open or bool(len(records.where(**fixed, **left_open)))
 
 
+def controlled(comparison: Comparison, by: Comparison, *, below: float, note: str = "") -> Measure:
+    """A comparison that is judged only where its control came out below a bound.
+
+    Two models that learned nothing agree, too; and what one of them cannot learn says nothing where
+    its control, trained alike, did not learn it either.
+
+    Args:
+      comparison: what is measured.
+      by: the control, whose value is named in the measurement's note.
+      below: what the control's value has to be below.
+      note: what the control is.
+    """
+
+    def measure(records: Records) -> Measurement:
+        left, right, _ = by.sides(records)
+        value = by.statistic(float(np.mean(left)), float(np.mean(right)))
+        words = f"{note}: {value:.3f}"
+        if not value < below:
+            return report.unjudged(f"the control did not learn; {words}")
+        return dataclasses.replace(comparison, note=words)(records)
+
+    return measure
+
+
 def falls(value: str, *, along: str, record: str = "", note: str = "", **where: Any) -> Measure:
     """The smallest fall of a mean between neighbouring values of an axis, in rising order.
 

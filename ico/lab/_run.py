@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import inspect
 import sys
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import jax
 from jaxtyping import Array, Key
@@ -17,6 +19,7 @@ from ico import train
 from ico.files import commit_of
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclasses.dataclass
@@ -104,3 +107,24 @@ class Run:
             yield self._said
         finally:
             self._said = before
+
+
+def once(make: Callable[Concatenate[Run, P], T]) -> Callable[Concatenate[Run, P], T]:
+    """Decorates a function (run, ...) that is called once in a run for equal arguments: `Run.once`.
+
+        @lab.once
+        def trained_layer(run, dim=10): ...
+
+    Arguments beside the run must be hashable; those left at their default count as given.
+    """
+    signature = inspect.signature(make)
+
+    @functools.wraps(make)
+    def found(run: Run, *args: P.args, **kwargs: P.kwargs) -> T:
+        bound = signature.bind(run, *args, **kwargs)
+        bound.apply_defaults()
+        _, *rest = bound.arguments.items()
+        name = (make.__module__, make.__qualname__, *rest)
+        return run.once(name, lambda: make(run, *args, **kwargs))
+
+    return found

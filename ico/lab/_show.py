@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,10 @@ def lines(
     y: str,
     *,
     over: str = "",
+    of: Callable[[np.ndarray], float] | None = None,
     color: str | None = None,
-    panel: str | None = None,
+    panel: str | tuple[str, str] | None = None,
+    columns: int = 3,
     record: str = "",
     xlabel: str = "",
     ylabel: str = "",
@@ -35,8 +37,11 @@ def lines(
       y: a value, [S, T] or [T] for points, [S, X] or [X] for curves.
       over: a value of the same record whose mean the mean of `y` is divided by, for points: right
         answers over questions, a loss over that of another model. Paired over seeds and tasks.
+      of: a statistic of `y` [T] in place of its mean, for points, such as a median.
       color: the axis that tells lines apart; its values are the legend.
-      panel: the axis that tells panels apart; at most three a row.
+      panel: the axis that tells panels apart; or two axes, whose values are the columns and the
+        rows of panels.
+      columns: of panels, at most, where one axis tells them apart.
       record: the sort of record, by default that without a name.
       xlabel, ylabel: of the axes; by default the names.
       log: "x", "y" or "xy".
@@ -47,19 +52,18 @@ def lines(
 
     def draw(records: Records):
         found = _found(records, record, where, [x, y, *([over] if over else [])])
-        panels = found.axis(panel) if panel else [None]
-        columns = min(3, len(panels))
-        fig, axes = report.canvas(columns, -(-len(panels) // columns), height=3.6)
+        panels, across = _panels(found, panel, columns)
+        fig, axes = report.canvas(across, -(-len(panels) // across), height=3.6)
         colors = found.axis(color) if color else [None]
         styles = looks() if callable(looks) else looks or {}
-        for ax, place in zip(axes.flat, panels, strict=False):
-            here = found if place is None else found.where(**{str(panel): place})
+        for ax, (title, place) in zip(axes.flat, panels, strict=False):
+            here = found.where(**place)
             for number, one in enumerate(colors):
                 mine = here if one is None else here.where(**{str(color): one})
                 style = styles.get(one) or report.panels.look(number)
                 if len(mine):
-                    _line(ax, mine, x, y, over, _label(color, one), dict(style))
-            ax.set(xlabel=xlabel or x, ylabel=ylabel or y, title="" if place is None else place)
+                    _line(ax, mine, x, y, over, of, _label(color, one), dict(style))
+            ax.set(xlabel=xlabel or x, ylabel=ylabel or y, title=title)
             if "x" in log:
                 ax.set_xscale("log")
             elif all(np.asarray(one[x]).dtype.kind in "iu" for one in here):
@@ -75,6 +79,18 @@ def lines(
     return draw
 
 
+def _panels(found: Records, panel, columns: int) -> tuple[list[tuple[Any, dict[str, Any]]], int]:
+    """Title and axes of every panel, and the number of columns."""
+    if panel is None:
+        return [("", {})], 1
+    if isinstance(panel, str):
+        places = [(value, {panel: value}) for value in found.axis(panel)]
+        return places, min(columns, len(places))
+    across, down = (found.axis(axis) for axis in panel)
+    places = [(f"{a}\n{d}", dict(zip(panel, (a, d), strict=True))) for d in down for a in across]
+    return places, len(across)
+
+
 def _label(axis: str | None, value: Any) -> str | None:
     """A value in a legend; a number with the name of its axis."""
     return value if value is None or isinstance(value, str) else f"{axis} {value}"
@@ -84,14 +100,17 @@ def _number(record: Record, axis: str) -> Any:
     return record.axes[axis]
 
 
-def _line(ax, records: Records, x: str, y: str, over: str, label: str | None, style: dict) -> None:
+def _line(ax, records: Records, x, y, over, of, label: str | None, style: dict) -> None:
     if all(x in record.values for record in records):
         for record in records:
             report.panels.seeds(ax, record[x], record[y], label, **style)
             label = None
         return
     ordered: list[Any] = sorted(list(records), key=lambda record: _number(record, x))
-    found = [_interval(record, y, over) for record in ordered]
+    found = [
+        report.interval_of(of, record[y], resamples=300) if of else _interval(record, y, over)
+        for record in ordered
+    ]
     places = [record.axes[x] for record in ordered]
     low, high = report.panels.finite([ends for _, ends in found]).T
     report.panels.line(ax, places, [value for value, _ in found], label, **style)
@@ -154,19 +173,22 @@ def bars(
 def maps(
     value: str,
     *,
-    each: str = "map",
+    each: str | Sequence[str] = "map",
     record: str = "",
-    low: float = 0,
-    high: float = 1,
+    low: float | None = 0,
+    high: float | Callable[[np.ndarray], float] = 1,
+    cmap: str = "",
     **where: Any,
 ) -> Callable[[Records], Any]:
-    """Matrices as pictures on one colour scale: a row a record, a column a matrix.
+    """Matrices as pictures: a row a record, a column a matrix.
 
     Args:
       value: [M, X, Y], M matrices of each record: the attention patterns of heads, say.
-      each: what a matrix is of, for its title: "head".
+      each: what a matrix is of, for its title ("head"), or the titles of all.
       record: the sort of record, by default that without a name.
-      low, high: the ends of the colour scale.
+      low, high: the ends of the colour scale. Where `high` is a function of a record's matrices,
+        each row has its own, with a bar beside it; `low` None is minus `high`.
+      cmap: of the colours, by default "viridis", or "RdBu_r" around zero.
       **where: which records.
     """
 
@@ -174,17 +196,21 @@ def maps(
         found = list(_found(records, record, where, [value]))
         columns = max(len(one[value]) for one in found)
         fig, axes = report.canvas(columns, len(found), height=2.5)
-        for row, one in enumerate(found):
+        for row, one in zip(axes, found, strict=True):
+            matrices = report.panels.finite(one[value])
+            top = high(matrices) if callable(high) else high
+            ends = {"vmin": -top if low is None else low, "vmax": top}
             names = ", ".join(str(axis) for axis in one.axes.values())
-            for column, matrix in enumerate(one[value]):
-                ax = axes[row, column]
-                ax.imshow(matrix, cmap="viridis", vmin=low, vmax=high)
+            for column, (ax, matrix) in enumerate(zip(row, matrices, strict=False)):
+                ax.imshow(matrix, cmap=cmap or ("RdBu_r" if low is None else "viridis"), **ends)
                 ax.grid(False)
                 ax.set(xticks=[], yticks=[])
-                title = f"{each} {column + 1}"
+                title = f"{each} {column + 1}" if isinstance(each, str) else each[column]
                 ax.set_title(title if column or not names else f"{names}\n{title}", fontsize=9)
-            for ax in axes[row, len(one[value]) :]:
+            for ax in row[len(matrices) :]:
                 ax.set_axis_off()
+            if callable(high):
+                fig.colorbar(row[0].images[0], ax=row, shrink=0.8)
         return fig
 
     return draw
@@ -278,6 +304,29 @@ def grid(
             row = found.setdefault(tuple(place.values()), place)
             row[str(one.axes[columns])] = float(of(one[value]))
         return list(found.values())
+
+    return table
+
+
+def points(
+    *values: str, along: str, record: str = "", **where: Any
+) -> Callable[[Records], list[dict]]:
+    """A table with a row for each point of every record's curves.
+
+    Args:
+      *values: curves [X].
+      along: the value [X] that they are drawn against.
+      record: the sort of record, by default that without a name.
+      **where: which records.
+    """
+
+    def table(records: Records) -> list[dict]:
+        names = (along, *values)
+        return [
+            dict(one.axes) | dict(zip(names, numbers, strict=True))
+            for one in _found(records, record, where, list(names))
+            for numbers in zip(*(one[name].tolist() for name in names), strict=True)
+        ]
 
     return table
 

@@ -8,6 +8,7 @@ from ico.models._classifiers import (
     PatchConv,
     ResNetClassifier,
 )
+from ico.models._construction_error import construction_error
 from ico.models._in_context_regression import (
     DiagonalLinearTransformer,
     FreeDiagonalLinearTransformer,
@@ -19,6 +20,7 @@ from ico.models._interpolation import (
     average_products,
     block_scalars,
     from_block_scalars,
+    gd_plus_plus_gamma,
     gradient_step_like,
     gradient_step_rate,
     interpolate,
@@ -32,6 +34,7 @@ from ico.models._mixer import Mixer, MixerKind
 from ico.models._preconditioned_step import PreconditionedStep, preconditioned_start
 from ico.models._sequence_transformer import SequenceTransformer, TokenTransformer
 from ico.models._vit import ViT, ViTBlock, ViTClassifier
+from ico.models._weights_loss import OneSeed, init_weights_model, weights_loss, weights_of
 
 __all__ = [
     "AlternatingTransformer",
@@ -44,6 +47,7 @@ __all__ = [
     "MLPClassifier",
     "Mixer",
     "MixerKind",
+    "OneSeed",
     "PatchConv",
     "PreconditionedStep",
     "ResNetClassifier",
@@ -54,11 +58,14 @@ __all__ = [
     "ViTClassifier",
     "average_products",
     "block_scalars",
+    "construction_error",
     "from_block_scalars",
+    "gd_plus_plus_gamma",
     "gradient_step_like",
     "gradient_step_rate",
     "image_logits",
     "image_loss",
+    "init_weights_model",
     "interpolate",
     "learner",
     "measure_images",
@@ -69,4 +76,6 @@ __all__ = [
     "sinusoidal_positions",
     "stacked_products",
     "to_unit",
+    "weights_loss",
+    "weights_of",
 ]

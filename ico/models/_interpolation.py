@@ -98,6 +98,21 @@ def average_products(a: PyTree, b: PyTree, weight: float = 0.5) -> PyTree:
     }
 
 
+def gd_plus_plus_gamma(block: PyTree, num_outputs: int = 1) -> np.floating:
+    """GD++'s gamma in a layer: minus the mean diagonal of W_PV's x part times that of W_KQ's.
+
+    Args:
+      block: of attention alone; heads are summed.
+      num_outputs: K, the last coordinates, which stay out of the means.
+    """
+
+    def mean_diagonal(w_HEE):
+        return np.diagonal(np.asarray(w_HEE).sum(0))[:-num_outputs].mean()
+
+    w_kq, w_pv = products(block)
+    return -mean_diagonal(w_kq) * mean_diagonal(w_pv)
+
+
 def block_scalars(params: PyTree, width: int) -> PyTree:
     """The mean diagonals of the width x width blocks of W_KQ and W_PV (2309.05858, section 4).
 

@@ -10,7 +10,15 @@ from ico.report._claims import Band, Claim, Kind, Measurement, unjudged, verdict
 from ico.report._measured import EveryPair, difference, measured, ratio
 from ico.report._records import Missing, Record, Records, record
 from ico.report._regression import Regression
-from ico.report._statistics import interval, interval_of, mean_band, resampled_means
+from ico.report._statistics import (
+    gaps,
+    interval,
+    interval_of,
+    mean_band,
+    median,
+    resampled_means,
+    spearman,
+)
 
 _LAZY = {
     "StudyResult": "_results",
@@ -42,14 +50,17 @@ __all__ = [
     "Records",
     "Regression",
     "difference",
+    "gaps",
     "interval",
     "interval_of",
     "mean_band",
+    "median",
     "measured",
     "ratio",
     "record",
     "resampled_means",
     "panels",
+    "spearman",
     "unjudged",
     "verdict",
     *_LAZY,

@@ -42,6 +42,10 @@ class Regression(NamedTuple):
         explained, total = self.coefficients @ self.xy.mean(0), self.yy.mean()
         return float(explained / total) if total > 0 else float("nan")
 
+    def leading(self, columns: int) -> "Regression":
+        """That on the first columns alone."""
+        return Regression(self.xx[:, :columns, :columns], self.xy[:, :columns], self.yy)
+
     def interval(
         self, statistic: Callable[["Regression"], float], resamples: int = 500
     ) -> tuple[float, tuple[float, float]]:

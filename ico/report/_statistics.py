@@ -145,6 +145,28 @@ def mean_band(
     return values_STX.mean((0, 1)), low_X, high_X
 
 
+def median(values: Shaped[Any, "T"]) -> float:
+    """The median; what is not a number counts as infinite."""
+    return float(np.median(np.nan_to_num(values, nan=np.inf, posinf=np.inf, neginf=-np.inf)))
+
+
+def spearman(x: Shaped[Any, "..."], y: Shaped[Any, "..."]) -> float:
+    """Spearman's rank correlation over all entries; NaN where one of the two does not vary."""
+    from scipy.stats import spearmanr  # slow to import
+
+    x, y = np.ravel(x), np.ravel(y)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(spearmanr(x, y).statistic)
+
+
+def gaps(a: Shaped[Any, "T"], b: Shaped[Any, "T"]) -> Float[np.ndarray, "T"]:
+    """Differences of losses. One that overflowed is infinitely worse, and as bad as another."""
+    a, b = (np.where(np.isfinite(losses), losses, np.inf) for losses in (a, b))
+    both = np.isinf(a) & np.isinf(b)
+    return np.where(both, 0.0, np.where(both, 0.0, a) - np.where(both, 0.0, b))
+
+
 def _in_blocks(values_STK: np.ndarray) -> np.ndarray:
     """At most 4096 tasks: means of blocks of nearly equal size, whose own mean is the whole's."""
     T = values_STK.shape[1]

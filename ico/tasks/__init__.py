@@ -20,10 +20,12 @@ from ico.tasks._noisy_regression import (
     noisy_regression,
     spectral_context,
     wishart_spectra,
+    with_label_noise,
 )
 from ico.tasks._pairs import Pairs, RotationPairs, pairs_in_a_row, rotation_pairs
 from ico.tasks._recall import Recall, recall
-from ico.tasks._sine import Sine, sine
+from ico.tasks._repeated_query import RepeatedQuery, repeated_query
+from ico.tasks._sine import Sine, sine, sine_through
 from ico.tasks._tabular import Tabular, tabular
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "NoisyRegression",
     "Pairs",
     "Recall",
+    "RepeatedQuery",
     "RotationPairs",
     "Sine",
     "Tabular",
@@ -50,10 +53,13 @@ __all__ = [
     "noisy_regression",
     "pairs_in_a_row",
     "recall",
+    "repeated_query",
     "rotation_pairs",
     "sine",
+    "sine_through",
     "spectral_context",
     "tabular",
     "token_losses",
     "wishart_spectra",
+    "with_label_noise",
 ]

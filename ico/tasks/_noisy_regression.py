@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ico.tasks._random import normal, uniform
-from ico.types import Prompt, Statistics
+from ico.types import Episode, Prompt, Statistics
 
 # A prior on sigma: U(0, noise), equally likely values, or the quantile function of any other.
 Noise = float | tuple[float, ...] | Callable[[Array], Array]
@@ -138,6 +138,14 @@ class NoisyContext(NamedTuple):
         yy = jnp.sum(self.weights * clean, axis=1) + 2 * sigma * cross + sigma**2 * self.ee
         return Statistics(self.xx, xy, yy)
 
+    def scaled(self, inputs: Float[Array, "D"], weights: float = 1.0) -> "NoisyContext":
+        """The contexts with every input and all weights multiplied, the noise as it was."""
+        return self._replace(
+            xx=self.xx * (inputs[:, None] * inputs[None])[None],
+            xe=self.xe * inputs[None],
+            weights=weights * self.weights,
+        )
+
 
 def noisy_regression(
     key: Key[Array, ""], config: NoisyRegression = NoisyRegression()
@@ -198,6 +206,14 @@ def _lower_triangular(below, diagonal_DB):
         right = jnp.zeros((D - 1 - i, B), below.dtype)
         rows.append(jnp.concatenate([left, diagonal_DB[i : i + 1], right]))
     return jnp.stack(rows)
+
+
+def with_label_noise(
+    key: Key[Array, ""], episode: Episode, sigma: Float[Array, ""] | float
+) -> Episode:
+    """The episode with normal noise of standard deviation sigma on the labels of the context."""
+    x, y, x_query = episode.prompt
+    return episode._replace(prompt=Prompt(x, y + sigma * jax.random.normal(key, y.shape), x_query))
 
 
 def wishart_spectra(

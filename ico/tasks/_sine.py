@@ -1,6 +1,6 @@
 """Sine regression, the nonlinear task (2212.07677, Fig. 4).
 
-Dimension key: B tasks, N context pairs, Q queries.
+Dimension key: B tasks, N context pairs, Q queries, X points.
 """
 
 import dataclasses
@@ -8,7 +8,8 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+import numpy as np
+from jaxtyping import Array, Float, Key
 
 from ico.tasks._random import uniform
 from ico.types import Episode, Prompt
@@ -49,3 +50,18 @@ def sine(key: Key[Array, ""], config: Sine = Sine()) -> Episode:
     y = amplitude * jnp.sin(x + phase)
     n = c.num_context
     return Episode(Prompt(x[:, :n], y[:, :n], x[:, n:]), y[:, n:])
+
+
+def sine_through(
+    x: Float[np.ndarray, "B N"], y: Float[np.ndarray, "B N"], at: Float[np.ndarray, "X"]
+) -> Float[np.ndarray, "B X"]:
+    """The curve `a sin(x + phase)` through each task's points, at other points; two determine it.
+
+    It is linear in sin x and cos x, so least squares finds it.
+    """
+
+    def basis(x):
+        return np.stack([np.sin(x), np.cos(x)], axis=-1)
+
+    found = [np.linalg.lstsq(basis(x_N), y_N, rcond=None)[0] for x_N, y_N in zip(x, y, strict=True)]
+    return np.stack(found) @ basis(at).T

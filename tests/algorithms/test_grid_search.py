@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ico.algorithms import gd, gd_plus_plus, grid_search
+from ico.algorithms import gd, gd_plus_plus, grid_search, refined_search
 from ico.tasks import LinearRegression, half_squared_error, linear_regression
 
 KEY = jax.random.key(0)
@@ -57,3 +57,13 @@ def test_the_last_step_decides():
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
     first, _ = grid_search(gd, {"rate": rates}, SAMPLER, KEY)
     assert first["rate"] != one["rate"]
+
+
+def test_a_refined_search_comes_close_to_the_minimum_even_beyond_its_first_range():
+    def loss(a, b):
+        return np.log(a / 3.0) ** 2 + np.log(b / 40.0) ** 2
+
+    (a, b), least = refined_search(loss, [(0.1, 10.0), (0.5, 20.0)], 9, rounds=6)
+    np.testing.assert_allclose([a, b], [3.0, 40.0], rtol=0.1)
+    assert least == loss(a, b)
+    assert refined_search(lambda a: np.nan, [(0.1, 1.0)], 3, rounds=1)[1] == np.inf

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ico.algorithms import gd_plus_plus_error
+from ico.algorithms import gd_plus_plus_error, layers_needed, log_uniform_spectrum
 from ico.models import GdPlusPlusLinearTransformer
 from ico.types import Statistics
 
@@ -35,3 +35,30 @@ def test_gd_plus_plus_on_eigenvalues_is_the_model(x64):
 def test_one_step_ends_a_single_eigenvalue():
     value, _ = gd_plus_plus_error(np.array([[0.0, -0.5]]), np.full(4, 2.0))
     assert value < -600
+
+
+def test_a_single_eigenvalue_takes_one_layer():
+    assert layers_needed(np.ones(4), 0) <= 1
+
+
+def test_two_eigenvalues_take_two_layers():
+    """One layer has one zero, and leaves an error in one of the two."""
+    spectrum = np.array([1.0, 0.1])
+    for curvature in (False, True):
+        assert 1 < layers_needed(spectrum, 0, curvature=curvature) <= 2
+    assert layers_needed(spectrum, 0, most=1) == np.inf
+
+
+def test_curvature_saves_layers():
+    spectrum = log_uniform_spectrum(64.0, 30, 0)
+    options = {"tolerance": 1e-2, "starts": 1, "beam": 1}
+    descent = layers_needed(spectrum, 0, curvature=False, **options)
+    assert layers_needed(spectrum, 0, **options) < descent - 0.5
+
+
+def test_a_log_uniform_spectrum_has_its_condition_number():
+    spectrum = log_uniform_spectrum(64.0, 1_000, 0)
+    assert (spectrum.max(), spectrum.min()) == (1.0, 1 / 64)
+    logs = -np.log(spectrum) / np.log(64.0)
+    assert abs(logs.mean() - 0.5) < 0.05
+    assert abs(logs.std() - 12**-0.5) < 0.02

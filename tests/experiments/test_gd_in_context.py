@@ -59,12 +59,6 @@ def test_the_constructed_weights_are_at_no_distance_from_themselves():
         chex.assert_trees_all_close(record["error"], np.zeros((2, 1)), atol=1e-6)
 
 
-def test_gamma_is_read_from_the_weights_of_gd_plus_plus():
-    built = constructions.gd_plus_plus(6.0, 0.18, num_context=10, num_inputs=10)
-    assert deep.gamma(built["block_0"]) == pytest.approx(0.18, rel=1e-5)
-    assert deep.gamma(BUILT["block_0"]) == pytest.approx(0.0, abs=1e-7)
-
-
 def test_the_rate_is_searched_once_a_run(tmp_path, monkeypatch):
     run = paper.run(Config(search_tasks=64), directory=tmp_path)
     rate = regression.searched_rate(run)["rate"]
@@ -116,11 +110,12 @@ def test_what_was_not_run_is_not_judged():
 
 def test_what_diverged_is_drawn():
     step = np.arange(1, 7)
-    curves = ("loss", "interpolated", "cosine", "sensitivity_difference", "prediction_difference")
-    found = {name: loss(0.3, S, 6) for name in curves}
-    found["interpolated"][-1] = np.nan
-    matrices = {"trained": loss(1.0, S, 11, 11), "built": np.eye(11), "error": loss(0.1, S, 1)}
-    single = [lab.record("curve", step=step, gd_loss=np.asarray(0.2), **found)]
+    single = [lab.record("curve", of="loss", learner=GD, step=step, value=loss(0.2, 6))]
+    for place, name, learner in one_layer.CURVES:
+        values = loss(0.3, S, 6)
+        values[-1] = np.nan if name == "interpolated" else values[-1]
+        single.append(lab.record("curve", of=place, learner=learner, step=step, value=values))
+    matrices = {"matrices": loss(1.0, S, 11, 11), "error": loss(0.1, S, 1)}
     single += [lab.record("weights", product=name, **matrices) for name in ("kq", "pv")]
     spoilt = loss()
     spoilt[-1] = np.inf

@@ -81,5 +81,5 @@ def test_baselines_have_the_papers_losses():
     tuned = tune_ridge(task, num_tasks=8_000, seed=1).tuned
     for params, published, tolerance in (({}, 0.068, 0.1), (tuned, 0.049, 0.12)):
         w = al.adaptive_ridge_weights(params, test.statistics, 20)
-        loss = float(testbed.excess(w, test.oracle).mean())
+        loss = float(al.excess(w, test.oracle).mean())
         assert abs(loss / published - 1) < tolerance

@@ -61,3 +61,40 @@ def test_maps_draw_a_row_a_record_and_hide_what_is_not_there():
 def test_looks_differ_for_many_learners():
     looks = [report.panels.look(place) for place in range(28)]
     assert len({(str(one["color"]), str(one["linestyle"])) for one in looks}) == 28
+
+
+def test_a_row_of_maps_may_have_its_own_scale_around_zero():
+    records = report.Records(
+        lab.record(which=name, m=size * np.array([[[1.0, np.nan], [-2.0, 0.0]]]))
+        for name, size in (("a", 1.0), ("b", 10.0))
+    )
+    draw = lab.maps("m", each=["only"], low=None, high=lambda m: 2 * np.nanmax(np.abs(m)))
+    with report.style():
+        fig = draw(records)
+    scales = [ax.images[0].get_clim() for ax in fig.axes if ax.images]
+    assert scales == [(-4.0, 4.0), (-40.0, 40.0)]
+    assert [ax.get_title() for ax in fig.axes if ax.images] == ["a\nonly", "b\nonly"]
+
+
+def test_panels_may_be_a_grid_and_points_medians():
+    records = report.Records(
+        lab.record(a=a, b=b, x=x, y=np.array([0.0, 1.0, 1000.0]) + x)
+        for a in "pq"
+        for b in "rs"
+        for x in (1, 2)
+        if a + b != "qs"
+    )
+    with report.style():
+        fig = lab.lines("x", "y", of=report.median, panel=("a", "b"))(records)
+    assert [ax.get_title() for ax in fig.axes] == ["p\nr", "q\nr", "p\ns", "q\ns"]
+    assert [len(ax.get_lines()) for ax in fig.axes] == [1, 1, 1, 0]
+    np.testing.assert_allclose(fig.axes[0].get_lines()[0].get_ydata(), [2.0, 3.0])
+
+
+def test_points_are_rows_of_every_curve():
+    curve = {"step": np.arange(1, 3), "loss": np.array([0.5, 0.25])}
+    records = report.Records([lab.record(of="a", **curve)])
+    assert lab.points("loss", along="step")(records) == [
+        {"of": "a", "step": 1, "loss": 0.5},
+        {"of": "a", "step": 2, "loss": 0.25},
+    ]

@@ -139,3 +139,18 @@ def test_once_is_of_a_run_and_kept_outlives_it(tmp_path):
     new_paper().run(directory=tmp_path, seed=1).kept("b", {"n": 3}, make)
     first.kept("b", {"n": 4}, make)
     assert len(made) == 6
+
+
+def test_a_decorated_function_is_called_once_for_equal_arguments(tmp_path):
+    calls = []
+
+    @lab.once
+    def made(run, size=10, *, kind="a"):
+        calls.append((size, kind))
+        return [size, kind]
+
+    run = new_paper().run(directory=tmp_path)
+    assert made(run) is made(run, 10) is made(run, kind="a")
+    assert made(run, 5) == [5, "a"]
+    assert calls == [(10, "a"), (5, "a")]
+    assert made(new_paper().run(directory=tmp_path)) is not made(run)

@@ -174,3 +174,16 @@ def test_a_wide_picture_of_bars_has_its_legend_and_a_gap_where_one_diverged():
     heights = [patch.get_height() for patch in fig.axes[0].patches]
     assert np.isnan(heights).sum() == 1
     pyplot.close(fig)
+
+
+def test_a_claim_beside_a_control_that_did_not_learn_is_not_judged():
+    found = records()
+    claimed = lab.ratio("loss", learner=("layer", "gd"), depth=1)
+    control = lab.ratio("loss", learner="gd", depth=(2, 1))  # 0.8
+    judged = lab.controlled(claimed, control, below=0.9, note="control")(found)
+    plain = claimed(found)
+    assert (judged.value, judged.ci95) == (plain.value, plain.ci95)
+    assert judged.note == "control: 0.800"
+    assert judged.failure_rate == 0.25
+    left = lab.controlled(claimed, control, below=0.7, note="control")(found)
+    assert np.isnan(left.value) and "control: 0.800" in left.note

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import operator
 
 import chex
 import flax.linen as nn
@@ -275,3 +276,19 @@ def test_defaults_and_code_count(run):
     one, two = changed(first), changed(first.replace("1 *", "2 *"))
     commented = changed(first.replace("    return", "    # why\n    return"))
     assert lab.describe(one) == lab.describe(commented) != lab.describe(two)
+
+
+def test_the_best_seed_is_no_diverged_one():
+    assert lab.best_seed([1.0, 0.9, np.nan]) == 1
+    with pytest.raises(ValueError, match="no seed has a finite loss"):
+        lab.best_seed([np.nan, np.inf])
+
+
+def test_every_seed_is_mapped_to_what_it_gives_alone(run):
+    trained = linear(run)
+    found = trained.mapped(lambda params: {"twice": jax.tree.map(lambda leaf: 2 * leaf, params)})
+    for seed in range(trained.num_seeds):
+        chex.assert_trees_all_close(
+            jax.tree.map(operator.itemgetter(seed), found["twice"]),
+            jax.tree.map(lambda leaf: 2 * leaf, trained.seed(seed)),
+        )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ico.algorithms import constructions, gd
-from ico.models import LinearTransformer, interpolate, learner, normalise
+from ico.models import LinearTransformer, gd_plus_plus_gamma, interpolate, learner, normalise
 from ico.models._interpolation import products
 
 D, K = 3, 2
@@ -76,3 +76,10 @@ def test_blocks_that_do_not_match(case):
     _, _, a, b, _ = case
     with pytest.raises(ValueError, match="cannot interpolate blocks"):
         interpolate(a, {"block_0": b["block_0"]})
+
+
+def test_gamma_is_read_from_the_weights_of_gd_plus_plus():
+    built = constructions.gd_plus_plus(6.0, 0.18, num_context=10, num_inputs=10)
+    assert gd_plus_plus_gamma(built["block_0"]) == pytest.approx(0.18, rel=1e-5)
+    plain = constructions.gd(6.0, num_context=10, num_inputs=10)
+    assert gd_plus_plus_gamma(plain["block_0"]) == pytest.approx(0.0, abs=1e-7)

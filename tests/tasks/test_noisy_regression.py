@@ -182,3 +182,17 @@ def test_priors_of_equal_shape_are_vmapped():
 def test_values_that_do_not_divide_the_intervals_are_refused(noise):
     with pytest.raises(ValueError, match=f"{len(noise)} values do not divide 6"):
         NoisePrior.of(noise)
+
+
+def test_scaled_contexts_are_those_of_scaled_inputs_and_weights():
+    rng = np.random.default_rng(0)
+    x, e, w = rng.normal(size=(6, 9, 3)), rng.normal(size=(6, 9)), rng.normal(size=(6, 3))
+    scale = np.array([0.5, 1.0, 3.0])
+
+    def context(x, w):
+        xx, xe = np.einsum("bnd,bne->bde", x, x), np.einsum("bnd,bn->bd", x, e)
+        parts = xx, xe, np.sum(e**2, 1), w, np.zeros(6)
+        return NoisyContext(*(jnp.asarray(part, jnp.float32) for part in parts))
+
+    found = context(x, w).scaled(jnp.asarray(scale, jnp.float32), 2.0)
+    chex.assert_trees_all_close(found, context(x * scale, 2.0 * w), rtol=1e-5)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from ico.tasks import Sine, sine
+from ico.tasks import Sine, sine, sine_through
 
 KEY = jax.random.key(0)
 sample = jax.jit(sine, static_argnums=1)
@@ -73,3 +73,12 @@ def test_same_key_same_batch():
 def test_config_names_the_field_that_is_wrong(field):
     with pytest.raises(ValueError, match=f"{field} must be at least 1, not 0"):
         Sine(**{field: 0})
+
+
+def test_two_points_determine_the_curve():
+    episode = sample(KEY, Sine(batch_size=5, num_context=2, num_queries=7))
+    x, y = (np.asarray(a)[..., 0] for a in (episode.prompt.x, episode.prompt.y))
+    for task in range(5):
+        at = np.asarray(episode.prompt.x_query)[task, :, 0]
+        curve = sine_through(x[task : task + 1], y[task : task + 1], at)
+        np.testing.assert_allclose(curve[0], np.asarray(episode.y_query)[task, :, 0], atol=1e-3)
