@@ -76,11 +76,13 @@ class Encoder(nn.Module):
         for _ in range(self.depth):
             qkv_BNF = cast(jax.Array, nn.Dense(3 * E)(nn.LayerNorm()(x_BNE)))
             q, k, v = jnp.moveaxis(qkv_BNF.reshape(B, N, 3, HEADS, -1), 2, 0)
-            o_BNHA: Any
             if "softmax" in self.attention:
                 o_BNHA = softmax_attention(q, k, v, causal=False, bias=bias, gate=gate)
             else:
-                o_BNHA = linear_attention(q / N, k, v, causal=False, gate=gate, form="parallel")
+                o_BNHA = cast(
+                    jax.Array,
+                    linear_attention(q / N, k, v, causal=False, gate=gate, form="parallel"),
+                )
             x_BNE = x_BNE + nn.Dense(E)(o_BNHA.reshape(B, N, -1))
             x_BNE = x_BNE + nn.Dense(E)(nn.gelu(nn.Dense(4 * E)(nn.LayerNorm()(x_BNE))))
         return nn.Dense(self.length + 1)(nn.LayerNorm()(x_BNE))

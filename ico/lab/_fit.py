@@ -6,7 +6,6 @@ Dimension key: S seeds, C settings, M = S C models.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,7 +151,7 @@ class Training:
         attempts_M = np.zeros(len(self.models.keys), int)
         at = min(restart.step, self.recipe.num_steps)
         dead: set[tuple[int, int]] = set()  # models, and which of their starts
-        for number in itertools.count():
+        for number in range(len(attempts_M) * (restart.most + 1) + 1):
             state = self.models.state(optimizer, attempts_M)
             try:
                 result = self._fit(step, state, at, folder / f"starts-{number}")
@@ -170,3 +169,4 @@ class Training:
                 rate = len(dead) / (len(attempts_M) + int(attempts_M.sum()))
                 return result.state, result.history, rate
             attempts_M = attempts_M + again_M
+        raise AssertionError("every round but the last begins a model anew")
