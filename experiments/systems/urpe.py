@@ -52,6 +52,7 @@ paper = lab.Paper(
     year=2022,
     arxiv="2205.13401",
     smoke={"num_seeds": 2, "num_steps": 4, "batch_size": 4, "num_tests": 8},
+    cost={"cpu": "some twenty minutes on two cores"},
     paper={"num_steps": 20_000, "length": 128, "depth": 3, "num_seeds": 3},
 )
 
