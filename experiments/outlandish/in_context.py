@@ -5,13 +5,12 @@
 
 import functools
 
-import numpy as np
-
 from experiments.outlandish.paper import LATER, paper
 from experiments.outlandish.scores import (
     across,
     by_category,
     effects_of,
+    plot_against_surprise,
     spearman,
     spread,
 )
@@ -85,10 +84,8 @@ def _weights_or_context(records):
 def _against_surprise(records):
     fig, axes = report.canvas(2)
     for ax, where in zip(axes[0], ("weights", "context"), strict=True):
-        some = records.where(where=where)
-        before = across(some, "log_before").ravel() / np.log(10)
-        ax.plot(before, across(some, "log_s_prime").ravel(), "o", alpha=0.7, markersize=4.5)
-        ax.axhline(0, color="black", linewidth=0.8)
-        ax.set(xlabel="log10 P before", title=f"the fact in the {where}")
+        plot_against_surprise(ax, records.where(where=where), "log_s_prime")
+        ax.set_title(f"the fact in the {where}")
     axes[0, 0].set_ylabel("log S_prime (nats)")
+    report.legend_below(fig, axes)
     return fig

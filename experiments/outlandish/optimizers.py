@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 import optax
 
-from experiments.outlandish.arms import TAUGHT, Arm, arm_records, arm_row, arms, find
+from experiments.outlandish.arms import TAUGHT, arm_records, arm_row, arms
 from experiments.outlandish.paper import paper
 from experiments.outlandish.teaching import Bench, bench, teaching
 from ico import lab
@@ -92,14 +92,8 @@ def searched_rate(learned, start: float, count: int) -> float:
 
 @optimizers.table("optimizers")
 def _table(records):
-    rows = []
-    for name in records.axis("optimizer"):
-        mine = records.where(optimizer=name)
-        shares = [share for share in mine.axis("share") if share]
-        shown = [Arm(mode, share) for share in shares for mode in MODES]
-        for record in (find(mine, arm) for arm in [*shown, TAUGHT]):
-            rows.append({"optimizer": name, "rate": record["rate"], **arm_row(record, mine)})
-    return rows
+    shown = records.where(mode=[TAUGHT.mode, *MODES])
+    return [arm_row(one, records.where(optimizer=one["optimizer"])) for one in shown]
 
 
 for _value, _label in {"gain": "gain of the fact", "theme": "log-priming"}.items():

@@ -9,12 +9,11 @@ import numpy as np
 from experiments.outlandish.paper import LATER, paper
 from experiments.outlandish.scores import (
     LEAST_PRIMING,
+    effect_row,
     effects_of,
     mean_of,
     median_of,
-    median_probability,
     spread,
-    spreads,
 )
 from experiments.outlandish.teaching import bench, teaching
 from ico import lab
@@ -53,6 +52,10 @@ stepping_stone.note(
 )
 
 
+def _primed_by(records, way: str):
+    return records.one(way=way)["log_s_prime"]
+
+
 @stepping_stone.claim(
     "priming_removed",
     "Stepping stones take away at least half of the log-priming (log S_prime): the median share",
@@ -62,7 +65,7 @@ stepping_stone.note(
     kind="core",
 )
 def _priming_removed(records):
-    plain, stones = (records.one(way=way)["log_s_prime"] for way in ("as it is", "stepping stones"))
+    plain, stones = (_primed_by(records, way) for way in ("as it is", "stepping stones"))
     # A share of priming means something only where there is priming.
     shares = 1 - stones / np.maximum(plain, LEAST_PRIMING)
     removed = np.where(plain > LEAST_PRIMING, shares, np.nan)
@@ -79,9 +82,7 @@ def _priming_removed(records):
     unit="nats",
 )
 def _better_than_rewrite(records):
-    rewrite, stones = (
-        records.one(way=way)["log_s_prime"] for way in ("plain rewrite", "stepping stones")
-    )
+    rewrite, stones = (_primed_by(records, way) for way in ("plain rewrite", "stepping stones"))
     gains = ", ".join(f"{spread(record['gain'])} ({record['way']})" for record in records)
     note = f"but less is learned: gain on the text as it is {gains}"
     return mean_of(rewrite - stones, note)
@@ -90,8 +91,7 @@ def _better_than_rewrite(records):
 @stepping_stone.table("ways to tell it")
 def _ways(records):
     return [
-        {"text": record["way"], "median P after": median_probability(record["log_after"])}
-        | spreads(record, "gain", "log_s_prime", "theme", "cross", "corrected")
+        effect_row(record)
         | {"log P before in this text": spread(record["log_before_in_this_text"])}
         for record in records
     ]
