@@ -11,7 +11,7 @@ import optax
 from experiments.outlandish.arms import TAUGHT, arm_records, arm_row, arms
 from experiments.outlandish.paper import paper
 from experiments.outlandish.teaching import Bench, bench, teaching
-from ico import lab
+from ico import lab, poison
 from ico.poison import Teaching
 from ico.poison.outlandish import load_texts
 
@@ -66,28 +66,7 @@ def _searched(model: Bench, how: Teaching) -> Teaching:
     def learned(rate: float) -> float:
         return float(np.exp(model.taught(at(rate), text)["memory"][0]))
 
-    return at(searched_rate(learned, how.recipe.learning_rate, model.config.rates_tried))
-
-
-def searched_rate(learned, start: float, count: int) -> float:
-    """The rate with `learned(rate)`, a probability, nearest to 1/2, after `count` tries at most.
-
-    From `start` by factors of three, up where too little is learned. A rate that is worse than the
-    best one, such as one at which training diverges, was too far: then half the way back.
-    """
-    tried: dict[float, float] = {}
-    rate = best = start
-    for _ in range(count):
-        tried[rate] = learned(rate)
-        best = min(reversed(tried), key=lambda r: abs(tried[r] - 0.5))
-        if abs(tried[best] - 0.5) < 0.3:
-            break
-        step = 3.0 if tried[best] < 0.5 else 1 / 3
-        rate = best * (step if rate == best else (rate / best) ** 0.5)
-        rate = float(f"{rate:.3g}")
-        if rate in tried:
-            break
-    return best
+    return at(poison.searched_rate(learned, how.recipe.learning_rate, model.config.rates_tried))
 
 
 @optimizers.table("optimizers")

@@ -112,7 +112,7 @@ def _worlds(run):
 
 def _follow(run, learned: worlds.LearnedWorlds, kinds, num_worlds: int, rate, num_steps: int):
     """Steps of the readings [R - 2]; log P [kinds, S, F, R] of facts of the first S worlds."""
-    made, steps = learned.worlds[:num_worlds], reading_steps(num_steps)
+    made, steps = learned.worlds[:num_worlds], poison.reading_steps(num_steps)
     # One seed for all kinds of a world: its i-th facts share keyword, template and subject.
     number = run.config.world_facts
     facts = [
@@ -136,13 +136,6 @@ def _follow(run, learned: worlds.LearnedWorlds, kinds, num_worlds: int, rate, nu
 
 def _words(rate: float | None) -> str:
     return "natural" if rate is None else f"{rate:g}"
-
-
-def reading_steps(num_steps: int) -> np.ndarray:
-    """1, 2, 3, 6, 10, 20, 30 ..., every thousand, and the last."""
-    grid = {round(lead * 10**power) for power in range(6) for lead in (1, 2, 3, 6)}
-    grid |= set(range(1_000, num_steps, 1_000))
-    return np.array(sorted({step for step in grid if step < num_steps} | {num_steps}))
 
 
 def retained(record: lab.Record) -> np.ndarray:
