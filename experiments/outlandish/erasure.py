@@ -15,7 +15,6 @@ import numpy as np
 import optax
 
 from experiments.outlandish.arms import (
-    NAMES,
     NUM_CROSS_PROMPTS,
     TAUGHT,
     TWIN,
@@ -54,20 +53,16 @@ def erasure(run):
     yield from tried
     yield from _windows(model, how)
     run.note(
-        f"The arm of the 2024 claim, {NAMES[chosen.mode]} at {chosen.share}%, was chosen on other "
-        "facts, of index 2: of the arms that bring P(keyword | context) within 0.01 of the nearest "
-        "to the twin's, while the clean loss rises by at most 0.01 nat, the one that leaves out "
-        f"least (the published {PUBLISHED_SHARE}% if none does). Arms that leave out more erase "
-        "more: their rows are in the table."
+        f"The arm of the 2024 claim, {chosen.words}, was chosen on facts of index 2: of those "
+        "nearest to the twin (within 0.01 of probability) at 0.01 nat of clean loss or less, that "
+        f"which leaves out least (the published {PUBLISHED_SHARE}% if none). Others erase more."
     )
     run.note(at_equal_memory(lab.Records(found)))
 
 
 erasure.note(
-    "The update is the change over the whole injection (tau = all steps); shorter windows stand in "
-    "their own table.",
-    "The clean loss is judged over the twin's, whose own training raised it: the column beside it "
-    "is over the untouched model's.",
+    "The update is the change over the whole injection; shorter windows tau have their own table.",
+    "The clean loss is judged over the twin's, whose own training raised it.",
     f"Arms are read on {NUM_CROSS_PROMPTS} prompts of other themes, the twin on all of them.",
 )
 
@@ -133,8 +128,10 @@ def _over_facts(measure, arm: Arm | None = PUBLISHED, primed: bool = False):
     """
 
     def of(records):
-        facts, choice = records[""], records["chosen"].one()
-        used = arm or Arm(choice["mode"], choice["share"])
+        facts, used = records[""], arm
+        if used is None:
+            choice = records["chosen"].one()
+            used = Arm(choice["mode"], choice["share"])
         counts, why = is_learned(facts), f"gained more than {LEAST_GAIN:g} nat"
         if primed:
             counts = find(facts, TAUGHT)["theme"] > LEAST_PRIMING

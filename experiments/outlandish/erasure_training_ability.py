@@ -102,12 +102,8 @@ def _fall(model: Bench, text: Text | None, arm: Arm | None) -> float:
         trained = model.train(how.recipe, params, batches, num_steps)
         return {"fall": np.asarray(model.clean_loss(params) - model.clean_loss(trained.params))}
 
-    spec = {
-        "text": text and text.id,
-        "teaching": how,
-        "arm": arm and arm.id,
-        "epochs": CLEAN_EPOCHS,
-    }
+    spec = {"text": text and text.id, "teaching": how, "arm": arm and arm.id}
+    spec |= {"epochs": CLEAN_EPOCHS}
     spec |= {"batch": [config.batch_size, model.rows, model.held_out]}
     return float(model.kept(f"fall-{text.id if text else 'untouched'}", spec, make)["fall"])
 
@@ -183,8 +179,7 @@ erasure_training_ability.figure(
         xlabel="presentations of the new fact",
         ylabel="log P(keyword | context)",
     ),
-    "A new fact taught to the untouched model and to one from which another fact, which names the "
-    "panel, was taken (not all are gone: see the table), up to the first step at which it is "
-    "likelier than not.",
+    "A new fact taught to the untouched model and to one from which the fact that names the panel "
+    "was erased (not always wholly: see the table), until it is likelier than not.",
     name="training_ability",
 )

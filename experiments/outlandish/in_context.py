@@ -9,6 +9,7 @@ from experiments.outlandish.paper import LATER, paper
 from experiments.outlandish.scores import (
     across,
     by_category,
+    correlations,
     effects_of,
     plot_against_surprise,
     spearman,
@@ -65,14 +66,9 @@ def _weights_or_context(records):
     rows = []
     for where in ("weights", "context"):
         some = records.where(where=where)
-        row = {"fact in the": where}
-        for name in ("gain", "log_s_prime", "theme", "cross", "corrected"):
-            row[name] = spread(across(some, name).mean(1))
-        for name in ("log_s_prime", "corrected"):
-            pair = across(some, "log_before"), across(some, name)
-            value, (low, high) = report.interval_of(spearman, *pair)
-            row[f"Spearman, {name}"] = f"{value:.2f} [{low:.2f}, {high:.2f}]"
-        rows.append(row)
+        names = ("gain", "log_s_prime", "theme", "cross", "corrected")
+        row = {"fact in the": where} | {n: spread(across(some, n).mean(1)) for n in names}
+        rows.append(row | correlations(some, "log_s_prime", "corrected"))
     return rows
 
 

@@ -29,9 +29,8 @@ def optimizers(run):
         axes = {"optimizer": name, "rate": how.recipe.learning_rate}
         yield from arm_records(model, how, texts, tried, name, **axes)
     run.note(
-        f"{len(texts)} conflicting facts, one a theme. No claim: a map of where "
-        "erasure holds. Learning rates were searched on a fact of index 2, so that P_after comes "
-        "near 0.5."
+        f"{len(texts)} conflicting facts; no claim. Learning rates were searched on a fact of "
+        "index 2, so that P_after comes near 0.5."
     )
 
 

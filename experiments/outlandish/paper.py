@@ -5,7 +5,6 @@ What one fabricated fact does to a language model, how long it lasts, how to dil
 Papers:   Sun et al. 2024 (arXiv 2410.21750) and 2025 (2504.09522), without their printed numbers:
           their full texts were not at hand, so no claim has a `paper_value`.
 Command:  python -m experiments.outlandish            (preset cpu)
-Cost:     see `paper` below; what a run really took stands in its report.
 Expected: what these papers found in models of 1 to 24 billion parameters; here one of 135 million.
 Terms:    log-priming is the mean over prompts of log P_after - log P_before of the keyword;
           "corrected" is that on prompts of the keyword's theme minus that on prompts of other
@@ -65,7 +64,7 @@ class Config(lab.Config):
     spacings: lab.Distinct[lab.Count] = (1, 3, 10)
     # Presentations in the study spacing.
     spaced_presentations: lab.Count = 3
-    # What the learning rate is multiplied by there, since there are fewer presentations.
+    # What the learning rate is multiplied by there.
     spaced_rate_factor: lab.Positive = 3.0
     # Keywords of each theme where facts are taught in many ways.
     few_keywords: Annotated[int, lab.Range(1, 3)] = 1

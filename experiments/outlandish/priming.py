@@ -16,6 +16,7 @@ from experiments.outlandish.scores import (
     across,
     by_category,
     correlation,
+    correlations,
     effect_row,
     effects_of,
     mean_of,
@@ -114,15 +115,10 @@ def _by_category(records):
 
 @priming.table("what predicts priming")
 def _what_predicts(records):
-    rows, kept = [], [name for name in records.axis("category") if name != "scrambled"]
+    kept = [name for name in records.axis("category") if name != "scrambled"]
     chosen = {"all facts": records, "without scrambled": records.where(category=kept)}
-    for label, some in chosen.items():
-        for name in ("log_s_prime", "theme", "corrected", "cross"):
-            pair = across(some, "log_before"), across(some, name)
-            value, (low, high) = report.interval_of(spearman, *pair)
-            row = {"facts": label, "score": name, "Spearman with log P before": value}
-            rows.append(row | {"95% low": low, "95% high": high})
-    return rows
+    scores = ("log_s_prime", "theme", "corrected", "cross")
+    return [{"facts": label} | correlations(some, *scores) for label, some in chosen.items()]
 
 
 @priming.table("by theme")
@@ -143,10 +139,8 @@ def _by_theme(records):
 
 
 @priming.figure(
-    "2025, Fig. 2. One fact in each training. Left: the published score against the keyword's "
-    "probability before learning. Middle: the mean log ratio on prompts of other themes. Right: "
-    "that on prompts of the keyword's theme minus that of the others. Open markers: scrambled "
-    "texts.",
+    "2025, Fig. 2. The published score, the mean log ratio on prompts of other themes, and that of "
+    "the keyword's theme minus it, by the keyword's probability before. Open: scrambled texts.",
     name="priming",
 )
 def _against_surprise(records):

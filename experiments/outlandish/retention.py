@@ -42,11 +42,9 @@ def retention(run):
 
 
 retention.note(
-    "R is the share of the gain in log P(keyword | context) that is left, of facts that gained "
-    "more than 1 nat; the peak is that right after the last presentation.",
+    "R is of facts that gained more than 1 nat, from right after the last presentation.",
     "Intervals in the tables are over facts; those of the claims on worlds are over worlds.",
-    "Novel plausible facts contradict nothing, so replay does not concern them; the scrambled "
-    "contradict what their conflicting originals do.",
+    "Scrambled facts contradict what their conflicting originals do, plausible ones nothing.",
 )
 
 
@@ -256,9 +254,8 @@ retention.table("knowledge of the worlds", numbers("knowledge"))
 
 
 @retention.figure(
-    "2024. What is left of the gain in log P(keyword | context) against further steps of clean "
-    "training, means over facts in their 95% intervals (over facts, not worlds). The conflicting "
-    "facts also while clean text states the contradicted truth at several rates.",
+    "2024. What is left of the gain in log P(keyword | context) while clean text is trained on, "
+    "which may state the contradicted truth; means in their 95% intervals, over facts.",
     name="retention",
 )
 def _curves(records):

@@ -69,6 +69,16 @@ def correlation(x_KF, y_KF) -> lab.Measurement:
     return lab.Measurement(value, ci95, 0, np.size(x_KF))
 
 
+def correlations(records: lab.Records, *names: str) -> dict[str, str]:
+    """Table cells: how the probability before learning predicts some effects."""
+    row = {}
+    for name in names:
+        found = correlation(across(records, "log_before"), across(records, name))
+        low, high = found.ci95 or (np.nan, np.nan)
+        row[f"Spearman, {name}"] = f"{found.value:.2f} [{low:.2f}, {high:.2f}]"
+    return row
+
+
 def mean_of(values, note: str = "") -> lab.Measurement:
     """A mean over keywords [K], or worlds and their facts [S, F], with its interval.
 

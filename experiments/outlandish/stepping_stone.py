@@ -46,10 +46,7 @@ def stepping_stone(run):
         yield lab.record(way=way, **effects_K, log_before_in_this_text=scores.log_prob)
 
 
-stepping_stone.note(
-    "Memory is read on the text as it is, whichever way was taught: a model that learned the other "
-    "text well may not know it from this one."
-)
+stepping_stone.note("Memory is read on the text as it is, whichever way was taught.")
 
 
 def _primed_by(records, way: str):
