@@ -149,7 +149,7 @@ def numbers(sort: str = "") -> Callable[[lab.Records], list[dict]]:
         return [
             {**record.axes}
             | {
-                name: float(value) if np.isfinite(value) else "none"
+                name: np.asarray(value).item() if np.isfinite(value) else "none"
                 for name, value in record.values.items()
                 if np.ndim(value) == 0
             }
