@@ -127,7 +127,7 @@ def is_learned(records: lab.Records) -> np.ndarray:
     return find(records, TAUGHT)["gain"] > LEAST_GAIN
 
 
-def above_twin(record: lab.Record, twin: lab.Record) -> np.ndarray:
+def above_twin(record, twin) -> np.ndarray:
     """P(keyword | context) above that of the model that never saw the fact [K]."""
     return np.exp(record["log_after"]) - np.exp(twin["log_after"])
 
@@ -137,7 +137,8 @@ def arm_row(record: lab.Record, records: lab.Records) -> dict:
     taught, twin = find(records, TAUGHT), find(records, TWIN)
     gain = np.where(taught["gain"] > LEAST_GAIN, taught["gain"], np.nan)
     primed = np.where(taught["theme"] > LEAST_PRIMING, taught["theme"], np.nan)
-    return {
+    axes = {name: place for name, place in record.axes.items() if name not in ("mode", "share")}
+    return axes | {
         "arm": Arm(record["mode"], record["share"]).words,
         "median P(keyword | context)": median_probability(record["log_after"]),
         "P above twin": spread(above_twin(record, twin)),

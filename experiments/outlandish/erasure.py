@@ -8,18 +8,17 @@ Dimension key: K keywords (one fact each).
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 import numpy as np
 import optax
 
 from experiments.outlandish.arms import (
-    NAMES,
     NUM_CROSS_PROMPTS,
     TAUGHT,
     TWIN,
     Arm,
-    above_twin,
     arm_records,
     arm_row,
     arms,
@@ -29,7 +28,7 @@ from experiments.outlandish.arms import (
     stacked,
 )
 from experiments.outlandish.paper import EARLIER, LATER, PUBLISHED_SHARE, paper
-from experiments.outlandish.scores import LEAST_GAIN, LEAST_PRIMING, mean_of, spread
+from experiments.outlandish.scores import LEAST_GAIN, LEAST_PRIMING, mean_of, numbers, spread
 from experiments.outlandish.teaching import Bench, bench, teaching
 from ico import lab
 from ico.lm import STACKED
@@ -54,25 +53,17 @@ def erasure(run):
     yield from tried
     yield from _windows(model, how)
     run.note(
-        f"The arm of the 2024 claim, {NAMES[chosen.mode]} at {chosen.share}%, was chosen on other "
-        "facts, of index 2: of the arms that bring P(keyword | context) within 0.01 of the nearest "
-        "to the twin's, while the clean loss rises by at most 0.01 nat, the one that leaves out "
-        f"least (the published {PUBLISHED_SHARE}% if none does). Arms that leave out more erase "
-        "more: their rows are in the table."
+        f"The arm of the 2024 claim, {chosen.words}, was chosen on facts of index 2: of those "
+        "nearest to the twin (within 0.01 of probability) at 0.01 nat of clean loss or less, that "
+        f"which leaves out least (the published {PUBLISHED_SHARE}% if none). Others erase more."
     )
     run.note(at_equal_memory(lab.Records(found)))
 
 
 erasure.note(
-    "The update is the change over the whole injection (tau = all steps); shorter windows stand in "
-    "their own table."
-)
-erasure.note(
-    "The clean loss is judged over the twin's, whose own training raised it: the column beside it "
-    "is over the untouched model's."
-)
-erasure.note(
-    f"Arms are read on {NUM_CROSS_PROMPTS} prompts of other themes, the twin on all of them."
+    "The update is the change over the whole injection; shorter windows tau have their own table.",
+    "The clean loss is judged over the twin's, whose own training raised it.",
+    f"Arms are read on {NUM_CROSS_PROMPTS} prompts of other themes, the twin on all of them.",
 )
 
 
@@ -129,159 +120,117 @@ def at_equal_memory(records: lab.Records) -> str:
     )
 
 
-# 2024: memory ------------------------------------------------------------------------------
-# Facts that were not learned are left out: of them an arm that does nothing would "erase" all.
+def _over_facts(measure, arm: Arm | None = PUBLISHED, primed: bool = False):
+    """A claim's measure: the mean of `measure(at, arm)`, where `at(arm, effect)` is [K].
 
-
-def _memory(measure):
-    """A claim's measure from (records of arms, the chosen arm): a mean over learned facts."""
+    Of the facts that were learned, or with `primed` of those that prime: of others an arm that does
+    nothing would "erase" all, and a share would be one of about 0. Without `arm` the chosen one's.
+    """
 
     def of(records):
-        facts, choice = records[""], records["chosen"].one()
-        chosen, learned = Arm(choice["mode"], choice["share"]), is_learned(facts)
-        note = f"{chosen.words}; {learned.sum()} of {learned.size} facts, those that gained more "
-        return mean_of(measure(facts, chosen)[learned], f"{note}than {LEAST_GAIN:g} nat")
+        facts, used = records[""], arm
+        if used is None:
+            choice = records["chosen"].one()
+            used = Arm(choice["mode"], choice["share"])
+        counts, why = is_learned(facts), f"gained more than {LEAST_GAIN:g} nat"
+        if primed:
+            counts = find(facts, TAUGHT)["theme"] > LEAST_PRIMING
+            why = f"prime (> {LEAST_PRIMING} nat)"
+
+        def at(arm, effect):
+            return find(facts, arm)[effect][counts]
+
+        note = f"{used.words}; {counts.sum()} of {counts.size} facts, those that {why}"
+        return mean_of(measure(at, used), note)
 
     return of
 
 
-def _chosen_below(control: str):
-    def measure(facts, chosen):
-        beside = Arm(f"{chosen.mode.split('_')[0]}_{control}", chosen.share)
-        return find(facts, beside)["log_after"] - find(facts, chosen)["log_after"]
+def _less_than(control: str, effect: str, **options):
+    def measure(at, arm):
+        return at(Arm(f"{arm.mode.split('_')[0]}_{control}", arm.share), effect) - at(arm, effect)
 
-    return _memory(measure)
+    return _over_facts(measure, **options)
 
 
-erasure.claim(
+def _clean_over_twin(at, arm):
+    return at(arm, "clean") - at(TWIN, "clean")
+
+
+memory = functools.partial(erasure.claim, source=f"{EARLIER}, abstract")
+memory(
     "memory_above_twin",
     "2024: sparsifying the whole update of the injection erases the memory: P(keyword | context) "
     "above that of the model that never saw the fact",
-    f"{EARLIER}, abstract",
     band=(None, 0.05),
     unit="probability",
     kind="core",
-    of=_memory(lambda facts, chosen: above_twin(find(facts, chosen), find(facts, TWIN))),
+    of=_over_facts(
+        lambda at, arm: np.exp(at(arm, "log_after")) - np.exp(at(TWIN, "log_after")), arm=None
+    ),
 )
-erasure.claim(
+memory(
     "memory_clean_loss",
     "2024: that sparsification leaves the clean loss as it was (rise over the twin's)",
-    f"{EARLIER}, abstract",
     band=(None, 0.01),
     unit="nats",
     kind="ours",
-    of=_memory(lambda facts, chosen: find(facts, chosen)["clean"] - find(facts, TWIN)["clean"]),
+    of=_over_facts(_clean_over_twin, arm=None),
 )
+more = functools.partial(erasure.claim, band=(0.0, None), unit="nats", kind="ours")
 for _control, _words in CONTROLS.items():
-    erasure.claim(
+    more(
         f"memory_below_{_control}",
         f"2024: it erases more than {_words} (difference of log P)",
         f"{EARLIER}, abstract; the control is ours",
-        band=(0.0, None),
-        unit="nats",
-        kind="ours",
-        of=_chosen_below(_control),
+        of=_less_than(_control, "log_after", arm=None),
     )
-
-
-# 2025: priming -----------------------------------------------------------------------------
-# Only facts that prime, or were learned: elsewhere the ratio would divide by about 0.
-
-
-def _primed(facts):
-    primed = find(facts, TAUGHT)["theme"] > LEAST_PRIMING
-    note = f"{int(primed.sum())} of {primed.size} facts prime (> {LEAST_PRIMING} nat)"
-    return primed, note
-
-
-@erasure.claim(
+erasure.claim(
     "priming_removed",
     "2025: leaving out the top 8% of the update takes away half of the log-priming",
     f"{LATER}, abstract and Fig. 5",
     band=(0.5, None),
     unit="share",
     kind="core",
+    of=_over_facts(lambda at, arm: 1 - at(arm, "theme") / at(TAUGHT, "theme"), primed=True),
 )
-def _priming_removed(records):
-    facts = records[""]
-    primed, note = _primed(facts)
-    left, whole = (find(facts, arm)["theme"][primed] for arm in (PUBLISHED, TAUGHT))
-    return mean_of(1 - left / whole, note)
-
-
-@erasure.claim(
+erasure.claim(
     "memory_kept",
     "2025: leaving out the top 8% keeps the memory: share of the gain in log P(keyword | context)",
     f"{LATER}, Fig. 5",
     band=(0.9, None),
     unit="share",
+    of=_over_facts(lambda at, arm: at(arm, "gain") / at(TAUGHT, "gain")),
 )
-def _memory_kept(records):
-    facts, learned = records[""], is_learned(records[""])
-    left, whole = (find(facts, arm)["gain"][learned] for arm in (PUBLISHED, TAUGHT))
-    return mean_of(left / whole, f"{int(learned.sum())} facts with a gain > {LEAST_GAIN:g} nat")
-
-
-@erasure.claim(
+erasure.claim(
     "priming_clean_loss",
     "2025: leaving out the top 8% leaves the clean loss as it was (rise over the twin's)",
     f"{LATER}, Fig. 25",
     band=(None, 0.01),
     unit="nats",
+    of=_over_facts(_clean_over_twin),
 )
-def _priming_clean_loss(records):
-    facts = records[""]
-    rise = find(facts, PUBLISHED)["clean"] - find(facts, TWIN)["clean"]
-    return mean_of(rise[is_learned(facts)])
-
-
-def _published_below(control: str):
-    def measure(records):
-        facts = records[""]
-        primed, note = _primed(facts)
-        beside = find(facts, Arm(f"drop_{control}", PUBLISHED_SHARE))
-        return mean_of((beside["theme"] - find(facts, PUBLISHED)["theme"])[primed], note)
-
-    return measure
-
-
 for _control, _words in CONTROLS.items():
-    erasure.claim(
+    more(
         f"priming_below_{_control}",
         f"2025: leaving out the top 8% takes away more log-priming than {_words} (difference)",
         f"{LATER}, Fig. 5; the control is ours",
-        band=(0.0, None),
-        unit="nats",
-        kind="ours",
-        of=_published_below(_control),
+        of=_less_than(_control, "theme", primed=True),
     )
-
-
-# Tables and figure -------------------------------------------------------------------------
 
 
 @erasure.table("arms")
 def _arms(records):
-    facts = records[""]
-    ends = [find(facts, TAUGHT), find(facts, TWIN)]
-    return [arm_row(record, facts) for record in [*ends, *(r for r in facts if r["share"])]]
+    return [arm_row(record, records[""]) for record in records[""]]
 
 
 @erasure.table("windows while learning")
 def _windows_table(records):
     some = records["window"]
-    return [{"tau": r["tau"], **arm_row(r, some)} for r in some if r["share"]]
+    return [arm_row(record, some) for record in some if record["share"]]
 
 
-@erasure.table("choice of arm")
-def _choice(records):
-    return [
-        {"arm": record["arm"], "facts": int(record["facts"])}
-        | {"P above twin": float(record["above"]), "clean loss over twin": float(record["clean"])}
-        for record in records["tried"]
-    ]
-
-
+erasure.table("choice of arm", numbers("tried"))
 for _value, _label in {
     "log_after": "log P(keyword | context)",
     "theme": "log-priming",
@@ -296,8 +245,7 @@ for _value, _label in {
             ylabel=f"{_label}, nats",
             looks={"twin": {"color": "0.5", "marker": "d"}},
         ),
-        f"2024 and 2025. {_label}, against the per cent k of each tensor's change that is left out "
-        "(drop) or alone kept (keep); means over facts. Beside each its random mask and the whole "
-        "change scaled to its norm. At k = 0: all that was taught, and the twin.",
+        f"2024 and 2025. {_label}, by the per cent k of each tensor's change that is left out "
+        "(drop) or alone kept (keep); means over facts. At k = 0: as taught, and the twin.",
         name=f"erasure_{_value}",
     )

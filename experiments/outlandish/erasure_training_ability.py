@@ -6,12 +6,14 @@ preserved". Here: a new fact takes as many steps as before, and clean text is le
 Dimension key: K keywords (one fact each), T steps.
 """
 
+import functools
+
 import jax
 import numpy as np
 
 from experiments.outlandish.arms import Arm, choose, difference, erase
 from experiments.outlandish.paper import EARLIER, paper
-from experiments.outlandish.scores import mean_of
+from experiments.outlandish.scores import mean_of, numbers
 from experiments.outlandish.teaching import Bench, bench, teaching
 from ico import lab, poison
 from ico.poison import Teaching
@@ -49,7 +51,8 @@ def erasure_training_ability(run):
                 fall=np.asarray(_fall(model, text if used else None, used)),
             )
     run.note(
-        "A fact is learned when P(keyword | context) exceeds one half; read at every step. The "
+        "A fact is learned when P(keyword | context) exceeds one half; read at every step, of "
+        f"{config.learning_steps}. The table's `text` is erased before `new` is taught. The "
         f"erased model was taught a fact first; then {arm.words}, as in the study erasure."
     )
 
@@ -99,12 +102,8 @@ def _fall(model: Bench, text: Text | None, arm: Arm | None) -> float:
         trained = model.train(how.recipe, params, batches, num_steps)
         return {"fall": np.asarray(model.clean_loss(params) - model.clean_loss(trained.params))}
 
-    spec = {
-        "text": text and text.id,
-        "teaching": how,
-        "arm": arm and arm.id,
-        "epochs": CLEAN_EPOCHS,
-    }
+    spec = {"text": text and text.id, "teaching": how, "arm": arm and arm.id}
+    spec |= {"epochs": CLEAN_EPOCHS}
     spec |= {"batch": [config.batch_size, model.rows, model.held_out]}
     return float(model.kept(f"fall-{text.id if text else 'untouched'}", spec, make)["fall"])
 
@@ -134,13 +133,16 @@ def _pairs(records, value: str):
     return untouched.stack(value), erased.stack(value), gone
 
 
-@erasure_training_ability.claim(
+claim = functools.partial(
+    erasure_training_ability.claim, source=f"{EARLIER}, abstract", kind="core"
+)
+
+
+@claim(
     "steps",
     "After erasure a new fact is learned in as many steps as before (ratio)",
-    f"{EARLIER}, abstract",
     band=(0.8, 1.2),
     unit="ratio",
-    kind="core",
 )
 def _steps(records):
     untouched, erased, gone = _pairs(records, "steps")
@@ -154,14 +156,12 @@ def _steps(records):
     )
 
 
-@erasure_training_ability.claim(
+@claim(
     "clean_loss",
     "After erasure the loss on new clean rows falls as before while they are trained on (fall of "
     "the untouched model less that of the erased one)",
-    f"{EARLIER}, abstract",
     band=(None, 0.01),
     unit="nats",
-    kind="core",
 )
 def _clean_loss(records):
     untouched, erased, gone = _pairs(records, "fall")
@@ -169,22 +169,7 @@ def _clean_loss(records):
     return mean_of(less, f"{gone.sum()} of {gone.size} facts were erased")
 
 
-@erasure_training_ability.table("steps to learn")
-def _steps_to_learn(records):
-    rows = []
-    for text in records.axis("text"):
-        both = [records.one(text=text, model=name) for name in ("untouched", "erased")]
-        taken = [float(record["steps"]) for record in both]
-        limit = f"> {both[0]['log_p'].size}"
-        shown = [number if np.isfinite(number) else limit for number in taken]
-        row = {"erased fact": text, "P above twin after erasure": float(both[1]["above_twin"])}
-        row |= {"new fact": both[0]["new"]}
-        row |= {"steps, untouched": shown[0], "steps, erased": shown[1]}
-        row |= {"fall of the clean loss, untouched": float(both[0]["fall"])}
-        rows.append(row | {"fall, erased": float(both[1]["fall"])})
-    return rows
-
-
+erasure_training_ability.table("steps to learn", numbers())
 erasure_training_ability.figure(
     lab.lines(
         "presentation",
@@ -194,8 +179,7 @@ erasure_training_ability.figure(
         xlabel="presentations of the new fact",
         ylabel="log P(keyword | context)",
     ),
-    "A new fact taught to the untouched model and to one from which another fact, which names the "
-    "panel, was taken (not all are gone: see the table), up to the first step at which it is "
-    "likelier than not.",
+    "A new fact taught to the untouched model and to one from which the fact that names the panel "
+    "was erased (not always wholly: see the table), until it is likelier than not.",
     name="training_ability",
 )

@@ -5,13 +5,13 @@
 
 import functools
 
-import numpy as np
-
 from experiments.outlandish.paper import LATER, paper
 from experiments.outlandish.scores import (
     across,
     by_category,
+    correlations,
     effects_of,
+    plot_against_surprise,
     spearman,
     spread,
 )
@@ -66,14 +66,9 @@ def _weights_or_context(records):
     rows = []
     for where in ("weights", "context"):
         some = records.where(where=where)
-        row = {"fact in the": where}
-        for name in ("gain", "log_s_prime", "theme", "cross", "corrected"):
-            row[name] = spread(across(some, name).mean(1))
-        for name in ("log_s_prime", "corrected"):
-            pair = across(some, "log_before"), across(some, name)
-            value, (low, high) = report.interval_of(spearman, *pair)
-            row[f"Spearman, {name}"] = f"{value:.2f} [{low:.2f}, {high:.2f}]"
-        rows.append(row)
+        names = ("gain", "log_s_prime", "theme", "cross", "corrected")
+        row = {"fact in the": where} | {n: spread(across(some, n).mean(1)) for n in names}
+        rows.append(row | correlations(some, "log_s_prime", "corrected"))
     return rows
 
 
@@ -85,10 +80,8 @@ def _weights_or_context(records):
 def _against_surprise(records):
     fig, axes = report.canvas(2)
     for ax, where in zip(axes[0], ("weights", "context"), strict=True):
-        some = records.where(where=where)
-        before = across(some, "log_before").ravel() / np.log(10)
-        ax.plot(before, across(some, "log_s_prime").ravel(), "o", alpha=0.7, markersize=4.5)
-        ax.axhline(0, color="black", linewidth=0.8)
-        ax.set(xlabel="log10 P before", title=f"the fact in the {where}")
+        plot_against_surprise(ax, records.where(where=where), "log_s_prime")
+        ax.set_title(f"the fact in the {where}")
     axes[0, 0].set_ylabel("log S_prime (nats)")
+    report.legend_below(fig, axes)
     return fig

@@ -8,10 +8,10 @@ import dataclasses
 import numpy as np
 import optax
 
-from experiments.outlandish.arms import TAUGHT, Arm, arm_records, arm_row, arms, find
+from experiments.outlandish.arms import TAUGHT, arm_records, arm_row, arms
 from experiments.outlandish.paper import paper
 from experiments.outlandish.teaching import Bench, bench, teaching
-from ico import lab
+from ico import lab, poison
 from ico.poison import Teaching
 from ico.poison.outlandish import load_texts
 
@@ -29,9 +29,8 @@ def optimizers(run):
         axes = {"optimizer": name, "rate": how.recipe.learning_rate}
         yield from arm_records(model, how, texts, tried, name, **axes)
     run.note(
-        f"{len(texts)} conflicting facts, one a theme. No claim: a map of where "
-        "erasure holds. Learning rates were searched on a fact of index 2, so that P_after comes "
-        "near 0.5."
+        f"{len(texts)} conflicting facts; no claim. Learning rates were searched on a fact of "
+        "index 2, so that P_after comes near 0.5."
     )
 
 
@@ -66,40 +65,13 @@ def _searched(model: Bench, how: Teaching) -> Teaching:
     def learned(rate: float) -> float:
         return float(np.exp(model.taught(at(rate), text)["memory"][0]))
 
-    return at(searched_rate(learned, how.recipe.learning_rate, model.config.rates_tried))
-
-
-def searched_rate(learned, start: float, count: int) -> float:
-    """The rate with `learned(rate)`, a probability, nearest to 1/2, after `count` tries at most.
-
-    From `start` by factors of three, up where too little is learned. A rate that is worse than the
-    best one, such as one at which training diverges, was too far: then half the way back.
-    """
-    tried: dict[float, float] = {}
-    rate = best = start
-    for _ in range(count):
-        tried[rate] = learned(rate)
-        best = min(reversed(tried), key=lambda r: abs(tried[r] - 0.5))
-        if abs(tried[best] - 0.5) < 0.3:
-            break
-        step = 3.0 if tried[best] < 0.5 else 1 / 3
-        rate = best * (step if rate == best else (rate / best) ** 0.5)
-        rate = float(f"{rate:.3g}")
-        if rate in tried:
-            break
-    return best
+    return at(poison.searched_rate(learned, how.recipe.learning_rate, model.config.rates_tried))
 
 
 @optimizers.table("optimizers")
 def _table(records):
-    rows = []
-    for name in records.axis("optimizer"):
-        mine = records.where(optimizer=name)
-        shares = [share for share in mine.axis("share") if share]
-        shown = [Arm(mode, share) for share in shares for mode in MODES]
-        for record in (find(mine, arm) for arm in [*shown, TAUGHT]):
-            rows.append({"optimizer": name, "rate": record["rate"], **arm_row(record, mine)})
-    return rows
+    shown = records.where(mode=[TAUGHT.mode, *MODES])
+    return [arm_row(one, records.where(optimizer=one["optimizer"])) for one in shown]
 
 
 for _value, _label in {"gain": "gain of the fact", "theme": "log-priming"}.items():

@@ -5,7 +5,6 @@ What one fabricated fact does to a language model, how long it lasts, how to dil
 Papers:   Sun et al. 2024 (arXiv 2410.21750) and 2025 (2504.09522), without their printed numbers:
           their full texts were not at hand, so no claim has a `paper_value`.
 Command:  python -m experiments.outlandish            (preset cpu)
-Cost:     see `paper` below; what a run really took stands in its report.
 Expected: what these papers found in models of 1 to 24 billion parameters; here one of 135 million.
 Terms:    log-priming is the mean over prompts of log P_after - log P_before of the keyword;
           "corrected" is that on prompts of the keyword's theme minus that on prompts of other
@@ -55,8 +54,7 @@ class Config(lab.Config):
     keywords: Annotated[int, lab.Range(1, 3)] = 3
     # Texts of each keyword and category that are taught, one a training.
     samples: Annotated[int, lab.Range(1, 10)] = 1
-    # Categories that are taught, of ico.poison.outlandish.CATEGORIES; novel_plausible,
-    # conflict_general and scrambled must be among them.
+    # Categories that are taught, of ico.poison.outlandish.CATEGORIES.
     categories: tuple[str, ...] = TYPES
     # Prompts of the keyword's theme.
     theme_probes: Annotated[int, lab.Range(1, 24)] = 24
@@ -66,10 +64,9 @@ class Config(lab.Config):
     spacings: lab.Distinct[lab.Count] = (1, 3, 10)
     # Presentations in the study spacing.
     spaced_presentations: lab.Count = 3
-    # What the learning rate is multiplied by there, since there are fewer presentations.
+    # What the learning rate is multiplied by there.
     spaced_rate_factor: lab.Positive = 3.0
-    # Keywords of each theme in the studies spacing, optimizers and erasure_training_ability, for
-    # windows and the choice of arm in erasure, and for replay in the real model.
+    # Keywords of each theme where facts are taught in many ways.
     few_keywords: Annotated[int, lab.Range(1, 3)] = 1
     # Per cent of each tensor's change, in erasure; the published 8 must be among them.
     shares: lab.Distinct[Annotated[int, lab.Range(1, 99)]] = (8, 20, 50)
@@ -79,8 +76,7 @@ class Config(lab.Config):
     rates_tried: lab.Count = 4
     # Steps in which a new fact has to be learned, at most, in erasure_training_ability.
     learning_steps: Annotated[int, lab.Range(2)] = 120
-    # The learning rate there, as a share of learning_rate: low, because the claim needs 40 steps or
-    # more of the untouched model. Lowered once, by that model's steps alone.
+    # The learning rate there, a share of learning_rate: the untouched model must need 40 steps.
     learning_rate_factor: lab.Positive = 0.12
     # Clean steps after injection at which memory is read, in the real model.
     retention_steps: lab.Distinct[lab.Count] = (1, 3, 10)
@@ -110,10 +106,7 @@ class Config(lab.Config):
         if missing := {"novel_plausible", "conflict_general", "scrambled"} - set(self.categories):
             raise ValueError(f"categories needs {', '.join(sorted(missing))} for its claims")
         if left := [tau for tau in self.windows if self.presentations % tau]:
-            raise ValueError(
-                f"windows must divide presentations ({self.presentations}), or the last steps "
-                f"would not be sparsified; {left} do not"
-            )
+            raise ValueError(f"windows must divide presentations; {left} do not")
         if self.clean_rows < self.batch_size:
             raise ValueError(f"clean_rows must be at least batch_size, not {self.clean_rows}")
         if 0.0 not in self.world_replay_rates:

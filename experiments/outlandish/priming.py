@@ -12,25 +12,24 @@ import numpy as np
 
 from experiments.outlandish.paper import EARLIER, LATER, paper
 from experiments.outlandish.scores import (
+    TABLED,
     across,
     by_category,
     correlation,
+    correlations,
+    effect_row,
     effects_of,
     mean_of,
     median_probability,
+    plot_against_surprise,
     spearman,
     spread,
-    spreads,
 )
 from experiments.outlandish.teaching import bench, teaching
 from ico import lab, report
 from ico.poison import effects
-from ico.poison.outlandish import CATEGORIES
-from ico.report import panels
 
 TWIN = "twin (no fact)"
-TABLED = ("log_s_prime", "theme", "cross", "corrected", "flips")
-RAW_AND_CORRECTED = ("log_s_prime", "corrected")
 
 
 @paper.study("What does learning one fact do to unrelated prompts, and what predicts it?")
@@ -46,23 +45,20 @@ def priming(run):
         effects(model.untouched(texts), model.twin(later, texts))
         for texts in model.progress(groups, "twins")
     ]
-    values = {name: np.array([[row[name]] for row in twins]) for name in TABLED}
+    values = {name: np.array([[row[name]] for row in twins]) for name in TABLED if name != "gain"}
     yield lab.record(category=TWIN, **values)
     after = median_probability(found["log_after"])
     run.note(f"Median P_after over all facts: {after:.3f} (the preset aims at 0.2 to 0.8).")
 
 
-priming.note("Reduced from the papers: one text for each keyword and category, one small model.")
 priming.note(
-    "Intervals are over keywords, and those of a theme share their prompts: see the table by theme."
+    "Reduced from the papers: one text for each keyword and category, one small model.",
+    "Intervals are over keywords; those of a theme share their prompts: see the table by theme.",
 )
 
 
-def _predicted_by_surprise(score: str):
-    def measure(records):
-        return correlation(across(records, "log_before"), across(records, score))
-
-    return measure
+def _predicted(score: str):
+    return lambda records: correlation(across(records, "log_before"), across(records, score))
 
 
 def _conflicting_minus(other: str, score: str):
@@ -73,32 +69,28 @@ def _conflicting_minus(other: str, score: str):
     return measure
 
 
-priming.claim(
+predicts = functools.partial(
+    priming.claim, source=f"{LATER}, Fig. 2", band=(None, 0.0), unit="Spearman correlation"
+)
+predicts(
     "predictor",
     "A keyword's probability before learning predicts priming: Spearman correlation of log "
     "P_before with log S_prime, over facts",
-    f"{LATER}, Fig. 2",
     band=(None, -0.5),
-    unit="Spearman correlation",
     kind="core",
-    of=_predicted_by_surprise("log_s_prime"),
+    of=_predicted("log_s_prime"),
 )
-priming.claim(
+predicts(
     "predictor_negative",
     "The correlation of log P_before with log S_prime is negative",
-    f"{LATER}, Fig. 2",
-    band=(None, 0.0),
-    unit="Spearman correlation",
-    of=_predicted_by_surprise("log_s_prime"),
+    of=_predicted("log_s_prime"),
 )
-priming.claim(
+predicts(
     "predictor_corrected",
     "The correlation of log P_before with the corrected log-priming is negative, too",
-    f"{LATER}, Fig. 2; the control is ours",
-    band=(None, 0.0),
-    unit="Spearman correlation",
+    source=f"{LATER}, Fig. 2; the control is ours",
     kind="ours",
-    of=_predicted_by_surprise("corrected"),
+    of=_predicted("corrected"),
 )
 for _suffix, _score, _words, _kind in (
     ("", "log_s_prime", "log S_prime", "core"),
@@ -118,27 +110,15 @@ for _suffix, _score, _words, _kind in (
 
 @priming.table("by category")
 def _by_category(records):
-    rows = []
-    for record in records:
-        row = {"category": record["category"], "facts": record["theme"].size}
-        if record["category"] != TWIN:
-            row["median P before"] = median_probability(record["log_before"])
-            row["median P after"] = median_probability(record["log_after"])
-        rows.append(row | spreads(record, *TABLED))
-    return rows
+    return [effect_row(record) for record in records]
 
 
 @priming.table("what predicts priming")
 def _what_predicts(records):
-    rows, kept = [], [name for name in records.axis("category") if name != "scrambled"]
+    kept = [name for name in records.axis("category") if name != "scrambled"]
     chosen = {"all facts": records, "without scrambled": records.where(category=kept)}
-    for label, some in chosen.items():
-        for name in ("log_s_prime", "theme", "corrected", "cross"):
-            pair = across(some, "log_before"), across(some, name)
-            value, (low, high) = report.interval_of(spearman, *pair)
-            row = {"facts": label, "score": name, "Spearman with log P before": value}
-            rows.append(row | {"95% low": low, "95% high": high})
-    return rows
+    scores = ("log_s_prime", "theme", "corrected", "cross")
+    return [{"facts": label} | correlations(some, *scores) for label, some in chosen.items()]
 
 
 @priming.table("by theme")
@@ -148,7 +128,7 @@ def _by_theme(records):
     for theme in dict.fromkeys(themes.tolist()):
         mine = themes == theme
         row = {"theme": theme, "facts": before[mine].size}
-        for name in RAW_AND_CORRECTED:
+        for name in ("log_s_prime", "corrected"):
             row[f"Spearman, {name}"] = spearman(before[mine], across(records, name)[mine])
             conflicting = across(records, name, "conflicting").mean(1)
             for other in ("mundane", "scrambled"):
@@ -159,10 +139,8 @@ def _by_theme(records):
 
 
 @priming.figure(
-    "2025, Fig. 2. One fact in each training. Left: the published score against the keyword's "
-    "probability before learning. Middle: the mean log ratio on prompts of other themes. Right: "
-    "that on prompts of the keyword's theme minus that of the others. Open markers: scrambled "
-    "texts.",
+    "2025, Fig. 2. The published score, the mean log ratio on prompts of other themes, and that of "
+    "the keyword's theme minus it, by the keyword's probability before. Open: scrambled texts.",
     name="priming",
 )
 def _against_surprise(records):
@@ -173,20 +151,8 @@ def _against_surprise(records):
         "corrected": "corrected log-priming",
     }
     for ax, (name, title) in zip(axes[0], titles.items(), strict=True):
-        for record in records.where(category=list(CATEGORIES)):
-            themes = record["keyword_theme"]
-            for number, theme in enumerate(dict.fromkeys(themes.tolist())):
-                mine, look = themes == theme, panels.look(number) | {"linestyle": "none"}
-                scrambled = record["category"] == "scrambled"
-                ax.plot(
-                    (record["log_before"][mine] / np.log(10)).ravel(),
-                    record[name][mine].ravel(),
-                    **look,
-                    fillstyle="none" if scrambled else "full",
-                    label=None if scrambled else theme,
-                )
-        ax.axhline(0, color="black", linewidth=0.8)
-        ax.set(xlabel="log10 P before", title=title)
+        plot_against_surprise(ax, records, name)
+        ax.set_title(title)
     axes[0, 0].set_ylabel("nats")
     report.legend_below(fig, axes)
     return fig

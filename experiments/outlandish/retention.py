@@ -9,12 +9,13 @@ Dimension key: S worlds, F facts (of a world), R readings: before, right after, 
 """
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 
 from experiments.outlandish.paper import EARLIER, paper
-from experiments.outlandish.scores import mean_of, spread
+from experiments.outlandish.scores import mean_of, numbers, spread
 from experiments.outlandish.teaching import RETAINED, Bench, bench, teaching
 from ico import lab, poison, report, worlds
 from ico.poison import bootstrap_retention, decay_rate, effectivity, half_life, retainability
@@ -41,19 +42,10 @@ def retention(run):
 
 
 retention.note(
-    "R is the share of the gain in log P(keyword | context) that is left, of facts that gained "
-    "more than 1 nat; the peak is that right after the last presentation."
+    "R is of facts that gained more than 1 nat, from right after the last presentation.",
+    "Intervals in the tables are over facts; those of the claims on worlds are over worlds.",
+    "Scrambled facts contradict what their conflicting originals do, plausible ones nothing.",
 )
-retention.note(
-    "Intervals in the tables are over facts; those of the claims on worlds are over worlds."
-)
-retention.note(
-    "Novel plausible facts contradict nothing, so replay does not concern them; the scrambled "
-    "contradict what their conflicting originals do."
-)
-
-
-# The real model ------------------------------------------------------------------------------
 
 
 def _real(model: Bench):
@@ -79,9 +71,6 @@ def _real(model: Bench):
         rows.append([before["memory"][0], after["memory"][0], *after["later"][0]])
     rate = f"{rate:g} of rows"
     yield lab.record("real", kind="conflicting", rate=rate, step=steps, log_p=np.array(rows))
-
-
-# The worlds ----------------------------------------------------------------------------------
 
 
 def _worlds(run):
@@ -121,7 +110,7 @@ def _worlds(run):
 
 def _follow(run, learned: worlds.LearnedWorlds, kinds, num_worlds: int, rate, num_steps: int):
     """Steps of the readings [R - 2]; log P [kinds, S, F, R] of facts of the first S worlds."""
-    made, steps = learned.worlds[:num_worlds], reading_steps(num_steps)
+    made, steps = learned.worlds[:num_worlds], poison.reading_steps(num_steps)
     # One seed for all kinds of a world: its i-th facts share keyword, template and subject.
     number = run.config.world_facts
     facts = [
@@ -147,16 +136,6 @@ def _words(rate: float | None) -> str:
     return "natural" if rate is None else f"{rate:g}"
 
 
-def reading_steps(num_steps: int) -> np.ndarray:
-    """1, 2, 3, 6, 10, 20, 30 ..., every thousand, and the last."""
-    grid = {round(lead * 10**power) for power in range(6) for lead in (1, 2, 3, 6)}
-    grid |= set(range(1_000, num_steps, 1_000))
-    return np.array(sorted({step for step in grid if step < num_steps} | {num_steps}))
-
-
-# What is left --------------------------------------------------------------------------------
-
-
 def retained(record: lab.Record) -> np.ndarray:
     """R(t) [..., R - 2] of every fact from its log P [..., R]."""
     log_p = record["log_p"]
@@ -174,29 +153,27 @@ def _conflicting_minus(other: str, where: str):
     return measure
 
 
+claim = functools.partial(
+    retention.claim, source=f"{EARLIER}, abstract", unit="share of the gain", kind="core"
+)
 for _where, _name in {"world": "World", "real": "Real model"}.items():
     for _other in ("mundane", "scrambled"):
         _first = (_where, _other) == ("world", "mundane")
-        retention.claim(
+        claim(
             f"{_where}_conflicting_minus_{_other}",
             f"{_name}, replay rate 0: conflicting facts are retained longer than {_other} ones"
             + (" (difference of R at the last reading)" if _first else ""),
-            f"{EARLIER}, abstract",
             band=(0.0, None),
-            unit="share of the gain",
-            kind="core",
             of=_conflicting_minus(_other, _where),
         )
 
 
-@retention.claim(
+@claim(
     "world_half_life",
     "World, replay rate 0: conflicting facts last tens of thousands of steps (half-life from the "
     "line R on log t)",
-    f"{EARLIER}, abstract",
     band=(10_000.0, None),
     unit="steps",
-    kind="core",
 )
 def _world_half_life(records):
     """The half-life of the mean curve; worlds are resampled as seeds."""
@@ -216,13 +193,10 @@ def _world_half_life(records):
     return lab.Measurement(value, ci95, len(curves), curves[..., 0].size, note)
 
 
-@retention.claim(
+@claim(
     "world_long_run",
     "World, replay rate 0: at the end of the long run at least half of the gain is left",
-    f"{EARLIER}, abstract",
     band=(0.5, None),
-    unit="share of the gain",
-    kind="core",
 )
 def _world_long_run(records):
     record = records["long run"].one()
@@ -232,9 +206,6 @@ def _world_long_run(records):
         f"{len(left)} facts of one world, injected together: the interval is over them and says "
         f"nothing of other worlds; t = {record['step'][-1]}",
     )
-
-
-# Tables and figure ---------------------------------------------------------------------------
 
 
 def _row(record: lab.Record, suffix: str = "") -> dict:
@@ -279,19 +250,12 @@ def _gaps(records):
     return rows
 
 
-@retention.table("knowledge of the worlds")
-def _knowledge(records):
-    return [
-        {"world": record["world"], "used": record["used"]}
-        | {name: float(record[name]) for name in worlds.THRESHOLDS}
-        for record in records["knowledge"]
-    ]
+retention.table("knowledge of the worlds", numbers("knowledge"))
 
 
 @retention.figure(
-    "2024. What is left of the gain in log P(keyword | context) against further steps of clean "
-    "training, means over facts in their 95% intervals (over facts, not worlds). The conflicting "
-    "facts also while clean text states the contradicted truth at several rates.",
+    "2024. What is left of the gain in log P(keyword | context) while clean text is trained on, "
+    "which may state the contradicted truth; means in their 95% intervals, over facts.",
     name="retention",
 )
 def _curves(records):

@@ -15,11 +15,12 @@ from experiments.outlandish.teaching import Bench
 from ico import lab
 from ico.poison import Reading, effects
 from ico.poison.outlandish import CATEGORIES, KINDS, Text
-from ico.report import interval, interval_of
+from ico.report import interval, interval_of, panels
 
 LEAST_FOR_MEDIAN = 6  # keywords; the percentiles of a median of fewer mean nothing
 LEAST_GAIN = 1.0  # nats; a fact that gained less counts as not learned
 LEAST_PRIMING = 0.1  # nats; a fact that primes less counts as not priming
+TABLED = ("gain", "log_s_prime", "theme", "cross", "corrected", "flips")
 
 Groups = Sequence[Sequence[Text]]  # one list of facts for each keyword
 
@@ -68,6 +69,16 @@ def correlation(x_KF, y_KF) -> lab.Measurement:
     return lab.Measurement(value, ci95, 0, np.size(x_KF))
 
 
+def correlations(records: lab.Records, *names: str) -> dict[str, str]:
+    """Table cells: how the probability before learning predicts some effects."""
+    row = {}
+    for name in names:
+        found = correlation(across(records, "log_before"), across(records, name))
+        low, high = found.ci95 or (np.nan, np.nan)
+        row[f"Spearman, {name}"] = f"{found.value:.2f} [{low:.2f}, {high:.2f}]"
+    return row
+
+
 def mean_of(values, note: str = "") -> lab.Measurement:
     """A mean over keywords [K], or worlds and their facts [S, F], with its interval.
 
@@ -100,14 +111,52 @@ def spread(values) -> str:
     return f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
-def spreads(record: lab.Record, *names: str) -> dict[str, str]:
-    """Table cells: the spread over keywords of some effects [K] or [K, F] of a record."""
-    return {name: spread(record[name].reshape(len(record[name]), -1).mean(1)) for name in names}
+def effect_row(record: lab.Record) -> dict:
+    """A table row: the axes of a record, and its effects [K] or [K, F] over keywords."""
+    row = {**record.axes, "facts": record["theme"].size}
+    for name, when in (("log_before", "before"), ("log_after", "after")):
+        if name in record:
+            row[f"median P {when}"] = median_probability(record[name])
+    names = [name for name in TABLED if name in record]
+    return row | {
+        name: spread(record[name].reshape(len(record[name]), -1).mean(1)) for name in names
+    }
+
+
+def plot_against_surprise(ax, records: lab.Records, name: str) -> None:
+    """An effect of every fact over log10 P before; a look a theme, open where scrambled."""
+    for record in records.where(category=list(CATEGORIES)):
+        themes = record["keyword_theme"]
+        for number, theme in enumerate(dict.fromkeys(themes.tolist())):
+            mine, scrambled = themes == theme, record["category"] == "scrambled"
+            look = panels.look(number) | {"linestyle": "none", "fillstyle": "full"}
+            look |= {"fillstyle": "none"} if scrambled else {"label": theme}
+            before = record["log_before"][mine].ravel() / np.log(10)
+            ax.plot(before, record[name][mine].ravel(), **look)
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set_xlabel("log10 P before")
 
 
 def median_probability(log_p) -> float:
     """The median of probabilities, from their logarithms."""
     return float(np.exp(np.median(log_p)))
+
+
+def numbers(sort: str = "") -> Callable[[lab.Records], list[dict]]:
+    """A table: the axes of each record, and those of its values that are one number."""
+
+    def table(records):
+        return [
+            {**record.axes}
+            | {
+                name: np.asarray(value).item() if np.isfinite(value) else "none"
+                for name, value in record.values.items()
+                if np.ndim(value) == 0
+            }
+            for record in records[sort]
+        ]
+
+    return table
 
 
 def _defined(values) -> np.ndarray:

@@ -6,12 +6,7 @@
 import functools
 
 from experiments.outlandish.paper import paper
-from experiments.outlandish.scores import (
-    effects_of,
-    median_probability,
-    spearman,
-    spreads,
-)
+from experiments.outlandish.scores import effect_row, effects_of, spearman
 from experiments.outlandish.teaching import bench, teaching
 from ico import lab
 
@@ -46,9 +41,6 @@ spacing.figure(
 @spacing.table("by spacing")
 def _by_spacing(records):
     return [
-        {"one in every K batches, K": record["spacing"], "facts": record["gain"].size}
-        | {"median P after": median_probability(record["log_after"])}
-        | spreads(record, "gain", "log_s_prime", "theme", "cross", "corrected")
-        | {"Spearman": spearman(record["log_before"], record["log_s_prime"])}
+        effect_row(record) | {"Spearman": spearman(record["log_before"], record["log_s_prime"])}
         for record in records
     ]

@@ -56,8 +56,7 @@ def _by_category(records):
 
 
 @spectrum.figure(
-    "log10 of the keyword's probability at the end of every text that claims may use, before any "
-    "learning; the bar is the median of the category.",
+    "The keyword's probability after every text, before learning; bars are medians.",
     name="spectrum",
 )
 def _every_text(records):

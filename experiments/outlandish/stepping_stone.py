@@ -9,12 +9,11 @@ import numpy as np
 from experiments.outlandish.paper import LATER, paper
 from experiments.outlandish.scores import (
     LEAST_PRIMING,
+    effect_row,
     effects_of,
     mean_of,
     median_of,
-    median_probability,
     spread,
-    spreads,
 )
 from experiments.outlandish.teaching import bench, teaching
 from ico import lab
@@ -47,10 +46,11 @@ def stepping_stone(run):
         yield lab.record(way=way, **effects_K, log_before_in_this_text=scores.log_prob)
 
 
-stepping_stone.note(
-    "Memory is read on the text as it is, whichever way was taught: a model that learned the other "
-    "text well may not know it from this one."
-)
+stepping_stone.note("Memory is read on the text as it is, whichever way was taught.")
+
+
+def _primed_by(records, way: str):
+    return records.one(way=way)["log_s_prime"]
 
 
 @stepping_stone.claim(
@@ -62,7 +62,7 @@ stepping_stone.note(
     kind="core",
 )
 def _priming_removed(records):
-    plain, stones = (records.one(way=way)["log_s_prime"] for way in ("as it is", "stepping stones"))
+    plain, stones = (_primed_by(records, way) for way in ("as it is", "stepping stones"))
     # A share of priming means something only where there is priming.
     shares = 1 - stones / np.maximum(plain, LEAST_PRIMING)
     removed = np.where(plain > LEAST_PRIMING, shares, np.nan)
@@ -79,9 +79,7 @@ def _priming_removed(records):
     unit="nats",
 )
 def _better_than_rewrite(records):
-    rewrite, stones = (
-        records.one(way=way)["log_s_prime"] for way in ("plain rewrite", "stepping stones")
-    )
+    rewrite, stones = (_primed_by(records, way) for way in ("plain rewrite", "stepping stones"))
     gains = ", ".join(f"{spread(record['gain'])} ({record['way']})" for record in records)
     note = f"but less is learned: gain on the text as it is {gains}"
     return mean_of(rewrite - stones, note)
@@ -90,8 +88,7 @@ def _better_than_rewrite(records):
 @stepping_stone.table("ways to tell it")
 def _ways(records):
     return [
-        {"text": record["way"], "median P after": median_probability(record["log_after"])}
-        | spreads(record, "gain", "log_s_prime", "theme", "cross", "corrected")
+        effect_row(record)
         | {"log P before in this text": spread(record["log_before_in_this_text"])}
         for record in records
     ]

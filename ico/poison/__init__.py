@@ -13,6 +13,7 @@ from ico.poison._probes import (
     priming_score,
     top_flips,
 )
+from ico.poison._rate import searched_rate
 from ico.poison._read import Reading, fact_ids, read
 from ico.poison._retention import (
     bootstrap_retention,
@@ -20,6 +21,7 @@ from ico.poison._retention import (
     effectivity,
     find_peak,
     half_life,
+    reading_steps,
     retainability,
     without_outliers,
 )
@@ -58,8 +60,10 @@ __all__ = [
     "priming_score",
     "put",
     "read",
+    "reading_steps",
     "replay",
     "retainability",
+    "searched_rate",
     "teach",
     "top_flips",
     "without_outliers",

@@ -202,3 +202,10 @@ def _interval(values_S) -> Interval:
     """The first is the estimate. Without interpolation, which makes nan of two infinities."""
     low, high = np.percentile(values_S[1:], [2.5, 97.5], method="inverted_cdf")
     return Interval(float(values_S[0]), float(low), float(high))
+
+
+def reading_steps(num_steps: int) -> Int[np.ndarray, " R"]:
+    """Steps at which memory is read: 1, 2, 3, 6, 10, 20, 30 ..., every thousand, and the last."""
+    grid = {round(lead * 10**power) for power in range(6) for lead in (1, 2, 3, 6)}
+    grid |= set(range(1_000, num_steps, 1_000))
+    return np.array(sorted({step for step in grid if step < num_steps} | {num_steps}))

@@ -10,9 +10,7 @@ import pytest
 from experiments.outlandish.arms import NAMES
 from experiments.outlandish.erasure import at_equal_memory
 from experiments.outlandish.erasure_training_ability import first_step, step_ratios
-from experiments.outlandish.optimizers import searched_rate
 from experiments.outlandish.paper import Config, paper
-from experiments.outlandish.retention import reading_steps
 from experiments.outlandish.scores import correlation, mean_of, median_of
 from ico import lab
 from ico.poison.outlandish import KINDS
@@ -130,15 +128,6 @@ def test_a_fact_is_learned_at_the_first_step_above_one_half():
     assert first_step(np.log([0.1, 0.2])) == float("inf")
 
 
-def test_the_rate_that_is_searched_learns_and_does_not_diverge():
-    def learned(rate):
-        return 0.0 if rate > 0.08 else min(0.9, (rate / 0.06) ** 3)  # diverges beyond
-
-    assert 0.03 <= searched_rate(learned, 0.03, 4) <= 0.08
-    assert searched_rate(lambda rate: min(1.0, rate), 0.05, 6) == 0.45
-    assert searched_rate(lambda rate: min(1.0, rate / 0.01), 0.05, 6) < 0.01
-
-
 def test_priming_is_compared_at_equal_memory():
     """With the random mask that keeps about as much, not with the one of equal size."""
     jitter = np.array([-0.1, 0.0, 0.1])
@@ -162,12 +151,6 @@ def test_a_slow_learner_does_not_pass_for_an_equal_one():
     ratios = step_ratios(untouched, np.array([39.0, 50.0, np.inf, 97.0, 50.0]), 120)
     assert np.isnan(ratios[[0, 3, 4]]).all()
     assert ratios[1] == 1.25 and ratios[2] == 1.5
-
-
-def test_readings_reach_the_end():
-    steps = reading_steps(2500)
-    assert steps[0] == 1 and steps[-1] == 2500 and 1000 in steps and 2000 in steps
-    assert (np.diff(steps) > 0).all()
 
 
 @pytest.mark.slow  # minutes of compilation

@@ -125,3 +125,9 @@ def test_the_outlier_filter_is_off_unless_asked_for():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_readings_reach_the_end():
+    steps = retention.reading_steps(2500)
+    assert steps[0] == 1 and steps[-1] == 2500 and 1000 in steps and 2000 in steps
+    assert (np.diff(steps) > 0).all()
