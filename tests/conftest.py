@@ -28,6 +28,15 @@ def fresh_trace_counts():
     chex.clear_trace_counter()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Whole models and trainings without jit, dozens of small compilations each, are slow tests."""
+    rooms = {"lm", "metatrain", "models", "optim"}
+    for item in items:
+        if "without_jit" in item.name and rooms & set(item.path.parts):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def annotations_off():
     """Calls as users make them: without the tests' hook, which would object to bad shapes first."""

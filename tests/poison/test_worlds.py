@@ -92,8 +92,9 @@ def test_a_finished_run_is_found_in_its_folder(tmp_path, monkeypatch):
     )
     first = follow(progress=False)
     # A step would raise now: everything comes from the checkpoint and the log.
-    monkeypatch.setattr(train._loop._Run, "dispatch", None)
-    np.testing.assert_array_equal(follow(progress=False), first)
+    with monkeypatch.context() as patch:
+        patch.setattr(train._loop._Run, "dispatch", None)
+        np.testing.assert_array_equal(follow(progress=False), first)
     np.testing.assert_allclose(first, followed(), atol=1e-5)
 
 
