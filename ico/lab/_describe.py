@@ -66,8 +66,8 @@ def code_of(function: Callable | type) -> str | None:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
         return None
-    node: Any
-    for node in ast.walk(tree):
+    nodes: list[Any] = list(ast.walk(tree))
+    for node in nodes:
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             if isinstance(getattr(body[0].value, "value", None), str):
