@@ -81,6 +81,10 @@ def legend_below(fig: "Figure", axes: Any, columns: int = 4) -> None:
     for ax in np.ravel(axes):
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
+    # As many columns as fit: a line's sample takes some five letters, an inch holds some twelve.
+    widest = max((len(str(label)) for label in entries), default=0) + 6
+    fitting = max(1, int(12 * fig.get_figwidth() / widest))
+    columns = min(columns, fitting)
     fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
 
 

@@ -236,7 +236,7 @@ LEARNERS = {
 HELPERS = {
     *("best_noise_variance", "excess", "gram_eigenvalues", "layers_needed", "linear_losses"),
     *("log_uniform_spectrum", "refined_search", "sample_contexts", "sample_spectral_contexts"),
-    *("tuned_next_vector_ridge", "with_oracle"),
+    "tuned_next_vector_ridge",
     *("statistics", "ridge_weights", "adaptive_ridge_weights", "estimated_noise_variance"),
     *("diagonal_heads", "diagonal_scalars", "descent_reading"),
     *("best_rates", "expected_loss", "gd_plus_plus_error", "grid_search"),

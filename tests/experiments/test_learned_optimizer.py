@@ -146,6 +146,7 @@ def test_records_name_the_best_by_its_tuning_and_average_over_networks(run, digi
     assert last["optimizer"] == "worse" and last["L3RS over it"] < 1
 
 
+@pytest.mark.slow  # a compilation for each
 def test_every_ablation_changes_the_optimizer():
     shapes = {"a": {"kernel": jnp.ones((2, 3))}, "b": {"kernel": jnp.ones((3, 1))}}
     grads = {"a": {"kernel": 1 + jnp.arange(6.0).reshape(2, 3)}, "b": {"kernel": -jnp.ones((3, 1))}}

@@ -67,7 +67,11 @@ def test_the_effective_step_of_a_learner_without_noise_falls_too():
 
 @pytest.mark.parametrize(
     ("w_xy", "said"),
-    [(0.0, "not reproduced"), (0.0003, "reproduced"), (-0.0003, "not reproduced")],
+    [
+        (0.0003, "reproduced"),
+        (-0.0003, "not reproduced"),
+        pytest.param(0.0, "not reproduced", marks=pytest.mark.slow),
+    ],
 )
 def test_momentum_is_found_where_it_is(w_xy, said):
     """Without w_xy there is none, though the regression of whole steps sees some all the same; of
