@@ -13,8 +13,8 @@ def main(argv: list[str]) -> int:
         if name not in modules():
             close = difflib.get_close_matches(name, modules(), n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            print(f"error: unknown experiment {name!r}; {hint}`python -m experiments` lists them",
-                  file=sys.stderr)  # fmt: skip
+            words = f"unknown experiment {name!r}; {hint}`python -m experiments` lists them"
+            print(f"error: {words}", file=sys.stderr)
             return 2
         return find(name).main(rest)
     found, broken = discover()

@@ -12,7 +12,6 @@ from experiments.outlandish.scores import (
     correlations,
     effects_of,
     plot_against_surprise,
-    spearman,
     spread,
 )
 from experiments.outlandish.teaching import bench, teaching
@@ -54,7 +53,7 @@ def _weaker(records):
     weights, context = (records.where(where=where) for where in ("weights", "context"))
 
     def difference(before_KF, told_KF, taught_KF):
-        return abs(spearman(before_KF, taught_KF)) - abs(spearman(before_KF, told_KF))
+        return abs(report.spearman(before_KF, taught_KF)) - abs(report.spearman(before_KF, told_KF))
 
     before = across(weights, "log_before")
     raw = across(context, "log_s_prime"), across(weights, "log_s_prime")

@@ -22,7 +22,6 @@ from experiments.outlandish.scores import (
     mean_of,
     median_probability,
     plot_against_surprise,
-    spearman,
     spread,
 )
 from experiments.outlandish.teaching import bench, teaching
@@ -129,7 +128,7 @@ def _by_theme(records):
         mine = themes == theme
         row = {"theme": theme, "facts": before[mine].size}
         for name in ("log_s_prime", "corrected"):
-            row[f"Spearman, {name}"] = spearman(before[mine], across(records, name)[mine])
+            row[f"Spearman, {name}"] = report.spearman(before[mine], across(records, name)[mine])
             conflicting = across(records, name, "conflicting").mean(1)
             for other in ("mundane", "scrambled"):
                 gap = conflicting - across(records, name, other).mean(1)

@@ -15,7 +15,7 @@ from experiments.outlandish.teaching import Bench
 from ico import lab
 from ico.poison import Reading, effects
 from ico.poison.outlandish import CATEGORIES, KINDS, Text
-from ico.report import interval, interval_of, panels
+from ico.report import interval, interval_of, panels, spearman
 
 LEAST_FOR_MEDIAN = 6  # keywords; the percentiles of a median of fewer mean nothing
 LEAST_GAIN = 1.0  # nats; a fact that gained less counts as not learned
@@ -51,16 +51,6 @@ def across(records: lab.Records, value: str, kind: str = "") -> np.ndarray:
     """A value [K, F] of all facts, or of those of one of `KINDS`."""
     chosen = records.where(category=list(KINDS[kind] if kind else CATEGORIES))
     return np.concatenate([record[value] for record in chosen], axis=1)
-
-
-def spearman(x_KF, y_KF) -> float:
-    """Rank correlation over all facts; NaN where one of the two does not vary."""
-    from scipy.stats import spearmanr  # dear to import
-
-    x, y = np.ravel(x_KF), np.ravel(y_KF)
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(spearmanr(x, y).statistic)
 
 
 def correlation(x_KF, y_KF) -> lab.Measurement:

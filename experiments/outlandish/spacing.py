@@ -6,9 +6,9 @@
 import functools
 
 from experiments.outlandish.paper import paper
-from experiments.outlandish.scores import effect_row, effects_of, spearman
+from experiments.outlandish.scores import effect_row, effects_of
 from experiments.outlandish.teaching import bench, teaching
-from ico import lab
+from ico import lab, report
 
 
 @paper.study("Do a few presentations far apart do the same?")
@@ -41,6 +41,7 @@ spacing.figure(
 @spacing.table("by spacing")
 def _by_spacing(records):
     return [
-        effect_row(record) | {"Spearman": spearman(record["log_before"], record["log_s_prime"])}
+        effect_row(record)
+        | {"Spearman": report.spearman(record["log_before"], record["log_s_prime"])}
         for record in records
     ]

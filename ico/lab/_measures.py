@@ -8,8 +8,8 @@
     of=lab.falls("loss", along="tasks")
 
 A pair in place of a value or of an axis names the two sides of a comparison. `record` is the sort
-of record, by default that without a name. Any function of the
-records that returns a `Measurement` (or `EveryPair`) will do as well.
+of record, by default that without a name. Any function of the records that returns a `Measurement`
+(or `EveryPair`) will do as well.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Comparison:
         counts, *_ = dataclasses.replace(self, value=self.over).sides(records)
 
         def statistic(left, right, count):
-            return self.statistic(left, right) / count
+            return report.ratio(self.statistic(left, right), count)
 
         return report.measured(left, right, counts, statistic=statistic, **more)
 
@@ -85,7 +85,9 @@ def difference(
 
 def reduction(value: Value, *, record: str = "", note: str = "", **where: Any) -> Comparison:
     """The share of the first side's mean that the second takes away: `1 - second / first`."""
-    return Comparison(lambda first, second: 1 - second / first, value, where, record, note)
+    return Comparison(
+        lambda first, second: 1 - report.ratio(second, first), value, where, record, note
+    )
 
 
 def mean(value: str, *, record: str = "", note: str = "", **where: Any) -> Measure:
