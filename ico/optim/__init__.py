@@ -18,6 +18,7 @@ from ico.optim._per_parameter import PerParameterState
 from ico.optim._registry import LearnedOptimizer, learned, make, names
 from ico.optim._sparse import sparse_updates, sparsify, top_mask
 from ico.optim._store import load, load_theta, save
+from ico.optim._with_loss import Optimizer, with_loss
 
 __all__ = [
     "AveragingState",
@@ -27,6 +28,7 @@ __all__ = [
     "L3RS",
     "L3RSState",
     "LearnedOptimizer",
+    "Optimizer",
     "PerParameterState",
     "adafac_mlp",
     "adafac_mlp_init",
@@ -49,4 +51,5 @@ __all__ = [
     "sparsify",
     "top_mask",
     "uniform_weight",
+    "with_loss",
 ]

@@ -41,8 +41,9 @@ def adafac_mlp(
       moves nothing and is counted in the state (`num_skipped`).
 
     Raises:
-      ValueError: (in `update`) params are missing.
+      ValueError: theta is of another optimizer, or (in `update`) params are missing.
     """
+    each.check_theta("adafac_mlp", theta, 2)
 
     def step(outputs, count):
         direction, magnitude = outputs

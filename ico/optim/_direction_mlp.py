@@ -42,8 +42,9 @@ def direction_mlp(
       moves nothing and is counted in the state (`num_skipped`).
 
     Raises:
-      ValueError: (in `update`) params are missing.
+      ValueError: theta is of another optimizer, or (in `update`) params are missing.
     """
+    each.check_theta("direction_mlp", theta, 1)
 
     def step(outputs, count):
         (o,) = outputs

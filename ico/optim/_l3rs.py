@@ -21,11 +21,9 @@ from ico.optim._averaging import Coefficients, averaging_by
 from ico.optim._base_optimizers import signed_direction
 from ico.optim._by_group import (
     Group,
-    Groups,
     check_floating,
     groups_of,
     in_float32,
-    is_large,
 )
 from ico.optim._l3rs_network import (
     NUM_QUANTITIES,
@@ -39,10 +37,11 @@ from ico.optim._l3rs_network import (
     num_outputs,
 )
 from ico.optim._network import network_init
-from ico.optim._outliers import SafeGradient, keep_if, rescaled, safe_gradient
+from ico.optim._outliers import keep_if, mean_products, safe_gradient
+from ico.optim._with_loss import Optimizer
 
 PyTree = Any
-BaseOptimizer = optax.GradientTransformation | str
+BaseOptimizer = Optimizer | str
 
 _HORIZON = 100.0  # steps of a training to which `log_learning_rate` belongs
 _MAX_LOG_FACTOR = 4.0  # the network changes a learning rate by at most e^+-4
@@ -113,8 +112,7 @@ class L3RS:
     outlier among the gradients shortens all later updates.
 
     Fields:
-      base_optimizers: P transforms that give updates to be added, or names of
-        `ico.optim.base_optimizers`.
+      base_optimizers: P transforms that give updates to be added, or `base_optimizers`' names.
       decays: R, of the running means.
       hidden: widths of the network's hidden layers. UNVERIFIED: width and depth are ours.
       embed_dim: E. UNVERIFIED.
@@ -297,7 +295,7 @@ def _transform(config: L3RS, theta, num_steps, learning_rate):
             for base, base_state in zip(bases, state.bases, strict=True)
         ]
         directions, base_states = zip(*found, strict=True)
-        gradient_G, gram_GPP = _mean_products(groups, updates, safe, directions)
+        gradient_G, gram_GPP = mean_products(groups, updates, safe, directions)
         means_GQR, num_losses = means_before_update(
             config.decays,
             state.means,
@@ -348,32 +346,14 @@ def _transform(config: L3RS, theta, num_steps, learning_rate):
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _mean_products(groups: Groups, gradient, safe: SafeGradient, directions):
-    """Mean squares of the scaled gradient [G], and mean products of directions [G, P, P].
-
-    Dots of large arrays need them in memory, where the gradient is but the scaled one is not. So
-    they are taken of the gradient, and again of the scaled one only if the two differ.
-    """
-
-    def products(gradient):
-        trees = [gradient if tree is safe.gradient else tree for tree in directions]
-        return groups.mean_squares(gradient), groups.grams(trees)
-
-    scaled = rescaled(gradient, safe.scale)
-    found = products(jax.tree.map(lambda a, b: a if is_large(a) else b, gradient, scaled))
-    if any(map(is_large, jax.tree.leaves(gradient))):
-        # Scaled again in the branch, for what a branch is given is stored even if it is not taken.
-        found = jax.lax.cond(
-            safe.scale == 1, lambda: found, lambda: products(rescaled(gradient, safe.scale))
-        )
-    return jax.tree.map(lambda a: jnp.where(safe.is_finite, a, 0), found)
-
-
 def _check_update(config: L3RS, params, value) -> None:
     if params is None:
         raise ValueError("l3rs needs params: update(grads, state, params, value=loss)")
     if value is None and config.use_loss:
-        raise ValueError("l3rs needs the loss: update(grads, state, params, value=loss)")
+        raise ValueError(
+            "l3rs needs the loss: update(grads, state, params, value=loss); inside a wrapper that "
+            "passes no arguments on, such as optax.lookahead, set use_loss=False"
+        )
     if jnp.shape(value):
         raise ValueError(f"the loss must be a scalar, not an array {list(jnp.shape(value))}")
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from ico import files
 from ico.optim._registry import l3rs_config, make
 
 PyTree = Any
@@ -41,32 +41,26 @@ def save(
       trained_on: a description, of anything that JSON has.
 
     Raises:
-      ValueError: an unknown optimizer or argument, or a theta for other settings.
+      ValueError: an unknown optimizer or argument, a theta for other settings, or anything that
+        would come back different, such as keys of dicts that are not strings. Nothing is written.
       TypeError: settings or description that JSON has no form for.
+      OSError: the files cannot be written.
     """
     settings = settings or {}
     make(name, theta=theta, **settings)
-    text = json.dumps(
-        {
-            "format": _FORMAT,
-            "name": name,
-            "settings": _whole(name, settings),
-            "trained_on": trained_on,
-        },
-        indent=1,
-    )
     path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    flat = {
-        jax.tree_util.keystr(place, simple=True, separator="/"): np.asarray(leaf)
-        for place, leaf in jax.tree_util.tree_leaves_with_path(theta)
+    description = {
+        "format": _FORMAT,
+        "name": name,
+        "settings": _whole(name, settings),
+        "trained_on": trained_on,
     }
-    temporary = path / f".theta.{os.getpid()}.npz"
-    np.savez(temporary, allow_pickle=False, **flat)
-    os.replace(temporary, path / "theta.npz")
-    temporary = path / f".optimizer.{os.getpid()}.json"
-    temporary.write_text(text + "\n")
-    os.replace(temporary, path / "optimizer.json")  # last: a folder without it holds nothing
+    text = json.dumps(description)
+    if not _is_same(files.parse_json(text, path / "optimizer.json"), description):
+        raise ValueError(f"{path}: settings and description must be what JSON gives back")
+    description["theta_sha256"] = files.save_tree(path / "theta.npz", theta)
+    # Last: a folder without it holds nothing.
+    files.write_atomically(path / "optimizer.json", json.dumps(description, indent=1) + "\n")
     return path
 
 
@@ -80,8 +74,9 @@ def load(path: str | os.PathLike, **changes) -> optax.GradientTransformationExtr
 
     Raises:
       FileNotFoundError: no optimizer is there.
-      ValueError: the folder's files are damaged or of another format, an unknown argument, or (of
-        "l3rs") a change of `average` or of the number of base optimizers, for which theta is not.
+      ico.files.FileError: one of the folder's files is damaged or of another format.
+      ValueError: an unknown argument, or (of "l3rs") a change of `average` or of the number of base
+        optimizers, for which theta is not.
 
     Example:
       folder = "runs/learned_optimizer/cpu-0/optimizers/l3rs-digits"
@@ -99,28 +94,46 @@ def load_theta(path: str | os.PathLike) -> tuple[dict[str, Any], PyTree]:
     """The description of a saved optimizer (name, settings, trained_on), and theta.
 
     Raises:
-      FileNotFoundError, ValueError: as `load`.
+      FileNotFoundError, ico.files.FileError: as `load`.
     """
     path = Path(path)
-    if not (path / "optimizer.json").exists():
+    file = path / "optimizer.json"
+    if not file.exists():
         raise FileNotFoundError(f"{path} holds no learned optimizer (optimizer.json)")
+    found = files.check_fields(
+        files.read_json(file), file, {"format": int, "name": str, "settings": dict}
+    )
+    if found["format"] not in (1, _FORMAT):
+        raise files.FileError(
+            f"{file} has format {found['format']}; this code reads 1 and {_FORMAT}"
+        )
+    is_old = found["format"] == 1
+    # With the checksum, theta is known to be the one that this file describes.
+    theta = files.load_tree(path / "theta.npz", found.pop("theta_sha256", None))
     try:
-        found = json.loads((path / "optimizer.json").read_text())
-        if found["format"] not in (1, _FORMAT):
-            raise ValueError(f"format {found['format']}, this code reads 1 and {_FORMAT}")
-        theta: dict = {}
-        with np.load(path / "theta.npz", allow_pickle=False) as file:
-            for name in file.files:
-                *outer, last = name.split("/")
-                place = theta
-                for key in outer:
-                    place = place.setdefault(key, {})
-                place[_RENAMED.get(last, last)] = jnp.asarray(file[name])
-        settings = {_RENAMED.get(key, key): value for key, value in found["settings"].items()}
-        found["settings"] = _whole(found["name"], settings)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a learned optimizer ({error})") from error
+        found["settings"] = _whole(found["name"], _renamed(found["settings"], is_old))
+        theta = jax.tree.map(jnp.asarray, _renamed(theta, is_old))
+        make(found["name"], theta=theta, **found["settings"])
+    except Exception as error:  # whatever comes of settings that are of other types
+        reason = " ".join(str(error).split())[:300]
+        raise files.FileError(
+            f"{file} and theta.npz beside it make no optimizer: {reason}"
+        ) from error
     return found, theta
+
+
+def _renamed(tree: dict[str, Any], is_old: bool) -> dict[str, Any]:
+    """Settings or theta under the names of today."""
+    return {_RENAMED.get(key, key): value for key, value in tree.items()} if is_old else tree
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    """Whether a value from JSON is another one; tuples are lists, and NaN is itself."""
+    if isinstance(b, dict):
+        return isinstance(a, dict) and a.keys() == b.keys() and all(_is_same(a[k], b[k]) for k in b)
+    if isinstance(b, list | tuple):
+        return isinstance(a, list) and len(a) == len(b) and all(map(_is_same, a, b))
+    return a == b or (a != a and b != b)
 
 
 def _whole(name: str, settings: dict[str, Any]) -> dict[str, Any]:
