@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ico.files import write_atomically
+from ico.files import check_fields, parse_json, read_bytes, write_atomically
 from ico.train._errors import CheckpointError
 from ico.train.checkpoint import writing
 
@@ -176,14 +176,14 @@ def _read_rows(path: Path, step: int) -> list[Row]:
     """
     rows: list[Row] = []
     if path.exists():
-        lines = path.read_text(errors="replace").splitlines(keepends=True)
+        lines = read_bytes(path).splitlines(keepends=True)
         for number, line in enumerate(lines, start=1):
             try:
-                row = _map_floats(json.loads(line), float)
+                row = _map_floats(parse_json(line, path), float)
+                check_fields(row, path, {"step": int, "seconds": float})
                 done = row["step"] > step
-                assert "seconds" in row
-            except (ValueError, KeyError, TypeError, AssertionError):
-                if number == len(lines) and not line.endswith("\n"):
+            except ValueError:
+                if number == len(lines) and not line.endswith(b"\n"):
                     break
                 raise CheckpointError(
                     f"{path}, line {number} is damaged; mend or delete the line"
