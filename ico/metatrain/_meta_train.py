@@ -293,6 +293,7 @@ def _outer_step(outer: optax.GradientTransformation, gradient: _MetaGradient):
         }
         return train.TrainState(state.step + 1, theta, (outer_state, unrolls), state.key), metrics
 
+    outer_step.__dict__["optimizer"] = outer  # as `train.make_step` does
     return outer_step
 
 
