@@ -1,5 +1,6 @@
 """The command line of an experiment, on a tiny paper of two studies."""
 
+import importlib
 import json
 import os
 import re
@@ -235,6 +236,55 @@ def test_a_mended_claim_is_measured_anew_on_what_was_found(paper):
     assert "One is two" in (paper.out / "report.html").read_text()
 
 
+@pytest.mark.parametrize("text", ["5", "null", '{"first": 1}', "[1]", "[" * 5_000, "\x00", ""])
+def test_damaged_marks_of_what_is_to_be_done_are_named(paper, text):
+    paper("--studies", "first")
+    (paper.out / ".unfinished.json").write_text(text)
+    assert_refused(paper("--resume"), ".unfinished.json")
+
+
+NAMES = ["config.json", ".unfinished.json", ".lock", "results.json", "report.html"]
+NAMES += ["studies/first.json", "studies/first.npz", "figures/x.svg"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_where_a_file_belongs(paper, name):
+    """One line that names it, or a run that does without; never a traceback."""
+    (paper.out / name).mkdir(parents=True)
+    (paper.out / "config.json").exists() or (paper.out / "config.json").write_text(
+        '{"experiment": "tiny"}'
+    )
+    status, _, err = paper("--resume")
+    lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
+    assert (status, lines) == (0, []) or (status == 2 and len(lines) == 1), err
+    if status:
+        assert str(paper.out) in lines[0] or "no run of ours" in lines[0]
+
+
+@pytest.mark.parametrize("name", ["studies", "figures", "checkpoints"])
+def test_a_file_where_a_folder_belongs(paper, name):
+    paper.out.mkdir()
+    (paper.out / "config.json").write_text('{"experiment": "tiny"}')
+    (paper.out / name).write_text("")
+    status, _, err = paper("--resume")
+    assert status == 0 or (status == 2 and err.count("\n") == 1 and str(paper.out) in err)
+
+
+def test_a_link_to_nothing_and_no_folder_at_all(paper, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for empty in ("", "  "):
+        assert_refused(paper("--out", empty, out=False), "out: is empty")
+        assert_refused(paper(f"--out={empty}", out=False), "out: is empty")
+    assert sorted(tmp_path.iterdir()) == before
+    paper.out.symlink_to(tmp_path / "gone")
+    assert_refused(paper(), "link to nothing", str(paper.out))
+    assert_refused(paper("--out", str(paper.out / "below"), out=False), "link to nothing")
+    paper.out.unlink()
+    paper.out.symlink_to(paper.out)
+    assert_refused(paper(), str(paper.out))
+
+
 def test_a_file_in_the_way(paper):
     paper.out.write_text("precious")
     assert_refused(paper(), "is a file")
@@ -279,6 +329,37 @@ def test_interrupted_and_resumed(paper, mode, code, ctrl_c):
     status, out, _ = paper("--seed", "1", "--resume")
     assert status == 0 and "first: already done" in out
     assert paper.ran == ["first", "second", "second"]
+
+
+@pytest.mark.parametrize("where", ["_write_report", "_stopped"])
+def test_more_ctrl_c_while_it_stops(paper, where, ctrl_c, monkeypatch):
+    """While the report is written, and after: a line each time, and never a traceback."""
+    stopped = importlib.import_module("ico.lab._launch")._stopped
+
+    def interrupt(*arguments):
+        if where == "_stopped":
+            stopped(*arguments)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(f"ico.lab._launch.{where}", interrupt)
+    status, _, err = paper(mode="int")
+    assert status == 130 and "--resume" in err and "stopped by SIGINT" in err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.undo()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0, 0.01, 0.2])
+def test_three_fast_ctrl_c_end_without_a_traceback(paper, seconds):
+    process = paper.start(mode="wait")
+    deadline = time.monotonic() + 200
+    while "second" not in paper.ran and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(seconds)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 130 and "--resume" in err and "Traceback" not in err
 
 
 def test_killed_and_resumed(paper):
