@@ -2,140 +2,14 @@
 
 import importlib
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 
-PAPER = '''
-"""On tiny papers.
-
-That one is one.
-"""
-import os, signal, time
-import numpy as np
-from ico import lab
-
-class Config(lab.Config):
-    # Tasks a step.
-    batch_size: lab.Count = 8
-    sizes: lab.Distinct[lab.Count] = (1, 2)
-
-paper = lab.Paper(
-    "tiny", authors="A. Uthor", year=2022, arxiv="0000.00000", config=Config,
-    smoke={"batch_size": 2}, paper={"batch_size": 99},
-    cost={"smoke": "a second", "cpu": "two seconds", "paper": "three seconds"},
-)
-
-@paper.study("the first study")
-def first(run):
-    _log("first")
-    yield lab.record(one=np.asarray(1.0))
-
-first.claim("one", "One is one.", "Eq. 1", band=(1.0, 1.0), of=lab.exact("one"))
-
-@paper.study("the second study")
-def second(run):
-    _log("second")
-    mode = os.environ.get("TINY", "")
-    if mode == "crash":
-        raise RuntimeError("something is broken")
-    if mode == "full":
-        raise OSError(28, "No space left on device", str(run.directory))
-    if mode == "data":
-        raise lab.InputError("data", "no such folder; download it first")
-    if mode == "file":
-        open(run.directory / "absent")
-    if mode in ("term", "int", "kill"):
-        os.kill(os.getpid(), getattr(signal, "SIG" + mode.upper()))
-        time.sleep(30)
-    if mode == "train":
-        from ico.train import Interrupted
-        raise Interrupted("SIGTERM", 7, run.directory)
-    if mode == "nan":
-        from ico.train import NonFiniteLoss
-        raise NonFiniteLoss(7, None, {"loss": float("nan")}, None)
-    if mode == "wait":
-        time.sleep(300)
-    yield lab.record(two=[1.5, 2.5] if mode != "claim" else [0.0])
-
-@second.claim("two", "Two is large.", "Eq. 2", band=(3.0, None), unit="ratio")
-def _two(records):
-    if os.environ.get("TINY") == "claim":
-        raise RuntimeError("the claim is broken")
-    return lab.Measurement(2.0, (1.5, 2.5), 3, 10)
-
-def _log(name):
-    with open(os.environ["TINY_LOG"], "a") as log:
-        log.write(name + "\\n")
-
-if __name__ == "__main__":
-    raise SystemExit(paper.main())
-'''
-
-
-class Paper:
-    """Runs the tiny paper, in this process or in one of its own."""
-
-    def __init__(self, folder, environment, monkeypatch, capsys):
-        (folder / "tiny_paper.py").write_text(PAPER)
-        self.log, self.out, self.folder = folder / "log", folder / "out", folder
-        self.environment = environment | {"TINY_LOG": str(self.log)}
-        self.environment["PYTHONPATH"] += os.pathsep + str(folder)
-        self.capsys, self.monkeypatch = capsys, monkeypatch
-        monkeypatch.setenv("TINY_LOG", str(self.log))
-        monkeypatch.syspath_prepend(folder)
-        # The cache belongs to a process; the tests have their own.
-        monkeypatch.setattr("ico.train.enable_compilation_cache", lambda: None)
-        monkeypatch.setattr("ico.train.compile_quickly", lambda: None)
-        for name in [name for name in sys.modules if name.startswith("tiny_paper")]:
-            monkeypatch.delitem(sys.modules, name)
-
-    def __call__(self, *arguments, mode="", out=True):
-        import tiny_paper
-
-        self.monkeypatch.setenv("TINY", mode)
-        words = [*arguments, *(["--out", str(self.out)] if out else [])]
-        status = tiny_paper.paper.main(words)
-        captured = self.capsys.readouterr()
-        return status, captured.out, captured.err
-
-    def start(self, *arguments, mode=""):
-        command = [sys.executable, "-m", "tiny_paper", *arguments, "--out", str(self.out)]
-        return subprocess.Popen(
-            command,
-            env=self.environment | {"TINY": mode},
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    @property
-    def ran(self):
-        return self.log.read_text().split() if self.log.exists() else []
-
-    @property
-    def verdicts(self):
-        claims = json.loads((self.out / "results.json").read_text())["claims"]
-        return {claim["id"]: claim["verdict"] for claim in claims}
-
-
-@pytest.fixture
-def paper(tmp_path, environment, monkeypatch, capsys):
-    return Paper(tmp_path, environment, monkeypatch, capsys)
-
-
-def assert_refused(result, *words):
-    status, out, err = result
-    assert status == 2
-    assert err.startswith("error: ") and err.count("\n") == 1 and not out
-    for word in words:
-        assert word in err
+from tests.lab.conftest import assert_refused
 
 
 def test_a_run_from_first_line_to_last(paper):
@@ -234,55 +108,6 @@ def test_a_mended_claim_is_measured_anew_on_what_was_found(paper):
     assert paper.ran == ["first", "second"]
     assert paper.verdicts == {"first.another": "not reproduced", "second.two": "not reproduced"}
     assert "One is two" in (paper.out / "report.html").read_text()
-
-
-@pytest.mark.parametrize("text", ["5", "null", '{"first": 1}', "[1]", "[" * 5_000, "\x00", ""])
-def test_damaged_marks_of_what_is_to_be_done_are_named(paper, text):
-    paper("--studies", "first")
-    (paper.out / ".unfinished.json").write_text(text)
-    assert_refused(paper("--resume"), ".unfinished.json")
-
-
-NAMES = ["config.json", ".unfinished.json", ".lock", "results.json", "report.html"]
-NAMES += ["studies/first.json", "studies/first.npz", "figures/x.svg"]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_folder_where_a_file_belongs(paper, name):
-    """One line that names it, or a run that does without; never a traceback."""
-    (paper.out / name).mkdir(parents=True)
-    (paper.out / "config.json").exists() or (paper.out / "config.json").write_text(
-        '{"experiment": "tiny"}'
-    )
-    status, _, err = paper("--resume")
-    lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
-    assert (status, lines) == (0, []) or (status == 2 and len(lines) == 1), err
-    if status:
-        assert str(paper.out) in lines[0] or "no run of ours" in lines[0]
-
-
-@pytest.mark.parametrize("name", ["studies", "figures", "checkpoints"])
-def test_a_file_where_a_folder_belongs(paper, name):
-    paper.out.mkdir()
-    (paper.out / "config.json").write_text('{"experiment": "tiny"}')
-    (paper.out / name).write_text("")
-    status, _, err = paper("--resume")
-    assert status == 0 or (status == 2 and err.count("\n") == 1 and str(paper.out) in err)
-
-
-def test_a_link_to_nothing_and_no_folder_at_all(paper, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    before = sorted(tmp_path.iterdir())
-    for empty in ("", "  "):
-        assert_refused(paper("--out", empty, out=False), "out: is empty")
-        assert_refused(paper(f"--out={empty}", out=False), "out: is empty")
-    assert sorted(tmp_path.iterdir()) == before
-    paper.out.symlink_to(tmp_path / "gone")
-    assert_refused(paper(), "link to nothing", str(paper.out))
-    assert_refused(paper("--out", str(paper.out / "below"), out=False), "link to nothing")
-    paper.out.unlink()
-    paper.out.symlink_to(paper.out)
-    assert_refused(paper(), str(paper.out))
 
 
 def test_a_file_in_the_way(paper):
