@@ -33,7 +33,9 @@ class RiskCoverage(NamedTuple):
         return float(self.risk[int(np.searchsorted(self.coverage, coverage - 1e-12))])
 
 
-def disagreement(predictions_nN: Num[Any, "n N"], k: int | float | None = 0.05) -> Float[np.ndarray, "N"]:
+def disagreement(
+    predictions_nN: Num[Any, "n N"], k: int | float | None = 0.05
+) -> Float[np.ndarray, "N"]:
     """How much, and how late in training, an example was classified otherwise than at the end.
 
     `sum_t (t / n)^k [f_t != f_n]` over checkpoints t = 1 ... n, divided by n.
@@ -110,7 +112,9 @@ def threshold_at(scores_N: Shaped[Any, "N"], coverage: int | float) -> float:
     return float(scores[int(np.ceil(coverage * len(scores) - 1e-9)) - 1])
 
 
-def recall_at(scores_N: Shaped[Any, "N"], marked_N: Bool[Any, "N"], false_alarms: int | float) -> float:
+def recall_at(
+    scores_N: Shaped[Any, "N"], marked_N: Bool[Any, "N"], false_alarms: int | float
+) -> float:
     """The share of the marked examples (poisoned, mislabelled) that scores find.
 
     The threshold is the least at which at most `false_alarms` of the others lie above it.
