@@ -4,10 +4,12 @@ import difflib
 import sys
 
 from experiments._discovery import discover, find, modules, status
+from ico import lab
 
 
 def main(argv: list[str]) -> int:
     """Prints the list, or launches the experiment that is named first."""
+    lab.print_what_fits()
     if argv and not argv[0].startswith("-"):
         name, *rest = argv
         if name not in modules():

@@ -44,7 +44,6 @@ THIRD_PARTY = {
 
 # Modules that are names of the public interface themselves, as `ico.algorithms.constructions`.
 PUBLIC_MODULES = {
-    "ico/files.py",
     "ico/report/panels.py",
     "ico/types.py",
     "ico/algorithms/constructions.py",

@@ -1,6 +1,7 @@
 """The loop: many steps a compiled call, metrics one call late, and a run that survives a kill."""
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 
 from ico.optim import eval_params
 from ico.train._compiled import Evaluate, Frozen, compiled_chunk, compiled_evaluation
-from ico.train._data import Sampler, Stream, take
+from ico.train._data import Sampler, Stream, as_source, take
 from ico.train._errors import CheckpointError, Interrupted, NonFiniteLoss
 from ico.train._log import MetricLog, Progress
 from ico.train._signals import StopSignal
@@ -103,7 +104,7 @@ class _Call(NamedTuple):
 def fit(
     step: Step,
     state: TrainState,
-    data: Sampler | Stream,
+    data: Sampler | Stream | Iterable[PyTree],
     config: LoopConfig,
     *,
     given: PyTree = None,
@@ -121,10 +122,12 @@ def fit(
     killed and called again. The caller's `state` stays usable.
 
     Args:
-      step: for one seed, from `make_step`. Keep the function: a new one compiles anew.
+      step: for one seed, from `make_step`. Keep the function: a new one compiles anew. By its
+        attribute `optimizer`, if it has one, checkpoints of another optimizer are told apart.
       state: from `init_state`, with or without a seed axis.
       data: a pure sampler, key -> batch, run on the device with each seed's own key; or a Stream,
-        whose batches all seeds share. Leaves of a batch are [B, ...].
+        whose batches all seeds share; without a directory any iterable of batches will do, which
+        is read on from where it is. Leaves of a batch are [B, ...].
       config: the counts.
       given: what step, sampler and evaluation need beside their arguments, and what no step moves
         (a prior, a frozen model, a world's tables): their last argument, if it is not None. It is
@@ -148,9 +151,13 @@ def fit(
       NonFiniteLoss: loss, update or parameters became infinite or NaN. They are never saved.
       Interrupted: SIGTERM or Ctrl-C came; the call under way was finished and saved.
       CheckpointError: the directory cannot be written, or holds a checkpoint of another model,
-        seed or length.
+        optimizer, seed or length.
       ValueError: a batch cannot be split over the devices, or a Stream ended early.
+      TypeError: `data` is nothing of that kind, or a plain iterable together with a directory.
     """
+    data = as_source(data)
+    if directory is not None and isinstance(data, Stream):
+        data.position()  # of a plain iterable raises before anything is written
     mesh = make_mesh() if mesh is None else mesh
     state = jax.tree.map(lambda leaf: _own(leaf, mesh, donate), state)
     constant = _Given.of(given, given_axes, state, mesh)
@@ -158,7 +165,8 @@ def fit(
     with contextlib.ExitStack() as stack:
         saved, resumed = None, False
         if directory is not None:
-            saved = Checkpoints(directory / "checkpoints", config.keep)
+            optimizer = getattr(step, "optimizer", None)
+            saved = Checkpoints(directory / "checkpoints", config.keep, optimizer)
             stack.callback(saved.close)
             if (restored := saved.restore(state)) is not None:
                 resumed, (state, position) = True, restored
