@@ -148,9 +148,7 @@ def gradient_cosine(first: PyTree, second: PyTree) -> Float[Array, ""]:
     return jnp.where(lengths == 0, 0, a @ b / jnp.where(lengths == 0, 1, lengths))
 
 
-def stationary_variance(
-    rate: ArrayLike, curvature: float, noise: float = 1.0
-) -> Any:
+def stationary_variance(rate: ArrayLike, curvature: float, noise: float = 1.0) -> Any:
     """The variance of `w <- w - rate a (w - m_t)` in the long run, the m_t of variance `noise`.
 
     `rate a noise / (2 - rate a)`; infinite where `rate a >= 2`.
