@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from ico.train._log import MetricLog, Progress
 from ico.train._signals import StopSignal
 from ico.train._state import TrainState
 from ico.train._step import NORMS, Step
+from ico.train._trajectory import Trajectory
 from ico.train.checkpoint import Checkpoints
 from ico.train.mesh import make_mesh, replicated
 
@@ -36,6 +37,7 @@ class LoopConfig:
       keep: checkpoints kept. With 1 there is none to fall back to if it is damaged.
       evaluate_every: a multiple of steps_per_call; 0: only at the end.
       evaluate_at: further steps to evaluate after; a call ends at each.
+      pause_at: further steps at which a call ends.
       precision: of matrix products, as `jax.default_matmul_precision`; "default" changes nothing.
     """
 
@@ -45,6 +47,7 @@ class LoopConfig:
     keep: int = 2
     evaluate_every: int = 0
     evaluate_at: tuple[int, ...] = ()
+    pause_at: tuple[int, ...] = ()
     precision: str = "default"
 
     def __post_init__(self) -> None:
@@ -61,7 +64,7 @@ class LoopConfig:
     def next_boundary(self, step: int) -> int:
         """Where the call that starts at `step` ends. The same for a run resumed anywhere."""
         regular = (step // self.steps_per_call + 1) * self.steps_per_call
-        asked = [at for at in self.evaluate_at if at > step]
+        asked = [at for at in (*self.evaluate_at, *self.pause_at) if at > step]
         return min([regular, self.num_steps, *asked])
 
     def evaluates(self, step: int) -> bool:
@@ -113,6 +116,7 @@ def fit(
     evaluate: Evaluate | None = None,
     label: str = "",
     progress: bool = True,
+    trajectory: Trajectory | None = None,
     mesh: Mesh | None = None,
     donate: bool = False,
 ) -> FitResult:
@@ -140,6 +144,7 @@ def fit(
         (`ico.optim.eval_params`).
       label: stands before the progress bar.
       progress: whether to show the bar, if stderr is a terminal.
+      trajectory: records the iterates at the steps it names, and predictions (`Trajectory`).
       mesh: from `make_mesh`, by default all local devices; batches are split over its "data"
         axis, parameters are on every device unless they come sharded.
       donate: whether the caller gives up `state`, which spares a copy of it.
@@ -185,7 +190,12 @@ def fit(
         if config.precision != "default":
             stack.enter_context(jax.default_matmul_precision(config.precision))
         stop = stack.enter_context(StopSignal())
-        run = _Run(step, data, config, evaluate, constant, mesh, saved, log, bar)
+        if trajectory is not None:
+            config = replace(config, pause_at=config.pause_at + trajectory.steps)
+            trajectory.begin(state.params, state.step.ndim > 0)
+            if start in trajectory.steps:
+                trajectory.record(start, state.params, state.step.ndim > 0)
+        run = _Run(step, data, config, evaluate, constant, mesh, saved, log, bar, trajectory)
         return FitResult(run.train(state, start, stop), log.history())
 
 
@@ -220,6 +230,7 @@ class _Run:
     saved: Checkpoints | None
     log: MetricLog
     bar: Progress
+    trajectory: Trajectory | None
 
     def train(self, state: TrainState, start: int, stop: StopSignal) -> TrainState:
         done, waiting = start, None
@@ -234,6 +245,8 @@ class _Run:
                 compiled = compiled_evaluation(self.evaluate, seeds, self.given.axes)
                 evaluated = compiled(state, self.given.args)
             waiting = _Call(done, end, metrics, evaluated)
+            if self.trajectory is not None:
+                self.trajectory.record(end, state.params, state.step.ndim > 0)
             done, stopping = end, stop.name
             if stopping or self.config.is_due(self.config.checkpoint_every, done):
                 self.settle(waiting)
