@@ -298,11 +298,11 @@ def check(reader: str, folder: Path, count: int) -> int:
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_mutated_files_are_read_or_refused_in_one_line(reader, tmp_path):
+def test_mutated_files_are_read_or_refused_in_one_line(reader, tmp_path, annotations_off):
     assert check(reader, tmp_path, 40) or reader in ("artifact", "study")  # these two warn
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
-def test_many_mutated_files(reader, tmp_path):
+def test_many_mutated_files(reader, tmp_path, annotations_off):
     check(reader, tmp_path, 1_000)
