@@ -27,7 +27,7 @@ ALLOWED = {
     "_run": {"models", "train"},
     "metatrain": {"optim", "train", "files"},
     "worlds": {"lm", "train", "data", "files"},
-    "poison": {"worlds", "lm", "optim", "train", "data", "report"},
+    "poison": {"worlds", "lm", "optim", "train", "data", "report", "files"},
     "lab": {"models", "tasks", "optim", "train", "report", "files"},
 }
 
