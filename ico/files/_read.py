@@ -12,7 +12,7 @@ import numpy as np
 
 _LARGEST_JSON = 64 * 2**20
 _DEEPEST = 100  # nested lists and dicts; far from Python's recursion limit, far above any need
-_BITS = 64  # of an integer in JSON: more fit neither an array nor a float
+_LONGEST_INTEGER = 300  # digits: a float can hold as many
 _JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _JSON_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
 _JSON_NAMES |= {int: "an integer", float: "a number", type(None): "null"}
@@ -48,7 +48,7 @@ def read_bytes(path: str | os.PathLike, max_bytes: int | None = None) -> bytes:
         raise FileError(f"{path} cannot be read ({error.strerror or error})") from error
 
 
-def read_text(path: str | os.PathLike, max_bytes: int = _LARGEST_JSON) -> str:
+def read_text(path: str | os.PathLike, max_bytes: int | None = None) -> str:
     """The content of a UTF-8 file. Raises FileNotFoundError and FileError, as `read_bytes`."""
     try:
         return read_bytes(path, max_bytes).decode("utf-8")
@@ -93,8 +93,8 @@ def parse_json(
       want, finite: as for `read_json`.
 
     Raises:
-      FileError: no JSON, lists and objects nested more than 100 deep, an integer of more than 64
-        bits, a character that UTF-8 cannot encode, or a value of another type.
+      FileError: no JSON, lists and objects nested more than 100 deep, an integer of more than 300
+        digits, a character that UTF-8 cannot encode, or a value of another type.
     """
     try:
         content = content.encode() if isinstance(content, str) else content
@@ -123,8 +123,9 @@ def check_fields(
     Args:
       found: the value.
       name: what the message of an error names: the file, and perhaps the place in it.
-      fields: name -> the type or types that its value may have. `float` allows integers, `int` and
-        `float` do not allow booleans, and `object` allows everything.
+      fields: name -> the type or types that its value may have. `float` allows integers; integers
+        have at most 64 bits, as in arrays; `int` and `float` do not allow booleans; `object` allows
+        everything.
 
     Raises:
       FileError: not an object, or a field is missing or of another type.
@@ -148,8 +149,8 @@ def _depth(content: bytes) -> int:
 
 
 def _integer(text: str) -> int:
-    if len(text) > 20 or int(text).bit_length() > _BITS:
-        raise ValueError(f"an integer of more than {_BITS} bits")
+    if len(text) > _LONGEST_INTEGER:
+        raise ValueError(f"an integer of {len(text)} digits; at most {_LONGEST_INTEGER} are read")
     return int(text)
 
 
@@ -167,7 +168,9 @@ def _is_of(value: Any, want: type | tuple[type, ...]) -> bool:
     types = want if isinstance(want, tuple) else (want,)
     if isinstance(value, bool):
         return bool in types
-    return isinstance(value, types) or (float in types and isinstance(value, int))
+    if isinstance(value, int):
+        return bool({int, float} & set(types)) and value.bit_length() <= 64
+    return isinstance(value, types)
 
 
 def _type_names(want: type | tuple[type, ...]) -> str:

@@ -10,7 +10,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ico import files
+from ico.files import (
+    FileError,
+    check_fields,
+    load_tree,
+    parse_json,
+    read_json,
+    save_tree,
+    write_atomically,
+)
 from ico.optim._registry import l3rs_config, make
 
 PyTree = Any
@@ -30,7 +38,8 @@ def save(
     """Writes a learned optimizer to the folder `path`: optimizer.json and theta.npz.
 
     Of "l3rs" all fields of the configuration are written, defaults too: they say how many base
-    optimizers theta is for, which theta alone does not.
+    optimizers theta is for, which theta alone does not. What is written is read back and
+    compared.
 
     Args:
       path: the folder; made if need be.
@@ -41,26 +50,25 @@ def save(
       trained_on: a description, of anything that JSON has.
 
     Raises:
-      ValueError: an unknown optimizer or argument, a theta for other settings, or anything that
-        would come back different, such as keys of dicts that are not strings. Nothing is written.
+      ValueError: an unknown optimizer or argument, a theta for other settings or that is no nested
+        dict of arrays, or settings that JSON would change (keys that are no strings).
       TypeError: settings or description that JSON has no form for.
-      OSError: the files cannot be written.
+      OSError: the folder cannot be written.
     """
     settings = settings or {}
     make(name, theta=theta, **settings)
-    path = Path(path)
-    description = {
+    found = {
         "format": _FORMAT,
         "name": name,
         "settings": _whole(name, settings),
         "trained_on": trained_on,
     }
-    text = json.dumps(description)
-    if not _is_same(files.parse_json(text, path / "optimizer.json"), description):
-        raise ValueError(f"{path}: settings and description must be what JSON gives back")
-    description["theta_sha256"] = files.save_tree(path / "theta.npz", theta)
-    # Last: a folder without it holds nothing.
-    files.write_atomically(path / "optimizer.json", json.dumps(description, indent=1) + "\n")
+    text = json.dumps(found, indent=1)
+    if not _same(parse_json(text, "optimizer.json"), found):
+        raise ValueError("settings and trained_on: JSON would not give these back as they are")
+    path = Path(path)
+    save_tree(path / "theta.npz", theta)
+    write_atomically(path / "optimizer.json", text + "\n")  # last: without it there is nothing
     return path
 
 
@@ -74,7 +82,7 @@ def load(path: str | os.PathLike, **changes) -> optax.GradientTransformationExtr
 
     Raises:
       FileNotFoundError: no optimizer is there.
-      ico.files.FileError: one of the folder's files is damaged or of another format.
+      FileError: the folder's files are damaged or of another format, or make no optimizer.
       ValueError: an unknown argument, or (of "l3rs") a change of `average` or of the number of base
         optimizers, for which theta is not.
 
@@ -87,53 +95,76 @@ def load(path: str | os.PathLike, **changes) -> optax.GradientTransformationExtr
     settings = found["settings"] | changes
     if found["name"] == "l3rs":
         _check_outputs(path, found["settings"], settings)
-    return make(found["name"], theta=theta, **settings)
+    try:
+        optimizer = make(found["name"], theta=theta, **settings)
+        if found["name"] != "l3rs":  # which has checked theta's shapes
+            _check_update(optimizer)
+    except Exception as error:  # whatever a setting of another type, or a shape, leads to
+        raise FileError(f"{path} makes no optimizer: {_first_line(error)}") from error
+    return optimizer
 
 
 def load_theta(path: str | os.PathLike) -> tuple[dict[str, Any], PyTree]:
     """The description of a saved optimizer (name, settings, trained_on), and theta.
 
     Raises:
-      FileNotFoundError, ico.files.FileError: as `load`.
+      FileNotFoundError, FileError: as `load`.
     """
     path = Path(path)
     file = path / "optimizer.json"
     if not file.exists():
         raise FileNotFoundError(f"{path} holds no learned optimizer (optimizer.json)")
-    found = files.check_fields(
-        files.read_json(file), file, {"format": int, "name": str, "settings": dict}
-    )
+    found = check_fields(read_json(file), file, {"format": int, "name": str, "settings": dict})
     if found["format"] not in (1, _FORMAT):
-        raise files.FileError(
-            f"{file} has format {found['format']}; this code reads 1 and {_FORMAT}"
-        )
-    is_old = found["format"] == 1
-    # With the checksum, theta is known to be the one that this file describes.
-    theta = files.load_tree(path / "theta.npz", found.pop("theta_sha256", None))
+        raise FileError(f"{file} is of format {found['format']}; this code reads 1 and {_FORMAT}")
+    settings = {_RENAMED.get(key, key): value for key, value in found["settings"].items()}
     try:
-        found["settings"] = _whole(found["name"], _renamed(found["settings"], is_old))
-        theta = jax.tree.map(jnp.asarray, _renamed(theta, is_old))
-        make(found["name"], theta=theta, **found["settings"])
-    except Exception as error:  # whatever comes of settings that are of other types
-        reason = " ".join(str(error).split())[:300]
-        raise files.FileError(
-            f"{file} and theta.npz beside it make no optimizer: {reason}"
-        ) from error
+        found["settings"] = _whole(found["name"], settings)
+    except Exception as error:  # whatever a setting of another type leads to
+        raise FileError(f"{file} has unusable settings: {_first_line(error)}") from error
+    found.setdefault("trained_on", None)
+    try:
+        theta = _renamed(load_tree(path / "theta.npz"))
+    except FileNotFoundError as error:
+        raise FileError(f"{path} holds an optimizer.json, but no theta.npz") from error
+    except TypeError as error:
+        raise FileError(f"{path / 'theta.npz'} holds no numbers: {error}") from error
     return found, theta
 
 
-def _renamed(tree: dict[str, Any], is_old: bool) -> dict[str, Any]:
-    """Settings or theta under the names of today."""
-    return {_RENAMED.get(key, key): value for key, value in tree.items()} if is_old else tree
+def _renamed(theta: PyTree) -> PyTree:
+    """The tree on the device, with the names of today at its leaves."""
+    return {
+        _RENAMED.get(name, name): _renamed(value) if isinstance(value, dict) else jnp.asarray(value)
+        for name, value in theta.items()
+    }
 
 
-def _is_same(a: Any, b: Any) -> bool:
-    """Whether a value from JSON is another one; tuples are lists, and NaN is itself."""
-    if isinstance(b, dict):
-        return isinstance(a, dict) and a.keys() == b.keys() and all(_is_same(a[k], b[k]) for k in b)
-    if isinstance(b, list | tuple):
-        return isinstance(a, list) and len(a) == len(b) and all(map(_is_same, a, b))
-    return a == b or (a != a and b != b)
+def _check_update(optimizer: optax.GradientTransformationExtraArgs) -> None:
+    """Raises whatever one update raises; computes nothing."""
+    params = {"w": jax.ShapeDtypeStruct((2, 3), jnp.float32)}
+    state = jax.eval_shape(optimizer.init, params)
+    loss = jax.ShapeDtypeStruct((), jnp.float32)
+    jax.eval_shape(lambda p, s, x: optimizer.update(p, s, p, value=x), params, state, loss)
+
+
+def _same(read: Any, written: Any) -> bool:
+    """Whether JSON gave back what it was given; lists count as tuples, and NaN as itself."""
+    if isinstance(written, list | tuple):
+        return (
+            isinstance(read, list) and len(read) == len(written) and all(map(_same, read, written))
+        )
+    if isinstance(written, dict):
+        return (
+            isinstance(read, dict)
+            and len(read) == len(written)
+            and all(key in read and _same(read[key], value) for key, value in written.items())
+        )
+    return read == written or (read != read and written != written)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _whole(name: str, settings: dict[str, Any]) -> dict[str, Any]:

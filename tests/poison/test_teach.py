@@ -60,6 +60,7 @@ def test_it_is_plain_optax_also_when_it_goes_on_and_compiles_once(params):
     assert int(last.state.step) == 3
 
 
+@pytest.mark.slow
 def test_it_learns_the_text_and_leaves_the_given_parameters(params):
     before = jax.tree.map(np.array, params)
     rows = poison.own_text(LanguageModel(params, CONFIG), 12, 6)
