@@ -194,7 +194,8 @@ def subspace(inner: Optimizer, span: Span) -> optax.GradientTransformationExtraA
         del params
         flat, unravel = ravel_pytree(updates)
         gradient = span.coefficients(flat.astype(span.center.dtype))
-        moved, inner_state = inner.update(gradient, state.inner, state.x, **extra)
+        found: Any = inner.update(gradient, state.inner, state.x, **extra)
+        moved, inner_state = found
         step = span.combination(moved)
         return unravel(step.astype(flat.dtype)), SubspaceState(state.x + moved, inner_state)
 
