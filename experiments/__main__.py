@@ -18,6 +18,9 @@ def main(argv: list[str]) -> int:
             words = f"unknown experiment {name!r}; {hint}`python -m experiments` lists them"
             print(f"error: {words}", file=sys.stderr)
             return 2
+        if argv == sys.argv[1:]:  # the process's own command line, which stays so
+            del sys.argv[1]
+            return find(name).main()
         return find(name).main(rest)
     found, broken = discover()
     for name, paper in found.items():

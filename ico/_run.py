@@ -119,7 +119,8 @@ def _build(spec: Any, path: Path) -> Any:
     try:
         return kind(**_tuples(spec.get("arguments", {})))
     except Exception as error:  # whatever the class makes of arguments of another type
-        raise FileError(f"{path}: cannot build the model: {error}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise FileError(f"{path}: cannot build the model ({reason})") from error
 
 
 def _tuples(value: Any) -> Any:

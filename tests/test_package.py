@@ -1,7 +1,9 @@
 """What a user meets first: the import, the listing, the README, the pinned requirements."""
 
+import io
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,20 @@ def test_every_name_that_a_package_promises_is_there():
         module = importlib.import_module(f"ico.{package}")
         for name in getattr(module, "__all__", ()):
             assert hasattr(module, name), f"ico.{package}.{name}"
+
+
+@pytest.mark.parametrize("what", ["listing", "table"])
+def test_output_fits_any_encoding(what, monkeypatch):
+    """PYTHONIOENCODING=ascii, or an old locale."""
+    from experiments.__main__ import main
+    from experiments.report.run import main as table
+
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    arguments = [str(ROOT / "experiments" / "gd_in_context")]
+    assert (main([]) if what == "listing" else table(arguments)) == 0
+    sys.stdout.flush()
+    assert b"?" in raw.getvalue() and raw.getvalue().isascii()
 
 
 def test_listing_imports_no_more_than_it_needs(python):

@@ -39,10 +39,10 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike | None = None
     family = name.split("/")[0].split(":")[0]
     if family in _UNREGISTERED:
         importlib.import_module(_UNREGISTERED[family])
-    options = {} if data_dir is None else {"data_dir": os.fspath(data_dir)}
+    folder = None if data_dir is None else os.fspath(data_dir)
     try:
         with _few_retries():
-            source = tfds.data_source(name, download=True, **options)
+            source: Any = tfds.data_source(name, data_dir=folder, download=True)
     except tfds.core.registered.DatasetNotFoundError:
         raise ValueError(f"TFDS knows no set {family!r}") from None
     except ValueError as error:  # of a name: "BuilderConfig ... not found"
@@ -56,7 +56,7 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike | None = None
     if split in source:
         return source[split]
     try:  # a part, such as "train[:10%]"
-        return tfds.data_source(name, split=split, download=False, **options)
+        return tfds.data_source(name, split=split, data_dir=folder, download=False)
     except Exception as error:
         raise ValueError(
             f"TFDS set {name!r} has no split {split!r}, but {', '.join(source)}"

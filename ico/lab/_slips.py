@@ -35,7 +35,7 @@ def _given(node: ast.AST) -> Iterator[str]:
             yield re.escape(node.value)
     elif isinstance(node, ast.JoinedStr):
         yield "".join(
-            re.escape(part.value) if isinstance(part, ast.Constant) else ".*"
+            re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".*"
             for part in node.values
         )
     elif isinstance(node, ast.keyword):

@@ -120,7 +120,7 @@ def load_theta(path: str | os.PathLike) -> tuple[dict[str, Any], PyTree]:
     settings = {_RENAMED.get(key, key): value for key, value in found["settings"].items()}
     try:
         found["settings"] = _whole(found["name"], settings)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever a setting of another type leads to
         raise FileError(f"{file} has unusable settings: {_first_line(error)}") from error
     found.setdefault("trained_on", None)
     try:
