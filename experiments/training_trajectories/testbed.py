@@ -81,7 +81,7 @@ def sample(key, given, rate=1.0, *, batch_size):
     """Images and labels of a step, drawn with replacement."""
     del rate
     chosen = jax.random.randint(key, (batch_size,), 0, len(given["labels"]))
-    return given["images"][chosen], given["labels"][chosen]
+    return models.to_unit(given["images"][chosen]), given["labels"][chosen]
 
 
 def train(run, name, model, images, labels_SN, recipe, *, batch_size, rates=None, **options):
