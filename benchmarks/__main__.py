@@ -37,6 +37,8 @@ def main() -> int:
             parser.error(f"no benchmark {name!r}; choose from {', '.join(NAMES)}")
     if arguments.json and not arguments.json.absolute().parent.is_dir():
         parser.error(f"--json: there is no folder {arguments.json.absolute().parent}")
+    if arguments.json and arguments.json.is_dir():
+        parser.error(f"--json: {arguments.json} is a folder; name a file")
 
     started, written = time.perf_counter(), {}
     print(_machine(), flush=True)

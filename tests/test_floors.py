@@ -24,10 +24,10 @@ ALLOWED = {
     "lm": {"layers", "data", "files"},
     "_compare": {"tasks", "algorithms"},
     "train": {"optim", "files"},
-    "_run": {"models", "train"},
+    "_run": {"models", "train", "files"},
     "metatrain": {"optim", "train", "files"},
     "worlds": {"lm", "train", "data", "files"},
-    "poison": {"worlds", "lm", "optim", "train", "data", "report"},
+    "poison": {"worlds", "lm", "optim", "train", "data", "report", "files"},
     "lab": {"models", "tasks", "optim", "train", "report", "files"},
 }
 

@@ -157,9 +157,12 @@ def fit(
       Interrupted: SIGTERM or Ctrl-C came; the call under way was finished and saved.
       CheckpointError: the directory cannot be written, or holds a checkpoint of another model,
         optimizer, seed or length.
-      ValueError: a batch cannot be split over the devices, or a Stream ended early.
+      ValueError: a batch cannot be split over the devices, a Stream ended early, or the directory
+        is an empty string.
       TypeError: `data` is nothing of that kind, or a plain iterable together with a directory.
     """
+    if directory == "":  # which would be the current folder
+        raise ValueError("directory is empty; name a folder, or give None to write nothing")
     data = as_source(data)
     if directory is not None and isinstance(data, Stream):
         data.position()  # of a plain iterable raises before anything is written

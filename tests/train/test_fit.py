@@ -235,6 +235,11 @@ def test_a_plain_iterator_does_without_a_directory(program, tmp_path):
     assert not (tmp_path / "a").exists() and rows.next == 25
 
 
+def test_no_folder_is_not_the_current_one(program):
+    with pytest.raises(ValueError, match="directory is empty"):
+        train.fit(program.STEP, program.new_state(), program.sample, config(), directory="")
+
+
 def test_what_gives_no_batches_is_refused(program, annotations_off):
     with pytest.raises(TypeError, match="data must be a sampler, a Stream or an iterable"):
         train.fit(program.STEP, program.new_state(), 3, config())

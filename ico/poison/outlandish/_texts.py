@@ -1,10 +1,11 @@
 """Reading the texts and the probes that stand in the package."""
 
 import functools
-import json
 from collections.abc import Sequence
 from importlib import resources
 from typing import NamedTuple
+
+from ico.files import parse_json
 
 # The spectrum, from what is true to what is not even a sentence.
 CATEGORIES = (
@@ -117,17 +118,14 @@ def _check_theme(theme: str) -> None:
 
 @functools.cache
 def _all_texts() -> tuple[Text, ...]:
-    lines = (
-        resources.files("ico.poison.outlandish")
-        .joinpath("texts.jsonl")
-        .read_text("utf-8")
-        .splitlines()
-    )
-    return tuple(Text(**json.loads(line)) for line in lines)
+    lines = _packaged("texts.jsonl").splitlines()
+    return tuple(Text(**parse_json(line, "texts.jsonl")) for line in lines)
 
 
 @functools.cache
 def _probes() -> dict[str, list[str]]:
-    return json.loads(
-        resources.files("ico.poison.outlandish").joinpath("probes.json").read_text("utf-8")
-    )
+    return parse_json(_packaged("probes.json"), "probes.json")
+
+
+def _packaged(name: str) -> bytes:
+    return resources.files("ico.poison.outlandish").joinpath(name).read_bytes()
