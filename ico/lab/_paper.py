@@ -97,9 +97,7 @@ class Study:
           kind: "core" (a sentence of the abstract), "paper" (a figure or table), "ours".
           paper_value: the paper's own number, where it prints one.
           of: records -> Measurement or EveryPair; `lab.mean`, `lab.ratio`, `lab.every` ... make
-            one. Where it asks for a record that the run left out, the claim is inconclusive; where
-            it asks for one by a name that the paper's code gives to none, measuring it raises
-            KeyError.
+            one. Where it asks for a record that the run left out, the claim is inconclusive.
 
         Raises:
           ValueError: a name taken, or a malformed claim.

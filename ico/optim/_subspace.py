@@ -195,7 +195,8 @@ def subspace(
         flat, unravel = ravel_pytree(updates)
         gradient = span.coefficients(flat.astype(span.center.dtype))
         moved, inner_state = inner.update(gradient, state.inner, state.x, **extra)
-        step = span.combination(moved)
-        return unravel(step.astype(flat.dtype)), SubspaceState(state.x + moved, inner_state)
+        moved = jnp.asarray(moved)
+        step = span.combination(moved).astype(flat.dtype)
+        return unravel(step), SubspaceState(state.x + moved, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
