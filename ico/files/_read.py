@@ -62,6 +62,7 @@ def read_json(
     *,
     max_bytes: int = _LARGEST_JSON,
     finite: bool = False,
+    large_integers: bool = False,
 ) -> Any:
     """The value in a JSON file.
 
@@ -70,12 +71,14 @@ def read_json(
       want: the type or types that the value may have; `object` for any.
       max_bytes: a larger file is refused. Memory stays below about thirty times this.
       finite: whether NaN and infinities, which Python writes and reads, are refused.
+      large_integers: whether integers of more than 64 bits are read, as floats, and not refused.
 
     Raises:
       FileNotFoundError: there is no such file.
       FileError: it cannot be read, or `parse_json` refuses its content.
     """
-    return parse_json(read_bytes(path, max_bytes), path, want, finite=finite)
+    content = read_bytes(path, max_bytes)
+    return parse_json(content, path, want, finite=finite, large_integers=large_integers)
 
 
 def parse_json(
@@ -84,13 +87,14 @@ def parse_json(
     want: type | tuple[type, ...] = dict,
     *,
     finite: bool = False,
+    large_integers: bool = False,
 ) -> Any:
     """The value that a JSON text holds.
 
     Args:
       content: the text; bytes are UTF-8.
       name: what the message of an error names: the file, and perhaps the line.
-      want, finite: as for `read_json`.
+      want, finite, large_integers: as for `read_json`.
 
     Raises:
       FileError: no JSON, lists and objects nested more than 100 deep, an integer of more than 64
@@ -102,7 +106,7 @@ def parse_json(
             raise ValueError(f"nested more than {_DEEPEST} deep")
         value = json.loads(
             content.decode("utf-8"),
-            parse_int=_integer,
+            parse_int=_integer_or_float if large_integers else _integer,
             parse_float=_finite_float if finite else None,
             parse_constant=_refuse_constant if finite else None,
         )
@@ -151,6 +155,10 @@ def _integer(text: str) -> int:
     if len(text) > 20 or int(text).bit_length() > _BITS:
         raise ValueError(f"an integer of more than {_BITS} bits")
     return int(text)
+
+
+def _integer_or_float(text: str) -> int | float:
+    return int(text) if len(text) < 20 else float(text)
 
 
 def _finite_float(text: str) -> float:

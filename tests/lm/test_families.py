@@ -130,13 +130,17 @@ def test_a_family_names_every_parameter_once(family):
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_what_config_json_cannot_describe_is_not_saved(family, tmp_path):
     """Else the model would be loaded again as another one."""
-    config = CONFIGS[family]
+    config = dataclasses.replace(CONFIGS[family], score_cap=0.0)
     assert from_hf(to_hf(from_hf(to_hf(config)))) == from_hf(to_hf(config))
     for change in (
         {"qk_norm": not config.qk_norm},
         {"norm": "rms" if config.norm == "layer" else "layer"},
         {"embed_scale": 7.0},
         {"output_bias": not config.output_bias},
+        {"query_scale": 0.3},
+        {"frequencies": () if config.frequencies else (1.0, 0.5, 0.4, 0.3)},
+        {"rope_scale": 1.5},
+        {"score_cap": 4.0},
     ):
         with pytest.raises(ValueError, match=f"{family}.* cannot describe {next(iter(change))}"):
             to_hf(dataclasses.replace(config, **change))

@@ -42,37 +42,9 @@ IDS = np.array([[3, 1, 4, 1, 5, 9, 2, 6]], np.int32)
 
 
 def with_hf_rope(family):
-    """A random model, and its configuration with the rotary frequencies that config.json gives."""
-    return random_model(family), from_hf(to_hf(CONFIGS[family]))
-
-
-@pytest.mark.parametrize("family", sorted(CONFIGS))
-def test_saved_and_loaded_is_the_same(family, tmp_path):
-    model, config = with_hf_rope(family)
-    model.config = config
-    model.save(tmp_path)
-    again = lm.load(tmp_path)
-    assert again.config == config
-    chex.assert_trees_all_equal_shapes_and_dtypes(again.params, model.params)
-    chex.assert_trees_all_close(again.params, model.params, atol=1e-6)
-    chex.assert_trees_all_close(again.logits(IDS), model.logits(IDS), atol=1e-5)
-
-
-@pytest.mark.parametrize("family", sorted(CONFIGS))
-def test_transformers_reads_what_is_saved(family, tmp_path):
-    """Where transformers is installed; test_families.py has its logits for the other direction."""
-    transformers = pytest.importorskip("transformers")
-    torch = pytest.importorskip("torch")
-    model, config = with_hf_rope(family)
-    # transformers' Gemma 3 reads attn_logit_softcapping and does not apply it.
-    model.config = dataclasses.replace(config, score_cap=0.0)
-    model.save(tmp_path)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path, attn_implementation="eager"
-    )
-    with torch.no_grad():
-        wanted = theirs(torch.tensor(IDS)).logits.numpy()
-    np.testing.assert_allclose(model.logits(IDS), wanted, atol=1e-4)
+    """A random model, and its configuration as config.json gives it."""
+    config = dataclasses.replace(CONFIGS[family], score_cap=0.0)
+    return random_model(family), from_hf(to_hf(config))
 
 
 def write_gguf(path, model, *, kind=None, metadata=(), drop=(), extra=()):
