@@ -1,6 +1,7 @@
 """Safetensors files, whole or in shards."""
 
 import math
+import os
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -114,8 +115,8 @@ def _shards(index: Path) -> dict[str | None, Path]:
     for tensor, file in names.items():
         if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
             raise WeightFileError(f"{index} points outside its folder: {file!r}")
-        if not (index.parent / file).is_file():
-            raise WeightFileError(f"{index.parent} lacks the file {file!r}")
+        if not os.path.isfile(index.parent / file):  # also False for what no file can be named
+            raise WeightFileError(f"{index.parent} lacks the file {file[:100]!r}")
         files[tensor] = index.parent / file
     return files
 

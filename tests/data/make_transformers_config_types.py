@@ -15,7 +15,7 @@ MODEL_TYPES = ("gemma3_text", "gpt2", "llama", "qwen2", "qwen3")
 
 
 def types_of(model_type: str) -> dict[str, list[str]]:
-    """Field -> the names of the types that it may have, for the fields that the model itself adds."""
+    """Field -> the names of its types, for the fields that the model itself adds."""
     import transformers
 
     config = type(transformers.AutoConfig.for_model(model_type))

@@ -47,7 +47,7 @@ def with_hf_rope(family):
     return random_model(family), from_hf(to_hf(config))
 
 
-def write_gguf(path, model, *, kind=None, metadata=(), drop=(), extra=()):
+def write_gguf(path, model, *, kind=None, metadata=(), lists=None, drop=(), extra=()):
     """A GGUF file as llama.cpp's converter lays it out; matrices quantised to `kind` if given."""
     c = model.config
     arch = c.family
@@ -68,6 +68,10 @@ def write_gguf(path, model, *, kind=None, metadata=(), drop=(), extra=()):
         writer.add_sliding_window(c.window)
     for name, value in metadata:
         writer.add_uint32(name, value)
+    for name, value in (lists or {}).items():
+        kinds = {list: writer.add_array, str: writer.add_string, int: writer.add_uint32}
+        value = [float(one) for one in value] if name.endswith("scores") else value
+        kinds[type(value)](name, value)
     tensors = {"token_embd.weight": model.params["embedding"]}
     tensors |= {
         f"output_norm.{'weight' if part == 'scale' else part}": value

@@ -27,13 +27,17 @@ QK_NORM_NAMES = {
     "query_norm": ("attn_q_norm", "self_attn.q_norm"),
     "key_norm": ("attn_k_norm", "self_attn.k_norm"),
 }
-# Settings of rotary scaling in GGUF, supported with the values that change nothing.
-_PLAIN_SCALING = {
-    "alpha": 0.0,
-    "attn_factor": 1.0,
-    "yarn_attn_factor": 1.0,
-    "yarn_ext_factor": 1.0,
-    "yarn_log_multiplier": 0.0,
+# Settings in GGUF that are supported only with the values that change nothing.
+_PLAIN = {
+    "attention.scale": 0.0,
+    "embedding_scale": 0.0,
+    "logit_scale": 0.0,
+    "residual_scale": 0.0,
+    "rope.scaling.alpha": 0.0,
+    "rope.scaling.attn_factor": 1.0,
+    "rope.scaling.yarn_attn_factor": 1.0,
+    "rope.scaling.yarn_ext_factor": 1.0,
+    "rope.scaling.yarn_log_multiplier": 0.0,
 }
 TOP_NAMES = {
     "embedding": ("token_embd", "model.embed_tokens"),
@@ -187,9 +191,9 @@ def fields_from_gguf(header: GgufHeader, *, theta: float = 1e4) -> dict[str, Any
         raise WeightFileError("mixtures of experts are not supported")
     factor = header.get("rope.scaling.factor", header.get("rope.scale_linear", None))
     original = header.get("rope.scaling.original_context_length", None)
-    for name, plain in _PLAIN_SCALING.items():
-        if header.get(f"rope.scaling.{name}", plain) != plain:
-            raise WeightFileError(f"rope.scaling.{name} is not supported")
+    for name, plain in _PLAIN.items():
+        if header.get(name, plain) != plain:
+            raise WeightFileError(f"{name} is not supported (only {plain})")
     rope = {
         "rope_type": header.get("rope.scaling.type", "none"),
         "factor": factor,
