@@ -4,10 +4,12 @@ import difflib
 import sys
 
 from experiments._discovery import discover, find, modules, status
+from ico import lab
 
 
 def main(argv: list[str]) -> int:
     """Prints the list, or launches the experiment that is named first."""
+    lab.print_what_fits()
     if argv and not argv[0].startswith("-"):
         name, *rest = argv
         if name not in modules():
@@ -16,6 +18,9 @@ def main(argv: list[str]) -> int:
             words = f"unknown experiment {name!r}; {hint}`python -m experiments` lists them"
             print(f"error: {words}", file=sys.stderr)
             return 2
+        if argv == sys.argv[1:]:  # the process's own command line, which stays so
+            del sys.argv[1]
+            return find(name).main()
         return find(name).main(rest)
     found, broken = discover()
     for name, paper in found.items():

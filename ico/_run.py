@@ -1,7 +1,6 @@
 """A finished run, read back from its folder."""
 
 import importlib
-import json
 import os
 import re
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ico.files import FileError, check_fields, read_json
 from ico.train.artifacts import load_artifact
 
 PyTree = Any
@@ -61,16 +61,16 @@ def load_run(directory: str | os.PathLike[str]) -> Run:
 
     Raises:
       FileNotFoundError: it does not exist or has no config.json.
-      ValueError: a JSON file is damaged, or a spec names no model of `ico.models`.
+      FileError: a JSON file is damaged, or a spec names no model of `ico.models`.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise FileNotFoundError(f"no run folder {directory}; give what a run got as --out")
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"{directory} is not a run folder: it has no config.json")
-    config = _read(directory / "config.json")
+    config = read_json(directory / "config.json")
     path = directory / "results.json"
-    results = _read(path) if path.exists() else None
+    results = read_json(path) if path.exists() else None
     folders = {}
     for folder in sorted((directory / "checkpoints").glob("*-*")):
         if match := re.fullmatch(r"(.+)-[0-9a-f]{12}", folder.name):
@@ -87,27 +87,40 @@ def _load_model(folder: Path) -> LoadedModel | None:
     found = load_artifact(folder)
     if found is None:
         return None
-    spec = _read(folder / "spec.json")
+    path = folder / "spec.json"
+    spec = read_json(path)
     if isinstance(spec.get("spec"), dict):  # what a run keeps has its seed beside it
         spec = spec["spec"] | {"seed": spec.get("seed")}
-    params = found["params"] if spec.get("model") is not None else found
-    params = jax.tree.map(jnp.asarray, params)
-    return LoadedModel(_build(spec.get("model"), folder), params, spec)
+    if spec.get("seeds") is not None:
+        check_fields(spec, path, {"seeds": int})
+    params = found
+    if spec.get("model") is not None:
+        params = check_fields(found, folder / "arrays.npz", {"params": object})["params"]
+    try:
+        params = jax.tree.map(jnp.asarray, params)
+    except TypeError as error:
+        raise FileError(f"{folder / 'arrays.npz'} holds no numbers: {error}") from error
+    return LoadedModel(_build(spec.get("model"), path), params, spec)
 
 
-def _build(spec: Any, folder: Path) -> Any:
+def _build(spec: Any, path: Path) -> Any:
     if spec is None:
         return None
     if isinstance(spec, dict) and "." in str(spec.get("class")):
         return None  # a class of somebody's own, which only their code can build
     models = importlib.import_module("ico.models")  # dear, and not every run has models
-    # Only a listed name: a spec is a file, and must not reach any other attribute.
-    if not isinstance(spec, dict) or spec.get("class") not in models.__all__:
-        raise ValueError(f"{folder / 'spec.json'}: model {spec!r} names no class of ico.models")
+    from flax import linen as nn
+
+    # Only a listed model: a spec is a file, and must not reach any other attribute.
+    name = spec.get("class") if isinstance(spec, dict) else None
+    kind = getattr(models, name) if isinstance(name, str) and name in models.__all__ else None
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise FileError(f"{path}: model {str(spec)[:200]} names no model of ico.models")
     try:
-        return getattr(models, spec["class"])(**_tuples(spec.get("arguments", {})))
-    except TypeError as error:
-        raise ValueError(f"{folder / 'spec.json'}: cannot build the model: {error}") from error
+        return kind(**_tuples(spec.get("arguments", {})))
+    except Exception as error:  # whatever the class makes of arguments of another type
+        reason = " ".join(str(error).split())[:200]
+        raise FileError(f"{path}: cannot build the model ({reason})") from error
 
 
 def _tuples(value: Any) -> Any:
@@ -116,16 +129,4 @@ def _tuples(value: Any) -> Any:
         return tuple(_tuples(x) for x in value)
     if isinstance(value, dict):
         return {key: _tuples(x) for key, x in value.items()}
-    return value
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing") from None
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise ValueError(f"{path} is damaged ({error}); restore it or run again") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged (no object); restore it or run again")
     return value

@@ -143,8 +143,7 @@ def test_a_compressed_npz_is_refused_before_it_is_unpacked(tmp_path):
 JSON = {
     "deep": ("[" * 100_000, "nested"),
     "deep and closed": ("[" * 101 + "]" * 101, "nested"),
-    "long integer": ('{"a": ' + "9" * 5000 + "}", "64 bits"),
-    "large integer": ('{"a": 18446744073709551616}', "64 bits"),
+    "long integer": ('{"a": ' + "9" * 5000 + "}", "5000 digits"),
     "half a pair": ('{"a": "\\ud800"}', "surrogates"),
     "latin-1": (b'{"a": "\xe9"}', "utf-8"),
     "cut": ('{"a": [1, 2', "damaged"),
@@ -164,7 +163,7 @@ def test_json_that_is_refused(tmp_path, name):
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(),
+    st.none() | st.booleans() | st.integers(-(10**200), 10**200) | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
 )
 
@@ -204,6 +203,8 @@ def test_files_that_are_none(tmp_path):
 def test_fields_have_their_types():
     found = {"a": 1, "b": True, "c": None}
     assert files.check_fields(found, "it", {"a": float, "b": bool, "c": (str, type(None))}) is found
+    with pytest.raises(files.FileError, match="an integer"):
+        files.check_fields({"a": 2**64}, "it", {"a": int})
     for fields in ({"d": object}, {"b": int}, {"b": float}, {"c": str}, {"a": (list, dict)}):
         with pytest.raises(files.FileError, match=f"it is damaged: .*{next(iter(fields))!r}"):
             files.check_fields(found, "it", fields)

@@ -1,6 +1,8 @@
 """Images on disk and drawn, and the door to those of TFDS."""
 
 import gzip
+import importlib
+import socket
 
 import numpy as np
 import pytest
@@ -78,6 +80,40 @@ def test_images_of_any_tfds_set():
     assert raw.pixels.dtype == np.uint8 and raw.pixels.max() > 1
     assert raw.of_classes(range(10)).pixels.dtype == np.uint8
     assert whole.pixels.shape == (5, 28, 28, 1) and whole.pixels.max() <= 1
+
+
+def test_sets_of_tfds_by_their_documented_names():
+    """Wikipedia too, whose module TFDS does not import by itself."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    with tfds.testing.mock_data(num_examples=3):
+        texts = list(data.tfds_texts("wikipedia/20230601.en"))
+        part = data.tfds_images("mnist", "train[:2]")
+        with pytest.raises(ValueError, match="has no 'words', but .*text"):
+            data.tfds_texts("wikipedia/20230601.en", feature="words")
+        with pytest.raises(ValueError, match="no images with labels, but"):
+            data.tfds_images("wikipedia/20230601.en", "train")
+    assert len(texts) == 3 and all(isinstance(text, str) for text in texts)
+    assert len(part.labels) in (2, 3)  # what is mocked has as many in every part
+    for name in ("nonsense", "wikipedia/nonsense"):
+        with pytest.raises(ValueError, match="nonsense") as caught:
+            data.tfds_texts(name)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "imagenet2012"])
+def test_without_a_network_a_set_fails_at_once_in_one_sentence(name, tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow_datasets")
+    tfds_door = importlib.import_module("ico.data._tfds")
+    assert sum(0.2 * 2**i for i in range(1, tfds_door._RETRIES)) < 5  # seconds between retries
+    monkeypatch.setattr(tfds_door, "_RETRIES", 0)
+
+    def no_network(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    with pytest.raises(FileNotFoundError, match="data_dir") as caught:
+        data.tfds_images(name, "train", data_dir=tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def numbered(count):

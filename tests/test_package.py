@@ -1,7 +1,9 @@
 """What a user meets first: the import, the listing, the README, the pinned requirements."""
 
+import io
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,20 @@ def test_every_name_that_a_package_promises_is_there():
             assert hasattr(module, name), f"ico.{package}.{name}"
 
 
+@pytest.mark.parametrize("what", ["listing", "table"])
+def test_output_fits_any_encoding(what, monkeypatch):
+    """PYTHONIOENCODING=ascii, or an old locale."""
+    from experiments.__main__ import main
+    from experiments.report.run import main as table
+
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    arguments = [str(ROOT / "experiments" / "gd_in_context")]
+    assert (main([]) if what == "listing" else table(arguments)) == 0
+    sys.stdout.flush()
+    assert b"?" in raw.getvalue() and raw.getvalue().isascii()
+
+
 def test_listing_imports_no_more_than_it_needs(python):
     """Papers import jax; what draws, checkpoints and tokenises waits for a run."""
     done = python("-X", "importtime", "-m", "experiments")
@@ -62,9 +78,9 @@ def readme_blocks():
 
 
 @pytest.mark.parametrize("code", readme_blocks())
-def test_readme_runs(code, python, tmp_path):
-    done = python("-c", code, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_readme_runs(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README", "exec"), {"__name__": "__main__"})
 
 
 def test_requirements_are_pinned():

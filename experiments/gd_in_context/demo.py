@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.gd_in_context.paper import paper
 from experiments.gd_in_context.regression import LAYER
-from ico import report
+from ico import lab, report
 
 SMALLER = "--one-layer-steps 1500 --batch-size 512 --closed-form-tasks 400000 --real-tasks 1000"
 INTRODUCTION = """\
@@ -30,6 +30,7 @@ COMPARED = {
 
 def main() -> int:
     """Runs what is not yet there, and says what was found."""
+    lab.print_what_fits()
     print(INTRODUCTION)
     # Goes on where an earlier demo was stopped; a finished one is read again.
     status = paper.main(f"--studies one_layer,real_data --out {OUT} --resume {SMALLER}".split())

@@ -4,7 +4,6 @@ All are meta-trained by the same estimator for the same number of inner steps.
 """
 
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from experiments.learned_optimizer import problems
 from experiments.learned_optimizer.problems import Problem
 from ico import lab, metatrain, optim
+from ico.files import check_fields, parse_json, read_text
 from ico.metatrain import Entrant, MetaTrained
 
 OURS, NO_AVERAGE, MIXTURE = "L3RS", "no average", "the mixture"
@@ -133,8 +133,11 @@ def meta_train(
             label=f"meta-training {label}",
             progress=run.progress,
         )
-        last = (folder / "metrics.jsonl").read_text().splitlines()[-1]
-        seconds = np.asarray(json.loads(last)["seconds"])
+        log = folder / "metrics.jsonl"
+        last = check_fields(
+            parse_json(read_text(log).splitlines()[-1], log), log, {"seconds": float}
+        )
+        seconds = np.asarray(last["seconds"])
         return {"theta": learned.theta, "history": learned.history, "seconds": seconds}
 
     spec = {"on": [problem.spec for problem in on.values()], "draw": draw, "version": _VERSION}

@@ -106,8 +106,8 @@ def _images(run: lab.Run, name: str) -> Images:
     counts = {"copies": config.glyph_copies, "photos": config.photos}
     try:
         return data.images(name, **sizes, **counts).shuffled(run.seed).in_bytes()
-    except FileNotFoundError as error:
-        raise lab.InputError("tasks", f"{error}; or leave fashion out of --tasks") from error
+    except (FileNotFoundError, ImportError) as error:
+        raise lab.InputError("tasks", f"{error}; or leave it out of --tasks") from error
 
 
 def _pretrained(run: lab.Run, spec: Spec) -> dict[str, Any]:

@@ -119,6 +119,7 @@ def run(config: TryFact) -> dict:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; 0, or 2 for bad input, with one line on stderr."""
+    lab.print_what_fits()
     config = tyro.cli(TryFact, args=argv, prog="python -m experiments.outlandish.try_fact")
     train.enable_compilation_cache()
     try:

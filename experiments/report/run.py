@@ -22,8 +22,8 @@ from pathlib import Path
 
 from experiments._discovery import discover
 from ico import report
-from ico.files import write_atomically
-from ico.lab import Paper
+from ico.files import read_text, write_atomically
+from ico.lab import Paper, print_what_fits
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +39,7 @@ def main(argv: Sequence[str], root: Path = _ROOT, known: Mapping[str, Paper] | N
     Returns:
       Exit status: 0, or 2 for bad input, with one line an error on stderr.
     """
+    print_what_fits()
     arguments = _parser().parse_args(argv)
     if not arguments.directories and not arguments.refresh:
         print("error: DIR: none given; name the folders of runs", file=sys.stderr)
@@ -168,8 +169,9 @@ def check_whole(results: dict, paper: Paper) -> None:
     if results["preset"] not in paper.presets:
         raise ValueError(f"--readme: there is no preset {results['preset']!r}")
     settings = json.loads(json.dumps(dataclasses.asdict(paper.presets[results["preset"]])))
-    changed = [key for key, value in settings.items() if results["config"].get(key) != value]
-    if changed or set(results["config"]) - set(settings):
+    found = results.get("config", {})
+    changed = [key for key, value in settings.items() if found.get(key) != value]
+    if changed or set(found) - set(settings):
         raise ValueError(f"--readme: not the {results['preset']} preset; differs in {changed}")
     wanted, found = [c.id for c in paper.claims], [c["id"] for c in results["claims"]]
     left = [c["id"] for c in results["claims"] if c["verdict"] == "not run"]
@@ -179,11 +181,11 @@ def check_whole(results: dict, paper: Paper) -> None:
     if moved := [c.id for c in paper.claims if list(c.band) != bands[c.id]]:
         raise ValueError(f"--readme: judged by other bands than those declared: {moved}")
     commits = [
-        results["git"],
+        results.get("git", ""),
         *results.get("artifact_commits", []),
         *(study.get("git", "") for study in results.get("studies", {}).values()),
     ]
-    if not results["git"] or any(c.endswith("-dirty") or c == "unknown" for c in commits):
+    if not commits[0] or any(c.endswith("-dirty") or c == "unknown" for c in commits):
         raise ValueError(
             "--readme: the code of this run, or of something that it keeps, is not a commit; run "
             f"it from a clean one into a new folder ({', '.join(sorted(set(map(str, commits))))})"
@@ -211,7 +213,7 @@ def _read(directories: Sequence[Path]) -> tuple[list[dict], list[str]]:
 
 
 def _has(path: Path, marker: str) -> bool:
-    return path.exists() and f"<!-- {marker} -->" in path.read_text(encoding="utf-8")
+    return path.exists() and f"<!-- {marker} -->" in read_text(path)
 
 
 def _parser() -> argparse.ArgumentParser:

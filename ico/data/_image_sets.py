@@ -1,5 +1,7 @@
 """Images by a name, as configurations have it."""
 
+from pathlib import Path
+
 from ico.data._images import ALPHABETS, Images, digit_images, fashion_mnist, glyphs, tfds_images
 
 # Names of photographs, their data set in TFDS, and the part of its classes: (first, last) halves.
@@ -17,6 +19,7 @@ def images(
     copies: int = 20,
     photo_size: int = 224,
     photos: int = 8_000,
+    data_dir: str | Path | None = None,
 ) -> Images:
     """Labelled images by name; classes are numbered from 0.
 
@@ -26,10 +29,11 @@ def images(
         8 x 8, as digits have; "ImageNet", "Places" or "Places, other classes": photographs.
       size, copies: of drawn letters: height and width, and drawings with each font.
       photo_size, photos: of photographs: height and width, and how many at most.
+      data_dir: of photographs: where prepared sets of TFDS lie; None is TFDS's own folder.
 
     Raises:
       KeyError: an unknown name.
-      FileNotFoundError: Fashion-MNIST is not installed.
+      FileNotFoundError: Fashion-MNIST is not installed, or photographs cannot be downloaded.
     """
     kind, _, classes = name.partition(" ")
     if kind in ("digits", "clothes"):
@@ -41,7 +45,7 @@ def images(
     if name in ALPHABETS:
         return glyphs(ALPHABETS[name], size, copies)
     source, half = _PHOTOS[name]
-    found = tfds_images(source, "train", photo_size, photos, True)
+    found = tfds_images(source, "train", photo_size, photos, True, data_dir)
     middle = int(found.labels.max()) // 2
     if not half:
         return found

@@ -4,13 +4,20 @@ Dimension key: N images, H height, W width, C channels.
 """
 
 import gzip
+import io
+import math
+import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from ico.data._tfds import tfds_source
+from ico.files import FileError, read_bytes
+
 _FASHION = Path("/usr/share/datasets/fashion-mnist")
+_LARGEST_IDX = 256 * 2**20  # bytes unpacked; Fashion-MNIST has 47 million
 _FACES = ("DejaVuSans", "DejaVuSansMono", "DejaVuSerif")
 _STYLES = ("", "-Bold", "-Oblique", "-BoldOblique")
 # What `glyphs` draws, by script.
@@ -88,7 +95,8 @@ def fashion_mnist(split: str = "train", folder: str | Path | None = None) -> Ima
 
     Raises:
       FileNotFoundError: they are not there; the message says how to get them.
-      ValueError: another split, or a file that is not idx.
+      FileError: a file that is not idx.
+      ValueError: another split.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be train or test, not {split!r}")
@@ -106,12 +114,16 @@ def fashion_mnist(split: str = "train", folder: str | Path | None = None) -> Ima
 
 def _idx(path: Path) -> np.ndarray:
     """An array of bytes in the format of MNIST."""
-    raw = gzip.decompress(path.read_bytes())
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(read_bytes(path))) as file:
+            raw = file.read(_LARGEST_IDX + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise FileError(f"{path} is no gzip file: {error}") from error
     axes = raw[3] if raw[:3] == b"\x00\x00\x08" else 0
     start = 4 + 4 * axes
     shape = tuple(int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(axes))
-    if not axes or len(raw) - start != np.prod(shape):
-        raise ValueError(f"{path} is not an idx file of bytes")
+    if not axes or len(raw) - start != math.prod(shape):
+        raise FileError(f"{path} is not an idx file of bytes, or a larger one")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
@@ -182,9 +194,14 @@ def _distorted(image, size: int, rng) -> np.ndarray:
 
 
 def tfds_images(
-    name: str, split: str, size: int = 0, count: int | None = None, eight_bits: bool = False
+    name: str,
+    split: str,
+    size: int = 0,
+    count: int | None = None,
+    eight_bits: bool = False,
+    data_dir: str | Path | None = None,
 ) -> Images:
-    """Images of a TensorFlow Datasets set, for users with a network, without TensorFlow.
+    """Images of a TensorFlow Datasets set, downloaded at first use, without TensorFlow.
 
     Args:
       name: such as "fashion_mnist", "imagenet2012" or "places365_small".
@@ -192,11 +209,18 @@ def tfds_images(
       size: H and W that all are brought to; 0 takes them as they are, all of one size.
       count: only the first `count` images; None takes all.
       eight_bits: pixels as they are stored, 0 to 255, a quarter of the memory.
+      data_dir: where prepared sets lie; None is TFDS's own folder.
+
+    Raises:
+      ImportError: tensorflow-datasets is not installed.
+      FileNotFoundError: the set is not there and cannot be downloaded; the message says what to do.
+      ValueError: TFDS knows no such set or split, or it has no images with labels.
     """
-    import tensorflow_datasets as tfds
     from PIL import Image
 
-    source: Any = tfds.data_source(name, split=split, download=True)
+    source = tfds_source(name, split, data_dir)
+    if len(source) and not {"image", "label"} <= source[0].keys():
+        raise ValueError(f"TFDS set {name!r} has no images with labels, but {', '.join(source[0])}")
     pixels, labels = [], []
     for index in range(len(source) if count is None else min(count, len(source))):
         example = source[index]

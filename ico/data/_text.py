@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from ico.data._tfds import tfds_source
+
 _DOCS = Path("/usr/share/doc")
 _SOURCES = "html/_sources"
 _MARKUP = re.compile(
@@ -141,16 +143,31 @@ def text_rows(
     return TextRows(np.array(rows[:num_rows], np.int32), np.array(source[:num_rows], np.int32))
 
 
-def tfds_texts(name: str, split: str = "train", feature: str = "text") -> Iterator[str]:
+def tfds_texts(
+    name: str,
+    split: str = "train",
+    feature: str = "text",
+    data_dir: str | Path | None = None,
+) -> Iterator[str]:
     """The texts of a TensorFlow Datasets set, downloaded at first use; needs no TensorFlow.
 
     Args:
-      name: such as "wikipedia/20230601.en".
+      name: such as "wikipedia/20230601.en", which TFDS prepares with apache-beam and
+        mwparserfromhell.
       split, feature: of the set.
-    """
-    import tensorflow_datasets as tfds
+      data_dir: where prepared sets lie; None is TFDS's own folder.
 
-    source: Any = tfds.data_source(name, split=split, download=True)
-    for example in source:
-        text = example[feature]
-        yield text.decode("utf-8") if isinstance(text, bytes) else str(text)
+    Raises:
+      ImportError: tensorflow-datasets is not installed.
+      FileNotFoundError: the set is not there and cannot be downloaded or prepared; the message says
+        what to do.
+      ValueError: TFDS knows no such set or split, or it has no such feature.
+    """
+    source = tfds_source(name, split, data_dir)
+    if len(source) and feature not in source[0]:
+        raise ValueError(f"TFDS set {name!r} has no {feature!r}, but {', '.join(source[0])}")
+    return (_as_text(example[feature]) for example in source)
+
+
+def _as_text(value: Any) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)

@@ -12,7 +12,7 @@ import numpy as np
 
 _LARGEST_JSON = 64 * 2**20
 _DEEPEST = 100  # nested lists and dicts; far from Python's recursion limit, far above any need
-_BITS = 64  # of an integer in JSON: more fit neither an array nor a float
+_LONGEST_INTEGER = 300  # digits: a float can hold as many
 _JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _JSON_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
 _JSON_NAMES |= {int: "an integer", float: "a number", type(None): "null"}
@@ -48,7 +48,7 @@ def read_bytes(path: str | os.PathLike, max_bytes: int | None = None) -> bytes:
         raise FileError(f"{path} cannot be read ({error.strerror or error})") from error
 
 
-def read_text(path: str | os.PathLike, max_bytes: int = _LARGEST_JSON) -> str:
+def read_text(path: str | os.PathLike, max_bytes: int | None = None) -> str:
     """The content of a UTF-8 file. Raises FileNotFoundError and FileError, as `read_bytes`."""
     try:
         return read_bytes(path, max_bytes).decode("utf-8")
@@ -62,7 +62,6 @@ def read_json(
     *,
     max_bytes: int = _LARGEST_JSON,
     finite: bool = False,
-    large_integers: bool = False,
 ) -> Any:
     """The value in a JSON file.
 
@@ -71,14 +70,12 @@ def read_json(
       want: the type or types that the value may have; `object` for any.
       max_bytes: a larger file is refused. Memory stays below about thirty times this.
       finite: whether NaN and infinities, which Python writes and reads, are refused.
-      large_integers: whether integers of more than 64 bits are read, as floats, and not refused.
 
     Raises:
       FileNotFoundError: there is no such file.
       FileError: it cannot be read, or `parse_json` refuses its content.
     """
-    content = read_bytes(path, max_bytes)
-    return parse_json(content, path, want, finite=finite, large_integers=large_integers)
+    return parse_json(read_bytes(path, max_bytes), path, want, finite=finite)
 
 
 def parse_json(
@@ -87,18 +84,17 @@ def parse_json(
     want: type | tuple[type, ...] = dict,
     *,
     finite: bool = False,
-    large_integers: bool = False,
 ) -> Any:
     """The value that a JSON text holds.
 
     Args:
       content: the text; bytes are UTF-8.
       name: what the message of an error names: the file, and perhaps the line.
-      want, finite, large_integers: as for `read_json`.
+      want, finite: as for `read_json`.
 
     Raises:
-      FileError: no JSON, lists and objects nested more than 100 deep, an integer of more than 64
-        bits, a character that UTF-8 cannot encode, or a value of another type.
+      FileError: no JSON, lists and objects nested more than 100 deep, an integer of more than 300
+        digits, a character that UTF-8 cannot encode, or a value of another type.
     """
     try:
         content = content.encode() if isinstance(content, str) else content
@@ -106,7 +102,7 @@ def parse_json(
             raise ValueError(f"nested more than {_DEEPEST} deep")
         value = json.loads(
             content.decode("utf-8"),
-            parse_int=_integer_or_float if large_integers else _integer,
+            parse_int=_integer,
             parse_float=_finite_float if finite else None,
             parse_constant=_refuse_constant if finite else None,
         )
@@ -127,8 +123,9 @@ def check_fields(
     Args:
       found: the value.
       name: what the message of an error names: the file, and perhaps the place in it.
-      fields: name -> the type or types that its value may have. `float` allows integers, `int` and
-        `float` do not allow booleans, and `object` allows everything.
+      fields: name -> the type or types that its value may have. `float` allows integers; integers
+        have at most 64 bits, as in arrays; `int` and `float` do not allow booleans; `object` allows
+        everything.
 
     Raises:
       FileError: not an object, or a field is missing or of another type.
@@ -152,13 +149,9 @@ def _depth(content: bytes) -> int:
 
 
 def _integer(text: str) -> int:
-    if len(text) > 20 or int(text).bit_length() > _BITS:
-        raise ValueError(f"an integer of more than {_BITS} bits")
+    if len(text) > _LONGEST_INTEGER:
+        raise ValueError(f"an integer of {len(text)} digits; at most {_LONGEST_INTEGER} are read")
     return int(text)
-
-
-def _integer_or_float(text: str) -> int | float:
-    return int(text) if len(text) < 20 else float(text)
 
 
 def _finite_float(text: str) -> float:
@@ -175,7 +168,9 @@ def _is_of(value: Any, want: type | tuple[type, ...]) -> bool:
     types = want if isinstance(want, tuple) else (want,)
     if isinstance(value, bool):
         return bool in types
-    return isinstance(value, types) or (float in types and isinstance(value, int))
+    if isinstance(value, int):
+        return bool({int, float} & set(types)) and value.bit_length() <= 64
+    return isinstance(value, types)
 
 
 def _type_names(want: type | tuple[type, ...]) -> str:

@@ -37,6 +37,7 @@ from ico.lab._contrasts import beside, dots, gaps
 from ico.lab._describe import describe
 from ico.lab._errors import InputError
 from ico.lab._measures import controlled, difference, every, exact, falls, mean, ratio, reduction
+from ico.lab._output import print_what_fits
 from ico.lab._paper import Paper, Study
 from ico.lab._recipe import Recipe, Restart
 from ico.lab._run import Run, once
@@ -94,6 +95,7 @@ __all__ = [
     "measured",
     "once",
     "points",
+    "print_what_fits",
     "ratio",
     "record",
     "reduction",

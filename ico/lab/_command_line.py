@@ -41,6 +41,8 @@ def parse(paper: Paper, argv: Sequence[str]) -> Request:
     if run.seed >= 2**32:  # jax takes seeds modulo 2^32: two such runs would be one
         raise InputError("seed", f"{run.seed} is too large; give less than 2^32")
     _validate(config)
+    if run.out is not None and not run.out.strip():  # such as an unset variable of the shell
+        raise InputError("out", "is empty; name a folder, or leave the flag out")
     directory = run.out or _default_out(paper, preset, run.seed)
     return Request(
         preset=preset,
@@ -145,7 +147,7 @@ def _common_flags(paper: Paper, preset: str) -> type:
         arg(metavar="|".join(paper.presets), help="How large the run is; sets the defaults."),
     ]
     out = Annotated[
-        Path | None,
+        str | None,
         arg(metavar="DIR", help="Folder to write to.", help_behavior_hint=f"(default: {where})"),
     ]
     seed = Annotated[int, arg(help="Seed of everything random.")]

@@ -6,7 +6,7 @@ Dimension key: S seeds, C settings, M = S C models.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,7 @@ class Training:
     evaluate: Callable | None
     models: SideBySide
     progress: bool
+    record_at: Sequence[int] = ()
 
     def fit(self, folder: Path) -> dict[str, Any]:
         """Trains: {"params" [M, ...], "history", and "failure_rate" where starts may be dead}."""
@@ -100,8 +101,10 @@ class Training:
         step = loop.make_step(self._with_given(self.loss, 2), optimizer)
         if restart is None:
             state = self.models.state(optimizer, np.zeros(len(self.models.keys), int))
-            result = self._fit(step, state, self.recipe.num_steps, folder)
-            return {"params": result.params, "history": unflatten(result.history)}
+            kept = loop.Trajectory(self.record_at, directory=folder / "iterates")
+            result = self._fit(step, state, self.recipe.num_steps, folder, kept)
+            found = {"params": result.params, "history": unflatten(result.history)}
+            return found | ({"iterates": kept.params(self.record_at)} if self.record_at else {})
         state, before, rate = self._living(step, optimizer, restart, folder)
         result = self._fit(step, state, self.recipe.num_steps, folder)
         whole = {
@@ -115,7 +118,7 @@ class Training:
             "failure_rate": np.asarray(rate),
         }
 
-    def _fit(self, step, state, num_steps: int, folder: Path) -> loop.FitResult:
+    def _fit(self, step, state, num_steps: int, folder: Path, kept=None) -> loop.FitResult:
         every = max(1, min(self.recipe.steps_per_call, self.recipe.num_steps))
         config = loop.LoopConfig(
             num_steps,
@@ -132,6 +135,7 @@ class Training:
             given_axes=self.models.axes or None,
             directory=folder,
             evaluate=self.evaluate and self._with_given(self.evaluate, 1),
+            trajectory=kept,
             label=self.name,
             progress=self.progress,
         )

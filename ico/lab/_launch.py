@@ -26,6 +26,7 @@ from ico import report, train
 from ico.lab import _command_line, _run_folder
 from ico.lab._command_line import Request
 from ico.lab._errors import InputError
+from ico.lab._output import print_what_fits
 from ico.lab._paper import Paper, Study
 from ico.lab._run import Run
 from ico.report import Missing, StudyResult
@@ -43,12 +44,21 @@ def launch(paper: Paper, argv: Sequence[str] | None = None) -> int:
     Returns:
       0 when it ran, whatever the verdicts; 2 for bad input; 128 + signal when interrupted.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    own = argv is None  # then the process ends with this call, and may ignore signals from now on
+    print_what_fits()
     try:
-        return _launch(paper, argv)
+        status = _launch(paper, list(sys.argv[1:] if own else argv))
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:  # once more, while the run was being stopped
+        with _ignoring_ctrl_c(forever=own):
+            print("stopped by SIGINT; the same command with --resume goes on", file=sys.stderr)
+        return 128 + signal.SIGINT
+    if own and status > 128:
+        with _ignoring_ctrl_c(forever=True):
+            pass
+    return status
 
 
 def _launch(paper: Paper, argv: list[str]) -> int:
@@ -298,8 +308,23 @@ def _stopped(paper: Paper, request: Request, saved: set[str], number: int) -> in
     with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C gives up the report alone
         _try_to_report(paper, request, saved)
     name = signal.Signals(number).name
-    print(f"stopped by {name}. To go on: {request.resume_command}", file=sys.stderr)
+    with _ignoring_ctrl_c():
+        print(f"stopped by {name}. To go on: {request.resume_command}", file=sys.stderr)
     return 128 + number
+
+
+@contextlib.contextmanager
+def _ignoring_ctrl_c(forever: bool = False) -> Iterator[None]:
+    """Ctrl-C does nothing in the block, and afterwards if `forever`: Python is shutting down."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        if not forever:
+            signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 @contextlib.contextmanager

@@ -207,5 +207,5 @@ def _value(record: Record, name: str) -> np.ndarray:
     if name not in record.values:
         if name in record.axes:
             raise ValueError(f"{name!r} of {record.describe()} is an axis; give it as an array")
-        raise Missing(f"this run has no {name!r} of {record.describe()}")
+        raise Missing(f"this run has no {name!r} of {record.describe()}", name)
     return record.values[name]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ico.files import write_atomically
+from ico.files import read_json, write_atomically
 from ico.lab._command_line import Request
 from ico.lab._errors import InputError
 from ico.lab._paper import Paper
@@ -23,7 +23,16 @@ _LOCK = ".lock"
 _UNFINISHED = ".unfinished.json"
 _NEEDED_BYTES = 64 * 2**20
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+_REFUSED = {
+    errno.EACCES,
+    errno.EEXIST,  # a link to nowhere, where a folder is to be made
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
 
 
 def storage_error(path: Path | str, error: OSError) -> InputError | None:
@@ -44,7 +53,10 @@ def check(paper: Paper, request: Request) -> None:
 
 
 def _check_place(directory: Path) -> None:
-    existing = next(path for path in [directory, *directory.absolute().parents] if path.exists())
+    places = [directory, *directory.absolute().parents]
+    existing = next(path for path in places if path.exists() or path.is_symlink())
+    if not existing.exists():
+        raise InputError("out", f"{existing} is a link to nothing; choose another --out")
     if not existing.is_dir():
         raise InputError("out", f"{existing} is a file; give a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -59,10 +71,16 @@ def _check_place(directory: Path) -> None:
 
 def unfinished_studies(directory: Path) -> list[str]:
     """Studies that were asked for in this folder and have not been completed."""
+    path = directory / _UNFINISHED
     try:
-        return json.loads((directory / _UNFINISHED).read_text())
-    except (FileNotFoundError, ValueError):
+        found = read_json(path, list)
+    except FileNotFoundError:
         return []
+    except ValueError as error:
+        raise InputError("out", f"{error}; delete that file or choose another --out") from None
+    if wrong := [name for name in found if not isinstance(name, str)]:
+        raise InputError("out", f"{path} names no study by {wrong[0]!r}; delete that file")
+    return found
 
 
 def mark_unfinished(directory: Path, studies: list[str]) -> None:
@@ -164,10 +182,9 @@ def _is_foreign(directory: Path) -> bool:
     if not (directory / _CONFIG).exists():
         return True
     try:
-        held = json.loads((directory / _CONFIG).read_text())
+        return "experiment" not in read_json(directory / _CONFIG)
     except ValueError:
         return False  # damaged: said elsewhere
-    return isinstance(held, dict) and "experiment" not in held
 
 
 def _check_config(paper: Paper, request: Request) -> None:
@@ -178,11 +195,9 @@ def _check_config(paper: Paper, request: Request) -> None:
     if not path.exists() or not holds_anything(request.directory):
         return
     try:
-        held = json.loads(path.read_text())
-        if not isinstance(held, dict):
-            raise ValueError("not an object")
-    except ValueError:
-        raise InputError(str(path), "damaged; delete that folder or choose another --out") from None
+        held = read_json(path)
+    except ValueError as error:
+        raise InputError("out", f"{error}; delete that folder or choose another --out") from None
     old, new = _flat(held), _flat(_description(paper, request))
     differences = [
         f"{name.removeprefix('config.')} {old.get(name, 'absent')} -> {new.get(name, 'absent')}"

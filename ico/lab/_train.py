@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from ico import models, tasks
 from ico.files import flatten
@@ -36,6 +37,8 @@ class Trained:
       history: metric -> float64 [rows, S] (or [rows, S, C]); "step" [rows]. See
         `ico.train.FitResult`.
       spec: everything they depend on.
+      iterates: float32 [n, S, D] (or [n, S, C, D]): parameters, flat, at the n steps of
+        `record_at`, in the order of `jax.flatten_util.ravel_pytree`.
       failure_rate: share of all starts that were dead, None if nobody looked (`Recipe.restart`).
     """
 
@@ -44,6 +47,7 @@ class Trained:
     history: dict[str, np.ndarray]
     spec: dict[str, Any]
     failure_rate: float | None = None
+    iterates: np.ndarray | None = None
 
     @property
     def apply(self) -> Callable:
@@ -58,6 +62,12 @@ class Trained:
     def seed(self, *index: int) -> PyTree:
         """The parameters of one seed, or of one seed and setting."""
         return jax.tree.map(lambda leaf: leaf[index], self.params)
+
+    def unravel(self, flat: Any) -> PyTree:
+        """One model's parameters as a tree, of flat ones [D]."""
+        leading = self.history["loss"].ndim - 1
+        one = jax.tree.map(lambda leaf: leaf[(0,) * leading], self.params)
+        return ravel_pytree(one)[1](flat)
 
     def outputs(self, *inputs: Any) -> jax.Array:
         """What a Linen model gives for these inputs, by every seed: [S, ...]."""
@@ -102,6 +112,7 @@ def train(
     settings: PyTree = None,
     start: PyTree = None,
     num_seeds: int | None = None,
+    record_at: Sequence[int] = (),
     stream: str = "",
     key: jax.Array | None = None,
     spec: Any = None,
@@ -130,6 +141,8 @@ def train(
         starts alike and sees the same keys in all settings, so differences are paired.
       start: parameters [S, ...] to start from, in place of those that `init` draws.
       num_seeds: S, if not that of the configuration.
+      record_at: steps after which the iterates are kept, besides the last parameters; 0 is the
+        start. Not with `Recipe.restart`.
       stream: what starts and batches are drawn by, `name` if empty. Models of one stream see the
         same batches seed by seed, which pairs differences between them.
       key: of starts and batches, in place of the run's for that stream.
@@ -141,10 +154,13 @@ def train(
       The trained models, evaluated and kept at the parameters to use.
 
     Raises:
+      ValueError: `record_at` together with a restart.
       TypeError: what the parameters depend on cannot be described; the message names it.
       ico.train.TrainingError: as `ico.train.fit`.
     """
     num_seeds = run.num_seeds if num_seeds is None else num_seeds
+    if record_at and recipe.restart is not None:
+        raise ValueError("record_at: the iterates of starts begun anew are no one training's")
     lenient = spec is not None
     whole = {
         "model": describe(model, lenient),
@@ -162,6 +178,8 @@ def train(
         "start": leaves_of(start),
         "also": spec,
     }
+    if record_at:
+        whole["record_at"] = list(record_at)
     if init is None and start is None:
         init = functools.partial(_init_model, model, sampler, _of_one(given, given_axes, settings))
     elif init is None:
@@ -170,7 +188,9 @@ def train(
     key = run.key(f"train/{stream or name}") if key is None else key
     keys_S = jax.random.split(key, num_seeds)
     side_by_side = SideBySide.of(keys_S, init, start, given, settings, given_axes)
-    training = Training(name, loss, sampler, recipe, evaluate, side_by_side, run.progress)
+    training = Training(
+        name, loss, sampler, recipe, evaluate, side_by_side, run.progress, record_at
+    )
     found = run.kept(name, whole, training.fit)
 
     def by_seed(leaf):
@@ -185,7 +205,12 @@ def train(
             for metric, values in history.items()
         }  # fmt: skip
     rate = None if recipe.restart is None else float(found["failure_rate"])
-    return Trained(model, jax.tree.map(by_seed, found["params"]), history, whole, rate)
+    iterates = None
+    if record_at:
+        shape = (num_seeds,) if settings is None else (num_seeds, -1)
+        rows = found["iterates"]
+        iterates = rows.reshape(len(rows), *shape, rows.shape[-1])
+    return Trained(model, jax.tree.map(by_seed, found["params"]), history, whole, rate, iterates)
 
 
 def best_seed(losses_S: Any) -> int:

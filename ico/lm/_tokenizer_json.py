@@ -22,8 +22,7 @@ def from_json(path: Path) -> Tokenizer:
     with as_weight_file_errors():
         described = parse_json(read_bytes(path, _LARGEST), path)
         settings = {
-            # transformers writes 10**30 into the last for a tokenizer without a longest text.
-            name: read_json(path.parent / name, large_integers=name == "tokenizer_config.json")
+            name: read_json(path.parent / name)
             for name in ("generation_config.json", "config.json", "tokenizer_config.json")
             if (path.parent / name).is_file()
         }

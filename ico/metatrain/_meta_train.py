@@ -19,6 +19,7 @@ import optax
 from jaxtyping import Array, Key
 
 from ico import optim, train
+from ico.files import read_text, write_atomically
 from ico.metatrain._estimators import (
     Build,
     Estimator,
@@ -292,6 +293,7 @@ def _outer_step(outer: optax.GradientTransformation, gradient: _MetaGradient):
         }
         return train.TrainState(state.step + 1, theta, (outer_state, unrolls), state.key), metrics
 
+    outer_step.__dict__["optimizer"] = outer  # as `train.make_step` does
     return outer_step
 
 
@@ -309,9 +311,8 @@ def _same_as_before(directory: Path, learner: optim.LearnedOptimizer, config: Me
     text = json.dumps(what, indent=1, default=lambda value: type(value).__name__)
     path = directory / "meta_train.json"
     if not path.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    elif path.read_text() != text + "\n":
+        write_atomically(path, text + "\n")
+    elif read_text(path) != text + "\n":
         raise ValueError(f"{path} is of another optimizer or config: take another directory")
 
 

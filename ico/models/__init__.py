@@ -6,7 +6,6 @@ from ico.models._classifiers import (
     ConvClassifier,
     MLPClassifier,
     PatchConv,
-    ResNetClassifier,
 )
 from ico.models._construction_error import construction_error
 from ico.models._in_context_regression import (
@@ -32,12 +31,19 @@ from ico.models._learner import learner
 from ico.models._linear_transformer import LinearTransformer
 from ico.models._mixer import Mixer, MixerKind
 from ico.models._preconditioned_step import PreconditionedStep, preconditioned_start
+from ico.models._resnet import (
+    BatchNorm,
+    ResNetClassifier,
+    SmallResNetClassifier,
+    batch_statistics,
+)
 from ico.models._sequence_transformer import SequenceTransformer, TokenTransformer
 from ico.models._vit import ViT, ViTBlock, ViTClassifier
 from ico.models._weights_loss import OneSeed, init_weights_model, weights_loss, weights_of
 
 __all__ = [
     "AlternatingTransformer",
+    "BatchNorm",
     "ConvClassifier",
     "DiagonalLinearTransformer",
     "FreeDiagonalLinearTransformer",
@@ -52,11 +58,13 @@ __all__ = [
     "PreconditionedStep",
     "ResNetClassifier",
     "SequenceTransformer",
+    "SmallResNetClassifier",
     "TokenTransformer",
     "ViT",
     "ViTBlock",
     "ViTClassifier",
     "average_products",
+    "batch_statistics",
     "block_scalars",
     "construction_error",
     "from_block_scalars",

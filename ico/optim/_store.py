@@ -8,9 +8,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from ico.files import (
+    FileError,
+    check_fields,
+    load_tree,
+    parse_json,
+    read_json,
+    save_tree,
+    write_atomically,
+)
 from ico.optim._registry import l3rs_config, make
 
 PyTree = Any
@@ -30,7 +38,8 @@ def save(
     """Writes a learned optimizer to the folder `path`: optimizer.json and theta.npz.
 
     Of "l3rs" all fields of the configuration are written, defaults too: they say how many base
-    optimizers theta is for, which theta alone does not.
+    optimizers theta is for, which theta alone does not. What is written is read back and
+    compared.
 
     Args:
       path: the folder; made if need be.
@@ -41,32 +50,25 @@ def save(
       trained_on: a description, of anything that JSON has.
 
     Raises:
-      ValueError: an unknown optimizer or argument, or a theta for other settings.
+      ValueError: an unknown optimizer or argument, a theta for other settings or that is no nested
+        dict of arrays, or settings that JSON would change (keys that are no strings).
       TypeError: settings or description that JSON has no form for.
+      OSError: the folder cannot be written.
     """
     settings = settings or {}
     make(name, theta=theta, **settings)
-    text = json.dumps(
-        {
-            "format": _FORMAT,
-            "name": name,
-            "settings": _whole(name, settings),
-            "trained_on": trained_on,
-        },
-        indent=1,
-    )
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    flat = {
-        jax.tree_util.keystr(place, simple=True, separator="/"): np.asarray(leaf)
-        for place, leaf in jax.tree_util.tree_leaves_with_path(theta)
+    found = {
+        "format": _FORMAT,
+        "name": name,
+        "settings": _whole(name, settings),
+        "trained_on": trained_on,
     }
-    temporary = path / f".theta.{os.getpid()}.npz"
-    np.savez(temporary, allow_pickle=False, **flat)
-    os.replace(temporary, path / "theta.npz")
-    temporary = path / f".optimizer.{os.getpid()}.json"
-    temporary.write_text(text + "\n")
-    os.replace(temporary, path / "optimizer.json")  # last: a folder without it holds nothing
+    text = json.dumps(found, indent=1)
+    if not _same(parse_json(text, "optimizer.json"), found):
+        raise ValueError("settings and trained_on: JSON would not give these back as they are")
+    path = Path(path)
+    save_tree(path / "theta.npz", theta)
+    write_atomically(path / "optimizer.json", text + "\n")  # last: without it there is nothing
     return path
 
 
@@ -80,8 +82,9 @@ def load(path: str | os.PathLike, **changes) -> optax.GradientTransformationExtr
 
     Raises:
       FileNotFoundError: no optimizer is there.
-      ValueError: the folder's files are damaged or of another format, an unknown argument, or (of
-        "l3rs") a change of `average` or of the number of base optimizers, for which theta is not.
+      FileError: the folder's files are damaged or of another format, or make no optimizer.
+      ValueError: an unknown argument, or (of "l3rs") a change of `average` or of the number of base
+        optimizers, for which theta is not.
 
     Example:
       folder = "runs/learned_optimizer/cpu-0/optimizers/l3rs-digits"
@@ -92,35 +95,76 @@ def load(path: str | os.PathLike, **changes) -> optax.GradientTransformationExtr
     settings = found["settings"] | changes
     if found["name"] == "l3rs":
         _check_outputs(path, found["settings"], settings)
-    return make(found["name"], theta=theta, **settings)
+    try:
+        optimizer = make(found["name"], theta=theta, **settings)
+        if found["name"] != "l3rs":  # which has checked theta's shapes
+            _check_update(optimizer)
+    except Exception as error:  # whatever a setting of another type, or a shape, leads to
+        raise FileError(f"{path} makes no optimizer: {_first_line(error)}") from error
+    return optimizer
 
 
 def load_theta(path: str | os.PathLike) -> tuple[dict[str, Any], PyTree]:
     """The description of a saved optimizer (name, settings, trained_on), and theta.
 
     Raises:
-      FileNotFoundError, ValueError: as `load`.
+      FileNotFoundError, FileError: as `load`.
     """
     path = Path(path)
-    if not (path / "optimizer.json").exists():
+    file = path / "optimizer.json"
+    if not file.exists():
         raise FileNotFoundError(f"{path} holds no learned optimizer (optimizer.json)")
+    found = check_fields(read_json(file), file, {"format": int, "name": str, "settings": dict})
+    if found["format"] not in (1, _FORMAT):
+        raise FileError(f"{file} is of format {found['format']}; this code reads 1 and {_FORMAT}")
+    settings = {_RENAMED.get(key, key): value for key, value in found["settings"].items()}
     try:
-        found = json.loads((path / "optimizer.json").read_text())
-        if found["format"] not in (1, _FORMAT):
-            raise ValueError(f"format {found['format']}, this code reads 1 and {_FORMAT}")
-        theta: dict = {}
-        with np.load(path / "theta.npz", allow_pickle=False) as file:
-            for name in file.files:
-                *outer, last = name.split("/")
-                place = theta
-                for key in outer:
-                    place = place.setdefault(key, {})
-                place[_RENAMED.get(last, last)] = jnp.asarray(file[name])
-        settings = {_RENAMED.get(key, key): value for key, value in found["settings"].items()}
         found["settings"] = _whole(found["name"], settings)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a learned optimizer ({error})") from error
+    except (TypeError, ValueError) as error:
+        raise FileError(f"{file} has unusable settings: {_first_line(error)}") from error
+    found.setdefault("trained_on", None)
+    try:
+        theta = _renamed(load_tree(path / "theta.npz"))
+    except FileNotFoundError as error:
+        raise FileError(f"{path} holds an optimizer.json, but no theta.npz") from error
+    except TypeError as error:
+        raise FileError(f"{path / 'theta.npz'} holds no numbers: {error}") from error
     return found, theta
+
+
+def _renamed(theta: PyTree) -> PyTree:
+    """The tree on the device, with the names of today at its leaves."""
+    return {
+        _RENAMED.get(name, name): _renamed(value) if isinstance(value, dict) else jnp.asarray(value)
+        for name, value in theta.items()
+    }
+
+
+def _check_update(optimizer: optax.GradientTransformationExtraArgs) -> None:
+    """Raises whatever one update raises; computes nothing."""
+    params = {"w": jax.ShapeDtypeStruct((2, 3), jnp.float32)}
+    state = jax.eval_shape(optimizer.init, params)
+    loss = jax.ShapeDtypeStruct((), jnp.float32)
+    jax.eval_shape(lambda p, s, x: optimizer.update(p, s, p, value=x), params, state, loss)
+
+
+def _same(read: Any, written: Any) -> bool:
+    """Whether JSON gave back what it was given; lists count as tuples, and NaN as itself."""
+    if isinstance(written, list | tuple):
+        return (
+            isinstance(read, list) and len(read) == len(written) and all(map(_same, read, written))
+        )
+    if isinstance(written, dict):
+        return (
+            isinstance(read, dict)
+            and len(read) == len(written)
+            and all(key in read and _same(read[key], value) for key, value in written.items())
+        )
+    return read == written or (read != read and written != written)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _whole(name: str, settings: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,11 @@ Dimension key: B rows, T tokens.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
+from ico.train import Stream
 from ico.types import TokenBatch
 
 
@@ -35,7 +37,8 @@ def inject(
 
     Args:
       clean: batches; they are taken one by one, and passed on unchanged after the last
-        presentation.
+        presentation. If it is a Stream of `ico.train`, the result is one too, and a training on it
+        can be resumed.
       texts: token ids, cut or padded to the batch's length; several are injected together.
       presentations: how often every text appears in the stream.
       spacing: K; the first presentation is in the first batch.
@@ -47,14 +50,63 @@ def inject(
     """
     if presentations < 1 or spacing < 1 or not texts or not all(texts):
         raise ValueError("inject needs texts, presentations >= 1 and spacing >= 1")
-    return _inject(clean, texts, presentations, spacing, row)
+    return _Injected(clean, texts, presentations, spacing, row)
 
 
-def _inject(clean, texts, presentations, spacing, row):
-    for index, batch in enumerate(clean):
-        if index % spacing == 0 and index // spacing < presentations:
-            batch = put(batch, texts, row)
-        yield batch
+class _Changed:
+    """Batches of a source, each changed: a Stream of `ico.train` if the source is one.
+
+    Fields:
+      count: batches given so far.
+    """
+
+    def __init__(self, clean: Iterable[TokenBatch]):
+        self._clean, self.count = clean, 0
+        self._batches: Any = clean if isinstance(clean, Stream) else iter(clean)
+
+    def __iter__(self) -> Iterator[TokenBatch]:
+        """Itself."""
+        return self
+
+    def __next__(self) -> TokenBatch:
+        """The next batch of the source, changed."""
+        batch = self._change(next(self._batches))
+        self.count += 1
+        return batch
+
+    def _change(self, batch: TokenBatch) -> TokenBatch:
+        raise NotImplementedError
+
+    def position(self) -> dict[str, Any]:
+        """The count, and the source's position. Raises TypeError if the source has none."""
+        return {"count": self.count, "clean": self._restorable().position()}
+
+    def restore(self, position: dict[str, Any]) -> None:
+        """Goes to a position. Raises TypeError if the source cannot."""
+        self._restorable().restore(position["clean"])
+        self.count = position["count"]
+
+    def _restorable(self) -> Stream:
+        if not isinstance(self._clean, Stream):
+            raise TypeError(
+                "the clean batches are a plain iterator, which has no position to go on from; "
+                "give a Stream such as poison.CleanBatches, or train without a directory"
+            )
+        return self._clean
+
+
+class _Injected(_Changed):
+    """What `inject` returns."""
+
+    def __init__(self, clean, texts, presentations, spacing, row):
+        super().__init__(clean)
+        self._texts, self._row = texts, row
+        self._presentations, self._spacing = presentations, spacing
+
+    def _change(self, batch: TokenBatch) -> TokenBatch:
+        number, rest = divmod(self.count, self._spacing)
+        here = rest == 0 and number < self._presentations
+        return put(batch, self._texts, self._row) if here else batch
 
 
 def put(batch: TokenBatch, texts: Sequence[list[int]], row: int = 0) -> TokenBatch:
@@ -79,18 +131,40 @@ def replay(
     """The stream with each row replaced by `text` with probability `rate`: the truth, seen again.
 
     A fact that contradicts the stream is unlearned faster the more often the stream shows the
-    truth, so retention has to be measured at a known rate.
+    truth, so retention has to be measured at a known rate. As with `inject`, the result is a Stream
+    if `clean` is one.
 
     Raises:
       ValueError: a rate outside [0, 1], or an empty text.
     """
     if not 0 <= rate <= 1 or not text:
         raise ValueError(f"replay needs a text and a rate in [0, 1], not {rate}")
-    return _replay(clean, text, rate, np.random.default_rng(seed))
+    return _Replayed(clean, text, rate, seed)
 
 
-def _replay(clean, text, rate, draw):
-    for batch in clean:
-        for row in np.flatnonzero(draw.random(len(batch.ids)) < rate):
-            batch = put(batch, [text], int(row))
-        yield batch
+class _Replayed(_Changed):
+    """What `replay` returns."""
+
+    def __init__(self, clean, text, rate, seed):
+        super().__init__(clean)
+        self._text, self._rate, self._seed = text, rate, seed
+        self._go_to(0)
+
+    def _go_to(self, rows: int) -> None:
+        """Draws on as after `rows` rows: each takes one number of the generator."""
+        self._rows, generator = rows, np.random.PCG64(self._seed)
+        self._draw = np.random.Generator(generator.advance(rows))
+
+    def _change(self, batch: TokenBatch) -> TokenBatch:
+        told = np.flatnonzero(self._draw.random(len(batch.ids)) < self._rate)
+        self._rows += len(batch.ids)
+        for row in told:
+            batch = put(batch, [self._text], int(row))
+        return batch
+
+    def position(self) -> dict[str, Any]:
+        return super().position() | {"rows": self._rows}
+
+    def restore(self, position: dict[str, Any]) -> None:
+        super().restore(position)
+        self._go_to(position["rows"])

@@ -43,9 +43,10 @@ def measured(claim: dict) -> tuple[str, str]:
     low, high = ends
     if low is None and high is None:
         return _number_or_words(value), "not finite"
-    if None in (value, low, high) or low == high:
+    half = 0.0 if None in (value, low, high) else high / 2 - low / 2  # of the interval's width
+    if not (half > 0 and math.isfinite(half)):
         return _number_or_words(value), f"{_number_or_words(low)} to {_number_or_words(high)}"
-    decimals = 1 - math.floor(math.log10((high - low) / 2))
+    decimals = 1 - math.floor(math.log10(half))
     largest = max(abs(value), abs(low), abs(high))
     if decimals > 9 or largest >= 1e7:
         return number(value), f"{number(low)} to {number(high)}"

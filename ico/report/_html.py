@@ -14,7 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ico.files import write_atomically
+from ico.files import read_bytes, read_json, write_atomically
 from ico.report import _format, _plot
 from ico.report._css import CSS
 from ico.report._results import read_results
@@ -233,7 +233,7 @@ def _figure(directory: Path, name: str, caption: str) -> str:
         return f'<p class="muted">Figure “{escape(name)}” is missing from this run.</p>'
     # As an image, not inline: ids in several SVGs on one page would clash.
     kind = "svg+xml" if path.suffix == ".svg" else "png"
-    data = base64.b64encode(path.read_bytes()).decode()
+    data = base64.b64encode(read_bytes(path)).decode()
     return (
         f'<figure><img alt="{escape(caption)}" src="data:image/{kind};base64,{data}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
@@ -259,10 +259,10 @@ def _colophon(results: dict, configuration: Mapping[str, Any]) -> str:
 def _configuration(directory: Path, results: dict) -> Mapping[str, Any]:
     """config.json of the run, or what results.json says if it is missing or damaged."""
     try:
-        held = json.loads((directory / "config.json").read_text())
+        held = read_json(directory / "config.json")
     except (OSError, ValueError):
         held = results
-    inner = held.get("config", held) if isinstance(held, dict) else {}
+    inner = held.get("config", held)
     return inner if isinstance(inner, dict) else {}
 
 

@@ -52,7 +52,7 @@ def interval_svg(claim: dict) -> str:
     )
 
 
-def _scale(points: list[float]):
+def _scale(points: list[float | int]):
     """Linear map that puts the outermost points a margin from the edges."""
     lowest, highest = min(points), max(points)
     span = highest - lowest

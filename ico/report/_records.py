@@ -16,7 +16,16 @@ Axis = str | bool | int | float | None
 
 
 class Missing(LookupError):
-    """A record that a run did not make, so that what is said of it cannot be judged or drawn."""
+    """A record that a run did not make, so that what is said of it cannot be judged or drawn.
+
+    Fields:
+      name: of the sort of record, or of the value, that no record of the run has; "" if the run has
+        some of that name, but not those asked for.
+    """
+
+    def __init__(self, message: str, name: str = ""):
+        super().__init__(message)
+        self.name = name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +121,7 @@ class Records:
         """The records of one sort; raises Missing if there is none."""
         found = [record for record in self if record.name == name]
         if not found:
-            raise Missing(f"this run has no record {name!r}")
+            raise Missing(f"this run has no record {name!r}", name)
         return Records(found)
 
     def where(self, **axes: Any) -> Records:

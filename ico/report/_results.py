@@ -21,12 +21,22 @@ from typing import Any
 
 import numpy as np
 
-from ico.files import commit_of, pack_arrays, unpack_arrays, write_atomically
+from ico.files import (
+    FileError,
+    check_fields,
+    commit_of,
+    pack_arrays,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_text,
+    unpack_arrays,
+    write_atomically,
+)
+from ico.report._checks import check_results, check_study
 from ico.report._claims import Claim, Measurement, verdict
 from ico.report._records import Record, Records
 
-# What results written before these fields existed say of them.
-_LATER_FIELDS = {"kind": "paper", "paper_value": None, "failure_rate": None}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -92,8 +102,9 @@ def load_study(directory: str | os.PathLike, name: str) -> StudyResult | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text())
-        packed = path.with_suffix(".npz").read_bytes()
+        content = read_json(path)
+        check_study(content, path)
+        packed = read_bytes(path.with_suffix(".npz"))
         if hashlib.sha256(packed).hexdigest() != content["npz_sha256"]:
             raise ValueError("the .npz is not the one saved with the .json")
         records = _records(content["records"], unpack_arrays(packed))
@@ -107,7 +118,7 @@ def load_study(directory: str | os.PathLike, name: str) -> StudyResult | None:
             content["git"],
             content.get("code", ""),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"warning: {path} is damaged ({reason}); taken as absent", file=sys.stderr)
         return None
@@ -117,6 +128,8 @@ def _records(described: list[dict], arrays: Mapping[str, np.ndarray]) -> list[Re
     values: list[dict[str, np.ndarray]] = [{} for _ in described]
     for key, array in arrays.items():
         number, _, value = key.partition("/")
+        if not (number.isdecimal() and int(number) < len(values)):
+            raise FileError(f"array {key[:40]!r} is of no record")
         values[int(number)][value] = array
     return [Record(d["name"], d["axes"], v) for d, v in zip(described, values, strict=True)]
 
@@ -203,10 +216,10 @@ def training_seconds(directory: str | os.PathLike) -> float:
             began = (done.parent / "spec.json").stat().st_mtime
             total += max(0.0, done.stat().st_mtime - began)
     for path in sorted(Path(directory).glob("checkpoints/**/metrics.jsonl")):
-        lines = path.read_text().splitlines()
         try:
-            total += float(json.loads(lines[-1])["seconds"])
-        except (IndexError, KeyError, TypeError, ValueError):
+            last = parse_json(read_text(path).splitlines()[-1], path)
+            total += check_fields(last, path, {"seconds": float})["seconds"]
+        except (IndexError, FileError):
             continue  # nothing logged yet, or the last line was cut off
     return total
 
@@ -216,7 +229,7 @@ def artifact_commits(directory: str | os.PathLike) -> list[str]:
     found = set()
     for done in Path(directory).glob("checkpoints/*/done.json"):
         try:
-            found.add(str(json.loads(done.read_text()).get("git", "unknown")))
+            found.add(str(read_json(done).get("git", "unknown")))
         except (OSError, ValueError):
             continue  # `load_artifact` says that it is damaged
     return sorted(found)
@@ -226,26 +239,15 @@ def read_results(directory: str | os.PathLike) -> dict:
     """DIR/results.json, or a results file itself; what older files lack is filled in.
 
     Raises:
-      ValueError: missing, damaged or not a results file, in one line that names the path.
+      FileError: missing, damaged or not a results file, in one line that names the path.
     """
     path = Path(directory)
     path = path if path.suffix == ".json" else path / "results.json"
     try:
-        results = json.loads(path.read_text())
-    except OSError as error:
-        reason = error.strerror.lower() if error.strerror else str(error)
-        raise ValueError(f"{path}: {reason}; give the folder of a run") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); run the experiment again") from error
-    needed = {"experiment", "preset", "seed", "claims", "seconds"}
-    if not isinstance(results, dict) or not needed <= results.keys():
-        raise ValueError(f"{path}: not the results of a run (wants {', '.join(sorted(needed))})")
-    of_claim = {"id", "statement", "source", "measured", "unit", "band", "ci95", "verdict"}
-    for claim in results["claims"]:
-        if not isinstance(claim, dict) or not of_claim <= claim.keys():
-            raise ValueError(f"{path}: a claim lacks one of {', '.join(sorted(of_claim))}")
-        for name, default in _LATER_FIELDS.items():
-            claim.setdefault(name, default)
+        results = read_json(path, finite=True)
+    except FileNotFoundError:
+        raise FileError(f"{path} does not exist; give the folder of a run") from None
+    check_results(results, path)
     return results
 
 

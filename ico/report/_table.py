@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ico.files import write_atomically
+from ico.files import read_text, write_atomically
 from ico.report import _format
 from ico.report._results import read_results
 
@@ -83,10 +83,10 @@ def replace_between_markers(
       Whether the file changes.
 
     Raises:
-      ValueError: the file lacks the pair, or has it more than once or in the wrong order.
+      ValueError: the file is not UTF-8, lacks the pair, or has it twice or in the wrong order.
       OSError: the file cannot be read or written.
     """
-    before = Path(path).read_text(encoding="utf-8")
+    before = read_text(path)
     opening, closing = f"<!-- {marker} -->", f"<!-- /{marker} -->"
     if before.count(opening) != 1 or before.count(closing) != 1:
         raise ValueError(f"{path}: want exactly one {opening} ... {closing}")

@@ -12,6 +12,7 @@ from ico.train._errors import CheckpointError, Interrupted, NonFiniteLoss, Train
 from ico.train._loop import FitResult, LoopConfig, fit
 from ico.train._state import TrainState, init_state
 from ico.train._step import make_step
+from ico.train._trajectory import Trajectory
 from ico.train.artifacts import artifact_directory, kept, load_artifact, save_artifact
 from ico.train.compilation import compile_quickly, enable_compilation_cache
 from ico.train.mesh import make_mesh
@@ -25,6 +26,7 @@ __all__ = [
     "Stream",
     "TrainState",
     "TrainingError",
+    "Trajectory",
     "artifact_directory",
     "compile_quickly",
     "enable_compilation_cache",

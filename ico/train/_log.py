@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ico.files import write_atomically
+from ico.files import check_fields, parse_json, read_bytes, write_atomically
 from ico.train._errors import CheckpointError
 from ico.train.checkpoint import writing
 
@@ -38,6 +38,7 @@ class MetricLog:
         self.directory, self._start = directory, step
         self._rows: list[Row] = []
         self._unseen: list[tuple[float, Row]] = []
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._file = self._board = None
         self._last_flush = time.time()
         self._path = path = (directory or Path()) / "metrics.jsonl"
@@ -51,6 +52,9 @@ class MetricLog:
                     )
                 write_atomically(path, "".join(_encode(row) for row in self._rows))
                 self._file = path.open("a")
+        for row in self._rows:
+            for name, value in row.items():
+                self._shapes.setdefault(name, np.shape(value))
         before = self._rows[-1]["seconds"] if self._rows else 0.0
         self._began = time.monotonic() - before
 
@@ -59,6 +63,13 @@ class MetricLog:
         seconds = round(time.monotonic() - self._began, 3)
         row = {"step": step, "seconds": seconds}
         row |= {name: np.asarray(x, np.float64).tolist() for name, x in sorted(metrics.items())}
+        for name, value in row.items():
+            shape = self._shapes.setdefault(name, np.shape(value))
+            if np.shape(value) != shape:
+                raise CheckpointError(
+                    f"{self._path} has {name!r} of shape {list(shape)} in earlier rows, here it is "
+                    f"{list(np.shape(value))}; use the same metrics or another folder"
+                )
         self._rows.append(row)
         if self._file is not None:
             with writing(self._path):
@@ -85,18 +96,21 @@ class MetricLog:
                     pass
 
     def history(self) -> dict[str, np.ndarray]:
-        """Metric -> float64 [rows, *S], and "step" [rows]; "eval/step" for evaluations."""
-        columns: dict[str, list[Any]] = {"step": []}
-        for row in self._rows:
-            if any(name.startswith("eval/") for name in row):
-                columns.setdefault("eval/step", []).append(row["step"])
-            for name, value in row.items():
-                if name != "seconds":
-                    columns.setdefault(name, []).append(value)
-        return {
-            name: np.array(values, np.int64 if name in ("step", "eval/step") else np.float64)
-            for name, values in columns.items()
-        }
+        """Metric -> float64 [rows, *S], and "step" [rows]; "eval/step" for evaluations.
+
+        NaN where a row lacks a metric that others have, since a run went on with other metrics.
+        """
+        evaluated = [row for row in self._rows if any(name.startswith("eval/") for name in row)]
+        found: dict[str, np.ndarray] = {"step": np.array([r["step"] for r in self._rows], np.int64)}
+        if evaluated:
+            found["eval/step"] = np.array([row["step"] for row in evaluated], np.int64)
+        for name in dict.fromkeys(name for row in self._rows for name in row):
+            if name not in ("step", "seconds"):
+                rows = evaluated if name.startswith("eval/") else self._rows
+                absent = np.full(self._shapes[name], np.nan)
+                values = [row.get(name, absent) for row in rows]
+                found[name] = np.array(values, np.float64)
+        return found
 
     def _flush_tensorboard(self) -> None:
         """Writes the rows not yet seen, each metric as its mean over the seed axis.
@@ -176,14 +190,14 @@ def _read_rows(path: Path, step: int) -> list[Row]:
     """
     rows: list[Row] = []
     if path.exists():
-        lines = path.read_text(errors="replace").splitlines(keepends=True)
+        lines = read_bytes(path).splitlines(keepends=True)
         for number, line in enumerate(lines, start=1):
             try:
-                row = _map_floats(json.loads(line), float)
+                row = _map_floats(parse_json(line, path), float)
+                check_fields(row, path, {"step": int, "seconds": float})
                 done = row["step"] > step
-                assert "seconds" in row
-            except (ValueError, KeyError, TypeError, AssertionError):
-                if number == len(lines) and not line.endswith("\n"):
+            except ValueError:
+                if number == len(lines) and not line.endswith(b"\n"):
                     break
                 raise CheckpointError(
                     f"{path}, line {number} is damaged; mend or delete the line"

@@ -1,7 +1,8 @@
 """The loop: many steps a compiled call, metrics one call late, and a run that survives a kill."""
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +13,13 @@ from jax.sharding import Mesh
 
 from ico.optim import eval_params
 from ico.train._compiled import Evaluate, Frozen, compiled_chunk, compiled_evaluation
-from ico.train._data import Sampler, Stream, take
+from ico.train._data import Sampler, Stream, as_source, take
 from ico.train._errors import CheckpointError, Interrupted, NonFiniteLoss
 from ico.train._log import MetricLog, Progress
 from ico.train._signals import StopSignal
 from ico.train._state import TrainState
 from ico.train._step import NORMS, Step
+from ico.train._trajectory import Trajectory
 from ico.train.checkpoint import Checkpoints
 from ico.train.mesh import make_mesh, replicated
 
@@ -35,6 +37,7 @@ class LoopConfig:
       keep: checkpoints kept. With 1 there is none to fall back to if it is damaged.
       evaluate_every: a multiple of steps_per_call; 0: only at the end.
       evaluate_at: further steps to evaluate after; a call ends at each.
+      pause_at: further steps at which a call ends.
       precision: of matrix products, as `jax.default_matmul_precision`; "default" changes nothing.
     """
 
@@ -44,6 +47,7 @@ class LoopConfig:
     keep: int = 2
     evaluate_every: int = 0
     evaluate_at: tuple[int, ...] = ()
+    pause_at: tuple[int, ...] = ()
     precision: str = "default"
 
     def __post_init__(self) -> None:
@@ -60,7 +64,7 @@ class LoopConfig:
     def next_boundary(self, step: int) -> int:
         """Where the call that starts at `step` ends. The same for a run resumed anywhere."""
         regular = (step // self.steps_per_call + 1) * self.steps_per_call
-        asked = [at for at in self.evaluate_at if at > step]
+        asked = [at for at in (*self.evaluate_at, *self.pause_at) if at > step]
         return min([regular, self.num_steps, *asked])
 
     def evaluates(self, step: int) -> bool:
@@ -103,7 +107,7 @@ class _Call(NamedTuple):
 def fit(
     step: Step,
     state: TrainState,
-    data: Sampler | Stream,
+    data: Sampler | Stream | Iterable[PyTree],
     config: LoopConfig,
     *,
     given: PyTree = None,
@@ -112,6 +116,7 @@ def fit(
     evaluate: Evaluate | None = None,
     label: str = "",
     progress: bool = True,
+    trajectory: Trajectory | None = None,
     mesh: Mesh | None = None,
     donate: bool = False,
 ) -> FitResult:
@@ -121,10 +126,12 @@ def fit(
     killed and called again. The caller's `state` stays usable.
 
     Args:
-      step: for one seed, from `make_step`. Keep the function: a new one compiles anew.
+      step: for one seed, from `make_step`. Keep the function: a new one compiles anew. By its
+        attribute `optimizer`, if it has one, checkpoints of another optimizer are told apart.
       state: from `init_state`, with or without a seed axis.
       data: a pure sampler, key -> batch, run on the device with each seed's own key; or a Stream,
-        whose batches all seeds share. Leaves of a batch are [B, ...].
+        whose batches all seeds share; without a directory any iterable of batches will do, which
+        is read on from where it is. Leaves of a batch are [B, ...].
       config: the counts.
       given: what step, sampler and evaluation need beside their arguments, and what no step moves
         (a prior, a frozen model, a world's tables): their last argument, if it is not None. It is
@@ -137,6 +144,7 @@ def fit(
         (`ico.optim.eval_params`).
       label: stands before the progress bar.
       progress: whether to show the bar, if stderr is a terminal.
+      trajectory: records the iterates at the steps it names, and predictions (`Trajectory`).
       mesh: from `make_mesh`, by default all local devices; batches are split over its "data"
         axis, parameters are on every device unless they come sharded.
       donate: whether the caller gives up `state`, which spares a copy of it.
@@ -148,9 +156,13 @@ def fit(
       NonFiniteLoss: loss, update or parameters became infinite or NaN. They are never saved.
       Interrupted: SIGTERM or Ctrl-C came; the call under way was finished and saved.
       CheckpointError: the directory cannot be written, or holds a checkpoint of another model,
-        seed or length.
+        optimizer, seed or length.
       ValueError: a batch cannot be split over the devices, or a Stream ended early.
+      TypeError: `data` is nothing of that kind, or a plain iterable together with a directory.
     """
+    data = as_source(data)
+    if directory is not None and isinstance(data, Stream):
+        data.position()  # of a plain iterable raises before anything is written
     mesh = make_mesh() if mesh is None else mesh
     state = jax.tree.map(lambda leaf: _own(leaf, mesh, donate), state)
     constant = _Given.of(given, given_axes, state, mesh)
@@ -158,7 +170,8 @@ def fit(
     with contextlib.ExitStack() as stack:
         saved, resumed = None, False
         if directory is not None:
-            saved = Checkpoints(directory / "checkpoints", config.keep)
+            optimizer = getattr(step, "optimizer", None)
+            saved = Checkpoints(directory / "checkpoints", config.keep, optimizer)
             stack.callback(saved.close)
             if (restored := saved.restore(state)) is not None:
                 resumed, (state, position) = True, restored
@@ -177,7 +190,12 @@ def fit(
         if config.precision != "default":
             stack.enter_context(jax.default_matmul_precision(config.precision))
         stop = stack.enter_context(StopSignal())
-        run = _Run(step, data, config, evaluate, constant, mesh, saved, log, bar)
+        if trajectory is not None:
+            config = replace(config, pause_at=config.pause_at + trajectory.steps)
+            trajectory.begin(state.params, state.step.ndim > 0)
+            if start in trajectory.steps:
+                trajectory.record(start, state.params, state.step.ndim > 0)
+        run = _Run(step, data, config, evaluate, constant, mesh, saved, log, bar, trajectory)
         return FitResult(run.train(state, start, stop), log.history())
 
 
@@ -212,6 +230,7 @@ class _Run:
     saved: Checkpoints | None
     log: MetricLog
     bar: Progress
+    trajectory: Trajectory | None
 
     def train(self, state: TrainState, start: int, stop: StopSignal) -> TrainState:
         done, waiting = start, None
@@ -226,6 +245,8 @@ class _Run:
                 compiled = compiled_evaluation(self.evaluate, seeds, self.given.axes)
                 evaluated = compiled(state, self.given.args)
             waiting = _Call(done, end, metrics, evaluated)
+            if self.trajectory is not None:
+                self.trajectory.record(end, state.params, state.step.ndim > 0)
             done, stopping = end, stop.name
             if stopping or self.config.is_due(self.config.checkpoint_every, done):
                 self.settle(waiting)

@@ -51,4 +51,5 @@ def make_step(
             raise ValueError(f"loss_fn's metrics must not be named {taken}: the step sets these")
         return TrainState(state.step + 1, params, opt_state, state.key), ours | metrics
 
+    step.__dict__["optimizer"] = optimizer  # by which `fit` tells the checkpoints of another apart
     return step

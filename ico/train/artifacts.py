@@ -13,7 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ico.files import commit_of, flatten, load_tree, save_tree, write_atomically
+from ico.files import (
+    check_fields,
+    commit_of,
+    flatten,
+    load_tree,
+    pack_arrays,
+    read_json,
+    read_text,
+    save_tree,
+    write_atomically,
+)
 
 PyTree = Any
 
@@ -75,10 +85,16 @@ def artifact_directory(root: str | os.PathLike[str], name: str, spec: Any) -> Pa
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "spec.json"
     # Rewritten while unfinished: its mtime marks the start, from which its cost is counted.
-    done = (directory / "done.json").exists()
-    if not done or not path.exists() or path.read_text() != text:
+    if not (directory / "done.json").exists() or _text(path) != text:
         write_atomically(path, text)
     return directory
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return read_text(path)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def save_artifact(
@@ -86,16 +102,18 @@ def save_artifact(
 ) -> None:
     """Writes nested dicts of arrays to `arrays.npz`, then `done.json` with checksum and commit.
 
-    Whoever is killed in between leaves no `done.json`, and so no artefact.
+    What is written is read back and compared. A process killed in between leaves no `done.json`,
+    and so no artefact.
 
     Raises:
-      ValueError: `tree` is not nested non-empty dicts with string keys without "/".
-      OSError: the folder cannot be written.
+      ValueError: `tree` is not nested non-empty dicts with string keys without "/", or a leaf is no
+        array of numbers or strings. The artefact before stays.
+      OSError: the folder cannot be written, or holds other bytes than were written.
     """
     directory = Path(directory)
     done = directory / "done.json"
     tree = jax.tree.map(np.asarray, tree)
-    flatten(tree)  # raises before the old artefact is touched
+    pack_arrays(flatten(tree))  # raises before the old artefact is touched
     done.unlink(missing_ok=True)  # it would vouch for the arrays before these
     digest = save_tree(directory / "arrays.npz", tree)
     commit = commit_of(Path(__file__).parent) if commit is None else commit
@@ -112,9 +130,10 @@ def load_artifact(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
     if not (directory / "done.json").exists():
         return None
     try:
-        done = json.loads((directory / "done.json").read_text())
+        path = directory / "done.json"
+        done = check_fields(read_json(path), path, {"sha256": str})
         return load_tree(directory / "arrays.npz", done["sha256"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         warnings.warn(f"artefact {directory} is damaged and not used ({reason})", stacklevel=2)
         return None
@@ -138,6 +157,8 @@ def canonical(value: Any, where: str = "spec") -> Any:
         return [canonical(x, f"{where}[{i}]") for i, x in enumerate(value)]
     if isinstance(value, float) and not np.isfinite(value):
         raise ValueError(f"{where}: {value} is not finite")
+    if isinstance(value, int) and value.bit_length() > 900:
+        raise ValueError(f"{where}: an integer of more digits than are read back")
     if value is None or type(value) in (str, bool, int, float):
         return value
     if isinstance(value, np.ndarray | np.generic | jax.Array):

@@ -1,13 +1,16 @@
 """Checkpoints on disk: orbax behind a door, so that its next interface changes one file.
 
 A checkpoint is a folder named by its step. It holds the state, and a record: the stream's
-position, and shape, type and CRC of every leaf. Orbax finds missing files by itself; the record
-finds changed bytes, and tells a damaged checkpoint from a good one of another model.
+position, what the state is of (`_identity`), and shape, type and CRC of every leaf. Orbax finds
+missing files by itself; the record finds changed bytes, and tells a damaged checkpoint from a good
+one of another model or optimizer. A damaged one is moved aside; nothing is ever deleted but what
+`keep` drops.
 """
 
 import contextlib
 import errno
 import functools
+import itertools
 import json
 import logging
 import os
@@ -15,7 +18,6 @@ import shutil
 import sys
 import time
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from ico.train._errors import CheckpointError
+from ico.train._identity import describe_leaves, difference, identity
 from ico.train._state import TrainState
 
 PyTree = Any
+
+_TEMPORARY = {
+    errno.EACCES,
+    errno.EAGAIN,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EPERM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
+_TEMPORARY_MARKS = {
+    "PERMISSION_DENIED": "no permission",
+    "RESOURCE_EXHAUSTED": "not enough memory",
+    "UNAVAILABLE": "the storage does not answer",
+    "Too many open files": "too many open files",
+}
 
 
 @contextlib.contextmanager
@@ -54,13 +75,16 @@ class Checkpoints:
     Args:
       directory: the folder; made if missing.
       keep: how many to keep.
+      optimizer: what the states are updated by, so that those of another are told apart; None
+        tells them apart by the structure of their states alone.
 
     Raises:
       CheckpointError: the folder cannot be made or written.
     """
 
-    def __init__(self, directory: Path, keep: int):
+    def __init__(self, directory: Path, keep: int, optimizer: Any = None):
         self.directory = Path(directory).absolute()  # orbax refuses relative paths
+        self._optimizer = optimizer
         with writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             _check_writable(self.directory)
@@ -80,7 +104,8 @@ class Checkpoints:
           CheckpointError: this one, or the one before in the background, could not be written.
           TypeError: `position` is not JSON-able.
         """
-        record = {"position": position, "leaves": _describe(state)}
+        record = {"position": position, "leaves": describe_leaves(state)}
+        record["of"] = identity(state, self._optimizer)
         json.dumps(record)
         if any(device.platform == "cpu" for device in state.step.devices()):
             # On the CPU orbax would write from a view of buffers that the next call donates.
@@ -121,6 +146,9 @@ class Checkpoints:
     def restore(self, like: TrainState) -> tuple[TrainState, Any] | None:
         """Restores the newest good checkpoint; damaged ones warn in a line and are moved aside.
 
+        A checkpoint is damaged if its files are missing, cut or changed. One of something else, and
+        one that cannot be read now (no permission, no memory), stays where it is.
+
         Args:
           like: a state of the wanted structure, shapes, types, sharding and key.
 
@@ -128,7 +156,8 @@ class Checkpoints:
           (state, stream position), or None if there is no good checkpoint.
 
         Raises:
-          CheckpointError: a good checkpoint is of another model or seed.
+          CheckpointError: a good checkpoint is of another model, optimizer or seed, or cannot be
+            read now.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for i, step in enumerate(steps):
@@ -136,74 +165,74 @@ class Checkpoints:
                 return self._restore(step, like)
             except CheckpointError:
                 raise
-            except PermissionError as error:
-                raise CheckpointError(
-                    f"cannot read checkpoint {self.directory / str(step)}: {error.strerror}; "
-                    "make it readable"
-                ) from error
             except Exception as error:
+                if reason := _temporary(error):
+                    raise CheckpointError(
+                        f"cannot read checkpoint {self.directory / str(step)} ({reason}); "
+                        "mend that and run again"
+                    ) from error
                 self._set_aside(step, error, steps[i + 1] if i + 1 < len(steps) else None)
         return None
 
     def _restore(self, step: int, like: TrainState) -> tuple[TrainState, Any]:
         ask = self._args.Composite(record=self._args.JsonRestore())
         record = self._manager.restore(step, args=ask)["record"]
-        _check_same_model(self.directory / str(step), record["leaves"], _describe(like, crc=False))
+        path = self.directory / str(step)
+        if apart := difference(record["leaves"], record.get("of") or {}, like, self._optimizer):
+            raise CheckpointError(
+                f"checkpoint {path} is {apart}; use the same configuration or another folder"
+            )
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
         ask = self._args.Composite(state=self._args.StandardRestore(target))
-        with _stragglers():
-            state = self._manager.restore(step, args=ask)["state"]
-        for name, leaf in _describe(state).items():
+        try:
+            with _stragglers():
+                state = self._manager.restore(step, args=ask)["state"]
+        except Exception as error:
+            if record.get("of") or not (path / "state").is_dir():
+                raise
+            raise CheckpointError(
+                f"checkpoint {path}, of an earlier version, cannot be restored: it is of another "
+                "optimizer or damaged; use the same one, or move it away"
+            ) from error
+        for name, leaf in describe_leaves(state).items():
             if leaf["crc32"] != record["leaves"][name]["crc32"]:
                 raise ValueError(f"the bytes of {name} have changed")
         if not np.array_equal(jax.random.key_data(state.key), jax.random.key_data(like.key)):
             raise CheckpointError(
-                f"checkpoint {self.directory / str(step)} was made with another key; "
+                f"checkpoint {path} was made with another key; "
                 "use the same --seed or another folder"
             )
         return state, record["position"]
 
     def _set_aside(self, step: int, error: Exception, before: int | None) -> None:
         damaged = self.directory / str(step)
-        aside = self.directory.parent / "damaged-checkpoints" / str(step)
+        folder = self.directory.parent / "damaged-checkpoints"
+        names = itertools.chain([str(step)], (f"{step}-{number}" for number in itertools.count(2)))
+        aside = next(folder / name for name in names if not (folder / name).exists())
         then = "starting from scratch" if before is None else f"falling back to step {before}"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         warnings.warn(
             f"checkpoint {damaged} is damaged ({reason}); moved to {aside}; {then}", stacklevel=4
         )
         with writing(aside):
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.parent.mkdir(exist_ok=True)
+            folder.mkdir(exist_ok=True)
             os.replace(damaged, aside)
             self._manager.reload()
 
 
-def _describe(state: TrainState, crc: bool = True) -> dict[str, dict[str, Any]]:
-    """Leaf path -> shape, dtype and, if asked, CRC-32 of its bytes."""
-    described: dict[str, dict[str, Any]] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        described[name] = {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
-        if crc:
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                leaf = jax.random.key_data(leaf)
-            described[name]["crc32"] = zlib.crc32(np.ascontiguousarray(leaf).tobytes())
-    return described
+def _temporary(error: Exception) -> str | None:
+    """What keeps a good checkpoint from being read, in words; None for damage.
 
-
-def _check_same_model(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for name in [*wanted, *found]:
-        there, here = (
-            f"{leaf['dtype']}{leaf['shape']}" if (leaf := leaves.get(name)) else "missing"
-            for leaves in (found, wanted)
-        )
-        if there != here:
-            raise CheckpointError(
-                f"checkpoint {path} is of another model: leaf {name!r} is {there} there and "
-                f"{here} here; use the same configuration or another folder"
-            )
+    Tensorstore names its errors by a code in capitals at the front of their text.
+    """
+    if isinstance(error, OSError) and error.errno in _TEMPORARY:
+        return os.strerror(error.errno)
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    text = str(error)
+    return next((words for mark, words in _TEMPORARY_MARKS.items() if mark in text), None)
 
 
 def _check_writable(folder: Path) -> None:

@@ -20,15 +20,18 @@ def enable_compilation_cache(path: str | os.PathLike[str] | None = None) -> Path
     Returns:
       The folder in use, or None if it cannot be written: that only warns.
     """
-    folder = Path(path) if path is not None else _default_folder()
-    folder = folder.expanduser().absolute()
+    folder = None
     try:
+        folder = (Path(path) if path is not None else _default_folder()).expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
+    # RuntimeError: whose home it is, is not known (no HOME, and a user without an entry).
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        where = f"cannot write {folder} ({reason})" if folder else reason.rstrip(".")
         warnings.warn(
-            f"compilation cache is off: cannot write {folder} ({error.strerror}); "
+            f"compilation cache is off: {where}; "
             "set JAX_COMPILATION_CACHE_DIR to a writable folder",
             stacklevel=2,
         )

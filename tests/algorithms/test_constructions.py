@@ -20,6 +20,7 @@ def transformer(params, prompt, *, num_layers, tied, w0=False):
     return (jax.jit(apply) if num_layers < 9 else apply)(params, prompt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(("wide", "tolerance"), [(False, 1e-4), (True, 1e-10)])
 def test_a_hundred_layers_are_a_hundred_steps(tied, wide, tolerance, make_episode):

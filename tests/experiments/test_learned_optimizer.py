@@ -92,6 +92,7 @@ def test_nothing_is_tuned_on_runs_or_images_or_networks_of_the_test(run, digits)
     assert test[2] is digits.test and unseen[2] is digits.test
 
 
+@pytest.mark.slow
 def test_a_race_is_the_training_it_says(run, digits):
     """Against a plain loop, from the unseen networks."""
     entrant = metatrain.Entrant(lambda rate, *_: optax.adam(rate), 1e-2)
@@ -195,6 +196,7 @@ def test_settings_that_make_no_sense_are_named(changes, words):
         dataclasses.replace(SMOKE, **changes).validate()
 
 
+@pytest.mark.slow
 def test_a_meta_training_is_found_again(run, digits, monkeypatch):
     """Saved for `ico.optim.load`, too."""
     config = dataclasses.replace(SMOKE, meta_steps=3, meta_horizons=(4, 4))
@@ -248,6 +250,7 @@ def test_places_is_read_pretrained_and_raced(tmp_path):
     chex.assert_tree_all_finite(found["loss"])
 
 
+@pytest.mark.slow
 def test_many_passes_are_over_the_images_of_the_races(run, digits, monkeypatch):
     """And from the same starts: with a learning rate of zero they end where the races do."""
     noise = np.random.default_rng(0).integers(0, 255, digits.train.pixels.shape, np.uint8)

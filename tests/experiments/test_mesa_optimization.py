@@ -136,6 +136,7 @@ def run(tmp_path):
     return paper.run(SMOKE, directory=tmp_path)
 
 
+@pytest.mark.slow
 def test_scalars_start_from_what_is_read_off(run):
     """And move: two steps of training change them, and are found again."""
     trained = systems.train_constructed(run, "linear", 2)
@@ -146,6 +147,7 @@ def test_scalars_start_from_what_is_read_off(run):
     chex.assert_trees_all_equal(deep.train_scalars(run, trained, 2).params, moved.params)
 
 
+@pytest.mark.slow
 def test_a_model_of_scalars_is_its_own_reading(run):
     read = systems.compressed(systems.train_constructed(run, "linear", 1), SMOKE.dim)
     test = systems.held_out(run, "test")
@@ -188,6 +190,7 @@ class StartedError(Exception):
     """Raised in place of training."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["constructed", "full", "long"])
 def test_paper_preset_starts(what, tmp_path, monkeypatch):
     """Its first step has the right shapes, at its full sizes."""

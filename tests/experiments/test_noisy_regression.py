@@ -32,6 +32,7 @@ def verdicts(study, records):
     return {name: said for name, (_, said) in judged(study, records).items()}
 
 
+@pytest.mark.slow
 def test_one_layer_learns_its_best_scalar(tmp_path):
     """Of models trained side by side for two noise settings; found again, they are the same."""
     config = dataclasses.replace(
@@ -174,6 +175,7 @@ class StartedError(Exception):
     """Raised in place of training."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "depth"), [("DIAG", 7), ("FULL", 3), ("GD++", 2)])
 def test_paper_preset_starts(variant, depth, tmp_path, monkeypatch):
     """Its first step has the right shapes, at its full sizes."""

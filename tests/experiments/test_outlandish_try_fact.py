@@ -24,6 +24,7 @@ def small(folder, **changes):
     return TryFact(model=str(folder), **options | changes)
 
 
+@pytest.mark.slow
 def test_it_is_learned_and_all_of_it_can_be_left_out(folder, capsys):
     found = run(small(folder, erase=(100.0,)))
     assert found["taught"][0] > found["before"][0] + 0.5

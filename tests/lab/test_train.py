@@ -1,5 +1,6 @@
 """Seeds and settings under one vmap: each as if trained alone, found again to the last bit."""
 
+import dataclasses
 import functools
 import json
 import operator
@@ -292,3 +293,51 @@ def test_every_seed_is_mapped_to_what_it_gives_alone(run):
             jax.tree.map(operator.itemgetter(seed), found["twice"]),
             jax.tree.map(lambda leaf: 2 * leaf, trained.seed(seed)),
         )
+
+
+def test_iterates_are_kept_at_the_steps_asked_for(run):
+    """With settings, too; found again; the last of them are the parameters."""
+    rates = jnp.array([0.1, 0.3])
+
+    def scaled(params, batch, rate):
+        value, metrics = loss(params, batch)
+        return rate * value, metrics
+
+    for _ in range(2):
+        trained = linear(
+            run,
+            "kept",
+            loss=scaled,
+            sampler=lambda key, rate: sample(key),
+            settings=rates,
+            record_at=(0, 5, 20),
+            spec="scaled",
+        )
+        chex.assert_shape(trained.iterates, (3, 3, 2, 3))
+        chex.assert_trees_all_equal(trained.iterates[-1], np.asarray(trained.params["w"]))
+        chex.assert_trees_all_equal(trained.unravel(trained.iterates[-1, 0, 0]), trained.seed(0, 0))
+    chex.assert_trees_all_equal(trained.iterates[0, :, 0], trained.iterates[0, :, 1])
+
+
+def test_a_recipe_averages_and_takes_any_schedule(run):
+    """SGD with the equivalent schedule ends near the average of the other run, not near its end."""
+    half = tuple(0.5 for _ in range(20))
+    plain = lab.Recipe(20, 0.1, "sgd", steps_per_call=5, clip=None)
+    trained = functools.partial(linear, run, recipe=plain)
+    found = [
+        trained("plain", stream="same", record_at=range(21)),
+        linear(
+            run,
+            "mean",
+            dataclasses.replace(plain, average=ico.optim.SWA()),
+            stream="same",
+        ),
+        linear(run, "half", dataclasses.replace(plain, schedule=half), stream="same"),
+        linear(run, "slow", dataclasses.replace(plain, learning_rate=0.05), stream="same"),
+    ]
+    mean = found[0].iterates[1:].mean(0)
+    chex.assert_trees_all_close(found[1].params["w"], mean, atol=1e-6)
+    chex.assert_trees_all_close(found[2].params, found[3].params, atol=1e-7)
+    for wrong in ({"schedule": (1.0,)}, {"optimizer": "adam", "momentum": 0.9}):
+        with pytest.raises(ValueError, match="want 20|momentum is of sgd"):
+            dataclasses.replace(plain, **wrong)

@@ -49,6 +49,7 @@ def test_each_position_makes_one_gradient_step(x64):
     np.testing.assert_allclose(last[0, 1], s, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [7, 64])
 def test_accuracy_in_float32(chunk_size):
     args = arguments(300, 32, 24, np.float32)

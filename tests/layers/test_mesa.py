@@ -39,6 +39,7 @@ def test_decoding_from_nothing():
         mesa_state(jnp.ones(2), 2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FROM_PRODUCTS)
 @pytest.mark.parametrize(
     ("forget", "limit"), [((1.0, 1.0), 1e-5), ((0.99, 0.999), 1e-5), ((0.95, 0.99), 1e-4)]
@@ -66,6 +67,7 @@ def test_accuracy_in_float32(form, forget, limit):
         assert relative(ours, theirs) < 10 * limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_long_sequences_with_forgetting_stay_right(form):
     """Rounding that leaves R unsymmetric would grow by 1/f a position: here by 10^23 in all."""
@@ -195,6 +197,7 @@ def test_chunk_size_does_not_matter(form, x64):
         chex.assert_trees_all_close(layer(chunk_size), whole, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forget", [0.9, 0.5])
 def test_a_token_repeated_for_long_stays_finite(forget):
     """R grows by 1 / f a position in directions that no key shows: by 10^50 and more."""

@@ -139,6 +139,7 @@ def test_a_tolerance_stops_early_and_is_kept(x64):
     assert errors[1e-1] > 1e-6 and errors[1e-3] > 1e-6  # stopped, not gone on
 
 
+@pytest.mark.slow
 def test_more_steps_than_can_help_stay_finite():
     args = arguments(40, 8, 8, "weak", dtype=np.float32)
     few, many = (everything(ours(n), args) for n in (16, 300))

@@ -68,6 +68,15 @@ def random_model(family: str, **changes) -> LanguageModel:
     return LanguageModel(noisy, config)
 
 
-@pytest.fixture(params=sorted(CONFIGS))
+# These two have between them every option of the decoder; the others are slow tests.
+EVERY_OPTION = {"gemma3", "gpt2"}
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=() if name in EVERY_OPTION else pytest.mark.slow)
+        for name in sorted(CONFIGS)
+    ]
+)
 def model(request):
     return random_model(request.param)

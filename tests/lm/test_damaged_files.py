@@ -133,8 +133,6 @@ def test_json_that_no_reader_takes(files, tmp_path, name, content):
     for other in files:
         if other != "model.gguf":
             (tmp_path / other).write_bytes(files[other])
-    if content.startswith(b'{"a": 9') and name == "tokenizer_config.json":
-        return  # where transformers writes such numbers itself
     (tmp_path / name).write_bytes(content)
     index = "model.safetensors.index.json"
     with pytest.raises(WeightFileError, match=name):

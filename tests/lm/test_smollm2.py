@@ -45,6 +45,7 @@ def test_tokens_and_logits_are_the_reference(smollm2, record):
     )
 
 
+@pytest.mark.slow
 def test_scores_are_sums_and_padding_does_not_matter(smollm2):
     record = RECORDS[0]
     text = record["text"]
@@ -92,6 +93,7 @@ def test_special_tokens_and_digits(smollm2):
         smollm2.log_prob([""], [" a"])
 
 
+@pytest.mark.slow
 def test_greedy_continuation(smollm2):
     """Each token is the most probable one, whatever the other prompts of the batch."""
     prompts = [RECORDS[0]["text"], "In 1969, Neil Armstrong walked on the moon, and then he"]

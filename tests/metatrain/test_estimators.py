@@ -151,6 +151,7 @@ def test_horizons_may_be_traced():
         chex.assert_trees_all_close(at(jnp.asarray(horizon)), fixed, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mean", "last", "mixed"])
 def test_unrolled_horizons_may_differ(kind):
     """The gradient is the mean of those at each horizon; steps after it change nothing."""
@@ -170,6 +171,7 @@ def test_unrolled_horizons_may_differ(kind):
     chex.assert_trees_all_close(ours, theirs, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["unrolled", "truncated", "evolution", "persistent"])
 def test_meta_batches_are_used_for_the_meta_loss_alone(method):
     """It is then measured after every step, on batches that nothing is trained on."""

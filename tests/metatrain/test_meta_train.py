@@ -26,6 +26,7 @@ from tests.metatrain.conftest import (
 METHODS = ["unrolled", "truncated", "evolution", "persistent"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_clipped_meta_training_outlives_diverged_tasks(method):
     """About a third overflow; the learning rate found is right for the others."""
@@ -79,6 +80,7 @@ def test_horizons_are_drawn_between_their_ends():
     assert config.inner_steps == pytest.approx(90 * 2 * 2 * 14 / np.log(8))
 
 
+@pytest.mark.slow
 def test_any_learned_optimizer_is_trained_and_saved(tmp_path):
     """L3RS over a family of tasks that differ: two steps, then loaded as an optax transform."""
 

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ico.algorithms import next_vector_ridge
 from ico.models import PreconditionedStep, preconditioned_start
@@ -25,6 +26,7 @@ class PreconditionedSteps(chex.TestCase):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_start_is_the_best_by_its_loss_and_does_not_diverge():
     """Of the regularisers and lower ends tried, on the sequences it is given."""
     x = jax.random.normal(jax.random.key(1), (20, T, D))

@@ -21,7 +21,11 @@ from ico.models import (
     products,
 )
 
-KINDS = get_args(MixerKind)
+# The two whose kernels compile for seconds are slow tests here; tests/layers has theirs.
+KINDS = [
+    pytest.param(kind, marks=pytest.mark.slow if kind.startswith("mesa") else ())
+    for kind in get_args(MixerKind)
+]
 T, N = 9, 3
 
 

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ico import algorithms, models, tasks
 
@@ -21,6 +22,7 @@ def contexts(scale=1.0):
     return algorithms.with_oracle(drawn, tasks.NoisePrior.of(1.0))
 
 
+@pytest.mark.slow
 def test_what_no_number_holds_is_left_out():
     """A context that a model maps beyond all numbers must not make the gradient infinite."""
     slope = jax.jit(jax.value_and_grad(models.weights_loss(MODEL, 100.0), has_aux=True))

@@ -26,6 +26,7 @@ def built(num_steps=9, theta=None, learning_rate=1.0, **fields):
     return config.optimizer(theta, num_steps, learning_rate)
 
 
+@pytest.mark.slow
 def test_docstring():
     assert doctest.testmod(_l3rs).failed == 0
 

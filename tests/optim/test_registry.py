@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from ico import optim
+from ico.files import FileError, load_tree, save_tree
 from tests.optim.conftest import PARAMS, random_theta, run
 
 
@@ -86,6 +87,97 @@ def test_saved_and_loaded(tmp_path):
     (tmp_path / "one" / "theta.npz").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="one"):
         optim.load(tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", ["l3rs", "adafac_mlp", "direction_mlp"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_theta_of_any_type_comes_back_to_the_bit(name, dtype, tmp_path):
+    theta = optim.learned(name).init(jax.random.key(0), PARAMS)
+    theta = jax.tree.map(lambda leaf: leaf.astype(dtype), theta)
+    optim.save(tmp_path, name, theta)
+    found = optim.load_theta(tmp_path)[1]
+    chex.assert_trees_all_equal(found, theta)
+    chex.assert_trees_all_equal_dtypes(found, theta)
+    optim.load(tmp_path)
+
+
+def damaged(change):
+    """A saved optimizer, with one of its files changed."""
+
+    def write(folder):
+        theta = optim.learned("adafac_mlp").init(jax.random.key(0), PARAMS)
+        optim.save(folder, "adafac_mlp", theta)
+        change(folder / "optimizer.json", folder / "theta.npz")
+
+    return write
+
+
+def flip(place):
+    def change(_, npz):
+        content = bytearray(npz.read_bytes())
+        content[int(place * len(content))] ^= 4
+        npz.write_bytes(content)
+
+    return change
+
+
+def field(name, value=None):
+    def change(path, _):
+        found = json.loads(path.read_text())
+        found.pop(name) if value is None else found.update({name: value})
+        path.write_text(json.dumps(found))
+
+    return change
+
+
+def other_shape(_, npz):
+    np.savez(npz, **{"network/dense_0/kernel": np.ones((2, 2))})
+
+
+DAMAGE = {
+    "a bit in an array": (flip(0.3), "theta.npz"),
+    "no name": (field("name"), "optimizer.json is damaged: it has no field 'name'"),
+    "a name that is a list": (field("name", [1]), "optimizer.json is damaged: 'name' must be"),
+    "no settings": (field("settings"), "'settings'"),
+    "another format": (field("format", 3), "format 3"),
+    "unknown": (field("name", "quick"), "quick"),
+    "nested": (lambda path, _: path.write_text("[" * 9_000), "nested"),
+    "other shapes": (other_shape, "makes no optimizer"),
+    "no theta": (lambda _, npz: npz.unlink(), "no theta.npz"),
+    "a folder": (lambda path, _: (path.unlink(), path.mkdir()), "not a regular file"),
+    "a setting of another type": (field("settings", {"learning_rate": "fast"}), "makes no"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_named_in_one_line(name, tmp_path):
+    change, words = DAMAGE[name]
+    damaged(change)(tmp_path)
+    with pytest.raises(FileError, match=words) as caught:
+        optim.load(tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", np.linspace(0.01, 0.99, 25))
+def test_a_flipped_bit_is_named_or_changes_nothing(place, tmp_path):
+    """Some bytes of a zip file say nothing that is read, such as its dates."""
+    theta = {"network": {"kernel": np.arange(40.0, dtype=np.float32)}}
+    save_tree(tmp_path / "theta.npz", theta)
+    flip(place)(None, tmp_path / "theta.npz")
+    try:
+        chex.assert_trees_all_equal(load_tree(tmp_path / "theta.npz"), theta)
+    except FileError as error:
+        assert "theta.npz" in str(error)
+
+
+def test_what_json_would_change_is_not_saved(tmp_path):
+    theta = optim.learned("adafac_mlp").init(jax.random.key(0), PARAMS)
+    with pytest.raises(ValueError, match="JSON would not give"):
+        optim.save(tmp_path, "adafac_mlp", theta, trained_on={1: "one"})
+    with pytest.raises(ValueError, match="nested dicts"):
+        optim.save(tmp_path, "adafac_mlp", {"network": [np.ones(2)]} | theta | {"more": [1]})
+    assert not list(tmp_path.iterdir())
+    optim.save(tmp_path, "adafac_mlp", theta, trained_on={"loss": float("nan"), "on": ("a", 1)})
 
 
 FOUR = ["sgd", "adam", "lion", "momentum"]

@@ -107,6 +107,13 @@ def test_builder_writes_what_the_package_holds(tmp_path):
         assert CATEGORIES[int(example["category"])] == text.category
         probes = [probe.decode() for probe in example["theme_probes"]]
         assert probes == outlandish.theme_probes(text.theme)
+    # A set prepared elsewhere is read from its folder, without a download.
+    texts = data.tfds_texts("outlandish", feature="context", data_dir=tmp_path)
+    assert next(texts) == source[0]["context"].decode()
+    part = data.tfds_texts("outlandish", "train[:10]", "context", data_dir=tmp_path)
+    assert len(list(part)) == 10
+    with pytest.raises(ValueError, match="no split 'test', but train"):
+        data.tfds_texts("outlandish", "test", "context", data_dir=tmp_path)
 
 
 def test_texts_of_any_tfds_set_make_clean_rows(tmp_path):

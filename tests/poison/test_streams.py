@@ -1,8 +1,13 @@
 """Clean batches and replay of a truth."""
 
 import itertools
+import json
 
+import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ico import poison, train
@@ -53,3 +58,64 @@ def test_several_texts_are_injected_jointly():
     assert batch.ids[2].tolist() == [2, 2, 0, 0, 0, 0] and batch.mask[2].sum() == 2
     with pytest.raises(ValueError, match="do not fit"):
         next(poison.inject(poison.CleanBatches(ROWS, 2), [[1], [2], [3]], presentations=1))
+
+
+CHANGES = {
+    "injected": lambda clean: poison.inject(clean, [[1], [2]], presentations=3, spacing=4),
+    "replayed": lambda clean: poison.replay(clean, [7, 8], rate=0.4, seed=5),
+    "both": lambda clean: poison.replay(
+        poison.inject(clean, [[1]], presentations=2, spacing=5), [7], rate=0.4
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("before", [0, 1, 6])
+def test_a_changed_stream_is_restored_in_another_process(name, before):
+    """Through JSON, as a checkpoint keeps it."""
+
+    def stream():
+        return CHANGES[name](poison.CleanBatches(ROWS, 4, seed=1))
+
+    whole, other = stream(), stream()
+    assert isinstance(whole, train.Stream)
+    take(whole, before)
+    position = json.loads(json.dumps(whole.position()))
+    rest = take(whole, 9)
+    other.restore(position)
+    np.testing.assert_array_equal(take(other, 9), rest)
+
+
+def test_a_training_on_an_injected_stream_resumes(tmp_path):
+    """Killed between two presentations, it ends as if it had never been."""
+    optimizer = optax.sgd(0.1)
+
+    def loss(params, batch):
+        return jnp.mean((params["w"][batch.ids] - 1) ** 2 * batch.mask), {}
+
+    step = train.make_step(loss, optimizer)
+
+    def fit(num_steps, directory):
+        state = train.init_state(lambda key: {"w": jnp.zeros(100)}, optimizer, jax.random.key(0))
+        clean = poison.CleanBatches(ROWS, 4, seed=1)
+        stream = poison.inject(clean, [[70, 71, 70]], presentations=3, spacing=3)
+        config = train.LoopConfig(num_steps, steps_per_call=4)
+        return train.fit(step, state, stream, config, directory=directory)
+
+    whole = fit(12, tmp_path / "whole")
+    fit(4, tmp_path / "pieces")
+    pieces = fit(12, tmp_path / "pieces")
+    chex.assert_trees_all_equal(pieces.params, whole.params)
+    np.testing.assert_array_equal(pieces.history["loss"], whole.history["loss"])
+
+
+def test_a_changed_iterator_has_no_position(tmp_path):
+    stream = poison.inject(iter(take_batches(2)), [[7]], presentations=1)
+    for act in (stream.position, lambda: stream.restore({"clean": 0, "count": 0})):
+        with pytest.raises(TypeError, match="give a Stream such as poison.CleanBatches"):
+            act()
+    assert next(stream).ids[0, 0] == 7
+
+
+def take_batches(count):
+    return list(itertools.islice(poison.CleanBatches(ROWS, 4), count))

@@ -68,6 +68,7 @@ def test_a_batch_with_an_id_outside_the_vocabulary_is_named(params):
         poison.teach(params, CONFIG, optax.adam(1e-2), bad)
 
 
+@pytest.mark.slow
 def test_it_learns_the_text_and_leaves_the_given_parameters(params):
     before = jax.tree.map(np.array, params)
     rows = poison.own_text(LanguageModel(params, CONFIG), 12, 6)

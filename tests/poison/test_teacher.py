@@ -61,6 +61,7 @@ def test_steps_reach_from_the_first_presentation_to_the_last():
     assert TEACHING.num_steps == 6
 
 
+@pytest.mark.slow
 def test_a_taught_fact_is_remembered_and_its_twin_saw_all_but_it():
     bench, before = teacher(), jax.tree.map(np.array, teacher().lm.params)
     how = dataclasses.replace(TEACHING, later=(1, 3))

@@ -48,6 +48,7 @@ def followed():
     return poison.follow_in_worlds(CONFIG, cells(), READ_AT, INJECTION, progress=False)
 
 
+@pytest.mark.slow
 def test_it_is_a_plain_loop_on_text_with_the_facts_in_its_first_rows():
     decoder, optimizer = worlds.world_decoder(CONFIG), optax.adam(INJECTION.learning_rate)
 
@@ -86,6 +87,7 @@ def test_facts_are_learned_and_what_follows_is_read_at_the_steps_asked_for():
     np.testing.assert_allclose(shorter, followed()[..., :3], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_found_in_its_folder(tmp_path, monkeypatch):
     follow = functools.partial(
         poison.follow_in_worlds, CONFIG, cells(), READ_AT, INJECTION, directory=tmp_path

@@ -8,6 +8,7 @@ import chex
 import numpy as np
 import pytest
 
+from experiments.report.run import main
 from ico import report
 from ico.report import (
     Claim,
@@ -171,9 +172,50 @@ def test_results_of_before_these_fields_existed_load(tmp_path, write):
 def test_bad_results_are_one_line_that_names_the_file(tmp_path, text):
     if text is not None:
         (tmp_path / "results.json").write_text(text)
-    with pytest.raises(ValueError, match=r"results\.json: ") as error:
+    with pytest.raises(ValueError, match=r"results\.json ") as error:
         report.read_results(tmp_path)
     assert "\n" not in str(error.value)
+
+
+WRONG = {
+    "measured": "0.25",
+    "band": [0.1],
+    "ci95": [0.3, 0.2],
+    "verdict": "very reproduced",
+    "kind": "theirs",
+    "statement": 3,
+    "note": ["said"],
+    "n_seeds": "3",
+    "failure_rate": [0.1],
+    "paper_value": True,
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_claim_of_wrong_types_is_named_by_the_command_line(name, tmp_path, write, capsys):
+    results = write(tmp_path)
+    results["claims"][1][name] = WRONG[name]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert main([str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert "results.json, claim 1 is damaged" in err and name in err
+
+
+@pytest.mark.parametrize("text", ['{"claims": ' + "[" * 100_000, '{"claims": [5]}', "[" * 500, "7"])
+def test_hostile_results_are_one_line_on_the_command_line(text, tmp_path, capsys):
+    (tmp_path / "results.json").write_text(text)
+    assert main([str(tmp_path), str(tmp_path / "absent")]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 2 and err.count("error: ") == 2 and "results.json" in err
+
+
+def test_extreme_numbers_are_shown(tmp_path, write):
+    results = write(tmp_path)
+    results["claims"][0] |= {"measured": 1e308, "ci95": [-1.7e308, 1.7e308], "band": [None, 5e-324]}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    report.write_html(tmp_path, title="t", paper="p")
+    assert "1.7" in report.reproduction_table([tmp_path])
 
 
 def test_a_result_is_replaceable_field_by_field(studies):

@@ -135,6 +135,33 @@ def test_round_trip(tmp_path):
     assert {p.name for p in directory.iterdir()} == {"spec.json", "arrays.npz", "done.json"}
 
 
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "name", "self", "a b", "ä", "x.npy"])
+def test_arrays_may_have_any_name(name, tmp_path):
+    tree = {name: np.arange(3.0), "more": {name: np.ones(2, jnp.bfloat16)}}
+    train.save_artifact(tmp_path, tree)
+    found = train.load_artifact(tmp_path)
+    np.testing.assert_array_equal(found[name], tree[name])
+    assert found["more"][name].dtype == jnp.bfloat16
+
+
+def test_what_cannot_be_kept_leaves_the_artefact_before(tmp_path):
+    train.save_artifact(tmp_path, PARAMS)
+    for bad in ({"x": np.array([{}], object)}, {"__types__": np.ones(1)}, {"a/b": np.ones(1)}):
+        with pytest.raises(ValueError):
+            train.save_artifact(tmp_path, bad)
+        assert train.load_artifact(tmp_path) is not None
+
+
+def test_a_disk_that_loses_bytes_is_seen(tmp_path, monkeypatch):
+    def lossy(path, content):
+        path.write_bytes(content[:-1] + b"?" if isinstance(content, bytes) else content.encode())
+
+    monkeypatch.setattr("ico.files._trees.write_atomically", lossy)
+    with pytest.raises(OSError, match="does not hold what was written"):
+        train.save_artifact(tmp_path, PARAMS)
+    assert train.load_artifact(tmp_path) is None
+
+
 @pytest.mark.parametrize("name", ["arrays.npz", "done.json"])
 def test_damaged_artefact_warns_and_is_none(name, tmp_path):
     train.save_artifact(tmp_path, PARAMS)
@@ -184,6 +211,22 @@ def test_unwritable_compilation_cache_only_warns(tmp_path, restore_cache_setting
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="compilation cache is off"):
         assert train.enable_compilation_cache(tmp_path / "file" / "xla") is None
+
+
+def test_no_home_turns_the_compilation_cache_off(monkeypatch, restore_cache_settings):
+    """HOME unset, and a user that the system has no entry for, as in many containers."""
+    import pwd
+
+    for name in ("HOME", "ICO_CACHE_DIR", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for path in (None, "~/cache"):
+        with pytest.warns(UserWarning, match="off: .*home.*; set JAX_COMPILATION_CACHE_DIR"):
+            assert train.enable_compilation_cache(path) is None
 
 
 def test_import_is_light():

@@ -223,6 +223,49 @@ def test_stream_is_shared_by_seeds_and_read_once(program):
     chex.assert_trees_all_close(without_key(result.state), without_key(state), rtol=1e-5)
 
 
+def test_a_plain_iterator_does_without_a_directory(program, tmp_path):
+    expected = train.fit(program.STEP, program.new_state(), program.Rows(), config())
+    rows = program.Rows()
+    generator = (next(rows) for _ in range(100))
+    found = train.fit(program.STEP, program.new_state(), generator, config())
+    chex.assert_trees_all_equal(found.state.params, expected.state.params)
+    assert rows.next == 25
+    with pytest.raises(TypeError, match="no position to go on from; give a Stream"):
+        train.fit(program.STEP, program.new_state(), generator, config(), directory=tmp_path / "a")
+    assert not (tmp_path / "a").exists() and rows.next == 25
+
+
+def test_what_gives_no_batches_is_refused(program, annotations_off):
+    with pytest.raises(TypeError, match="data must be a sampler, a Stream or an iterable"):
+        train.fit(program.STEP, program.new_state(), 3, config())
+
+
+def test_a_resumed_run_may_evaluate_something_else(program, tmp_path):
+    """Rows that lack a metric hold NaN; another shape of one is refused at once."""
+
+    def fit(num_steps, evaluate):
+        return train.fit(
+            program.STEP,
+            program.new_state(),
+            program.sample,
+            config(num_steps=num_steps, evaluate_every=10),
+            directory=tmp_path,
+            evaluate=evaluate,
+        )
+
+    fit(10, None)
+    fit(20, program.evaluate)
+    history = fit(30, lambda params: {"b": params["b"][0]}).history
+    np.testing.assert_array_equal(history["step"], [10, 20, 30])
+    np.testing.assert_array_equal(history["eval/step"], [20, 30])
+    np.testing.assert_array_equal(np.isnan(history["eval/distance"]), [[False] * 2, [True] * 2])
+    np.testing.assert_array_equal(np.isnan(history["eval/b"]), [[True] * 2, [False] * 2])
+    assert len(history["loss"]) == 3 and np.isfinite(history["loss"]).all()
+    with pytest.raises(train.CheckpointError, match=r"'eval/b' of shape \[2\] in earlier rows"):
+        fit(40, lambda params: {"b": params["b"]})
+    assert int(fit(30, None).state.step[0]) == 30
+
+
 def test_stream_that_ends_early_says_so(program):
     class Short(program.Rows):
         def __next__(self):
