@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ico.lm._config import DecoderConfig
-from ico.lm._errors import WeightFileError
+from ico.lm._errors import WeightFileError, one_line
 from ico.lm.families import (
     GgufHeader,
     family_of,
@@ -39,7 +39,7 @@ def from_hf(config: dict[str, Any]) -> DecoderConfig:
     except KeyError as error:
         raise WeightFileError(f"config.json lacks {error}") from None
     except _SENSELESS as error:
-        raise WeightFileError(f"config.json makes no sense: {error}") from None
+        raise WeightFileError(f"config.json makes no sense: {one_line(error)}") from None
 
 
 def from_gguf(metadata: dict[str, Any], tensors: dict[str, tuple[int, ...]]) -> DecoderConfig:
@@ -58,7 +58,7 @@ def from_gguf(metadata: dict[str, Any], tensors: dict[str, tuple[int, ...]]) -> 
     except WeightFileError:
         raise
     except _SENSELESS as error:
-        raise WeightFileError(f"its metadata makes no sense: {error}") from None
+        raise WeightFileError(f"its metadata makes no sense: {one_line(error)}") from None
 
 
 def to_hf(config: DecoderConfig) -> dict[str, Any]:

@@ -13,6 +13,11 @@ class WeightFileError(FileError):
     """
 
 
+def one_line(error: BaseException, longest: int = 200) -> str:
+    """An error's message in one line, cut to `longest` characters."""
+    return " ".join(str(error).split())[:longest]
+
+
 @contextlib.contextmanager
 def as_weight_file_errors() -> Iterator[None]:
     """Raises WeightFileError for what the readers of `ico.files` raise."""

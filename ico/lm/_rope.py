@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ico.lm._config import DecoderConfig
-from ico.lm._errors import WeightFileError
+from ico.lm._errors import WeightFileError, one_line
 
 _LLAMA3_KEYS = (
     "factor",
@@ -43,7 +43,9 @@ def rope_frequencies(
     except (TypeError, ValueError, ArithmeticError) as error:
         if isinstance(error, WeightFileError):
             raise
-        raise WeightFileError(f"rotary scaling {kind!r} makes no sense: {error}") from None
+        raise WeightFileError(
+            f"rotary scaling {kind!r} makes no sense: {one_line(error)}"
+        ) from None
     if not (np.isfinite(frequencies).all() and 0 < scale < math.inf):
         raise WeightFileError(f"rotary scaling {kind!r} gives angles that are not finite")
     return tuple(frequencies.tolist()), scale

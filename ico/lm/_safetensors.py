@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from ico.files import check_fields, parse_json, read_json
-from ico.lm._errors import WeightFileError, as_weight_file_errors
+from ico.lm._errors import WeightFileError, as_weight_file_errors, one_line
 from ico.lm._weights import Source
 
 # Tensors of a multimodal model that are not of its text half, and prefixes of those that are.
@@ -136,7 +136,7 @@ def _header(path: Path) -> dict[str, _Entry]:
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, struct.error, OSError) as error:
-        raise WeightFileError(f"{path} is damaged: {error}") from None
+        raise WeightFileError(f"{path} is damaged: {one_line(error)}") from None
     with as_weight_file_errors():
         described = parse_json(header, path)
         described.pop("__metadata__", None)

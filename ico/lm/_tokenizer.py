@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ico.lm._errors import WeightFileError
+from ico.lm._errors import WeightFileError, one_line
 
 
 @contextlib.contextmanager
@@ -19,7 +19,7 @@ def library_errors(what: str) -> Iterator[None]:
         is_panic = type(error).__module__ == "pyo3_runtime"
         if not is_panic and type(error) is not Exception:
             raise
-        raise WeightFileError(f"{what}: {error}") from None
+        raise WeightFileError(f"{what}: {one_line(error)}") from None
 
 
 class Tokenizer:

@@ -7,7 +7,7 @@ import contextlib
 import warnings
 from typing import Any, NamedTuple
 
-from ico.lm._errors import WeightFileError
+from ico.lm._errors import WeightFileError, one_line
 from ico.lm._tokenizer import Tokenizer, library_errors
 
 _LONGEST = 1_000  # characters of a token; `_sentence_piece` tries all ways to split it in two
@@ -134,7 +134,7 @@ def _damage():
         except WeightFileError:
             raise
         except Exception as error:
-            raise WeightFileError(f"the tokenizer is damaged: {error}") from None
+            raise WeightFileError(f"the tokenizer is damaged: {one_line(error)}") from None
 
 
 def _guessed_pre(metadata: dict[str, Any], vocab) -> str:
