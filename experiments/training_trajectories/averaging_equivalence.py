@@ -94,7 +94,7 @@ def pathwise(run):
     worst = 0.0
     for average in (optim.EMA(0.95), optim.SWA(100), optim.TwoPoint(100)):
         schedule = optim.equivalent_schedule(average, rate, num_steps, curvature=curvature)
-        found_D, _ = last(jnp.stack([schedule(t) for t in range(num_steps)]))
+        found_D, _ = last(jnp.asarray(schedule(np.arange(num_steps))))
         wanted_D = jnp.asarray(average.weights(num_steps), jnp.float32) @ whole_TD
         error = jnp.linalg.norm(found_D - wanted_D) / jnp.linalg.norm(wanted_D)
         worst = max(worst, float(error))
@@ -136,9 +136,8 @@ def averaging_equivalence(run):
     numbers = {"float32": single, "float64": double, "pathwise": pathwise(run)}
     yield lab.record("identity", **{name: np.array(x) for name, x in numbers.items()})
     rate, c = chosen(run)
-    test = testbed.digits(run).test
-    last = testbed.measure(run, testbed.at_rate(testbed.constant(run).params, c), test)
-    yield lab.record(run="last iterate", average="none", loss=last["loss"], right=last["right"])
+    last = testbed.at_rate(testbed.constant(run).params, c)
+    yield lab.record(run="last iterate", average="none", **scored(run, last))
     bend = max(curvature(run), 0.0)
     run.note(f"At a learning rate of {rate:g} and a curvature of {bend:.3g}.")
     num_steps = testbed.sgd(run).num_steps
@@ -149,14 +148,24 @@ def averaging_equivalence(run):
             else:
                 bent = bend if kind == "schedule" else 0.0
                 schedule = optim.equivalent_schedule(average, 1.0, num_steps, curvature=rate * bent)
-                recipe = testbed.sgd(run, tuple(float(schedule(t)) for t in range(num_steps)))
+                recipe = testbed.sgd(
+                    run, tuple(np.asarray(schedule(np.arange(num_steps)), float).tolist())
+                )
             trained = testbed.train_digits(run, f"{name}-{kind}", recipe, rates=(rate,))
-            found = testbed.measure(run, testbed.at_rate(trained.params, 0), test)
-            yield lab.record(run=kind, average=name, loss=found["loss"], right=found["right"])
+            found = scored(run, testbed.at_rate(trained.params, 0))
+            yield lab.record(run=kind, average=name, **found)
+
+
+def scored(run, params):
+    """The loss that is trained, on all training images and their labels; and that on the test's."""
+    split, labels = testbed.digits(run), testbed.noisy_labels(run, run.config.label_noise)
+    training = testbed.measure(run, params, split.train, labels)
+    test = testbed.measure(run, params, split.test)
+    return {"loss": training["loss"], "test_loss": test["loss"], "test_right": test["right"]}
 
 
 def explained(kind: str, name: str):
-    """The gain in test loss over the last iterate, as a share of the average's gain."""
+    """The gain in training loss over the last iterate, as a share of the average's gain."""
 
     def measure(records):
         sides = [records[""].one(run="last iterate")["loss"]]
@@ -208,9 +217,12 @@ for name in NAMES:
         band=(None, 0.9),
         of=explained("naive", name),
     )
-averaging_equivalence.table("test loss", lab.rows("loss", also=("right",)))
+averaging_equivalence.table(
+    "training and test loss", lab.rows("loss", also=("test_loss", "test_right"))
+)
 averaging_equivalence.figure(
-    lab.bars("loss", x="average", color="run", ylabel="test loss, nats"),
-    "Test loss on digits of the last iterate, of averages, of last iterates under the schedules "
-    "that are equivalent to them, and under the naive schedules, with 95% intervals.",
+    lab.bars("loss", x="average", color="run", ylabel="training loss, nats"),
+    "Loss on all training images of digits of the last iterate, of averages, of last iterates "
+    "under the schedules that are equivalent to them, and under the naive schedules, with 95% "
+    "intervals.",
 )

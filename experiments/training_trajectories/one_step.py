@@ -68,7 +68,7 @@ def effects(run, name: str):
     images = testbed.looked_at(run).first(512)
     whole = jnp.asarray(images.pixels), jnp.asarray(images.labels)
     step = max(run.config.look_at)
-    flat = trained.iterates[trained.spec["record_at"].index(step)]
+    flat = testbed.iterates(trained)[trained.spec["record_at"].index(step)]
     found = _effects(trained.model, unravel_of(trained), flat, draw(run, step), whole)
     return jax.tree.map(lambda leaf: np.asarray(leaf, float), found)
 

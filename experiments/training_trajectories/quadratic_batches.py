@@ -5,6 +5,7 @@ D parameters.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ POINTS = 21
 # Where the least loss along a line is looked for, in units of the direction.
 _SEARCH = np.append(0, np.geomspace(1e-7, 50, 140))
 # What they change of `testbed.network`; the first three are looked at here, all in `one_step`.
-NETWORKS = {
+NETWORKS: dict[str, dict[str, Any]] = {
     "ResNet, batch norm": {"norm": "batch"},
     "ResNet, group norm": {"norm": "group"},
     "ResNet, no norm": {"norm": "none"},
@@ -149,7 +150,7 @@ def quadratic_batches(run):
 
 def _at(run, trained, step: int):
     steps = trained.spec["record_at"]
-    now, before = (trained.iterates[steps.index(s)] for s in (step, step - _stretch(run)))
+    now, before = (testbed.iterates(trained)[steps.index(s)] for s in (step, step - _stretch(run)))
     return _lines(trained.model, unravel_of(trained), now, before, draw(run, step))
 
 

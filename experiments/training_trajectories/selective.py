@@ -43,7 +43,7 @@ def logits(run, condition: str, images: data.Images) -> np.ndarray:
     return np.stack(
         [
             testbed.measure(run, testbed.from_flat(found, flat_SD), images)["logits"]
-            for flat_SD in found.iterates[:, :, 0]
+            for flat_SD in testbed.iterates(found)[:, :, 0]
         ]
     )
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ico import data, lab, models, optim
+from ico import data, lab, models
+from ico.models import Norm
 
 DIGITS_BATCH = 16
 
@@ -44,7 +45,7 @@ def digits(run) -> Split:
     return Split(train.first(run.config.num_digits), valid, test)
 
 
-def network(run, norm="batch", widths=(16, 32), depth=1):
+def network(run, norm: Norm = "batch", widths=(16, 32), depth=1):
     """The residual network of the first two studies."""
     if run.config.network == "small":
         stride = 2 if run.config.images == "clothes" else 1
@@ -126,7 +127,7 @@ def poisoned(run) -> tuple[np.ndarray, np.ndarray]:
     return np.where(marked, (clean + 1) % 10, clean).astype(np.int32), marked
 
 
-def sgd(run, schedule="constant", average=None, num_steps=None, optimizer="sgd"):
+def sgd(run, schedule: Any = "constant", average=None, num_steps=None, optimizer="sgd"):
     """Plain SGD of learning rate one on digits; rates are in the loss (`rated_loss`)."""
     num_steps = num_steps or run.config.epochs * steps_per_epoch(run)
     return lab.Recipe(
@@ -182,16 +183,19 @@ def at_rate(params, c: int):
     return jax.tree.map(lambda leaf: leaf[:, c], params)
 
 
-def measure(run, params, images) -> dict[str, np.ndarray]:
+def measure(run, params, images, labels_SN=None) -> dict[str, np.ndarray]:
     """Of every seed: "loss" and "right" [S, N]; "logits" [S, N, 10].
 
-    With the batch-normalisation statistics of its parameters, from all training images.
+    With the batch-normalisation statistics of its parameters, from all training images; and with
+    labels of each seed, or those of the images.
     """
     train_images = jnp.asarray(digits(run).train.pixels)[None]
     logits = _logits(params, train_images, jnp.asarray(images.pixels))
-    labels = jnp.asarray(images.labels)
-    loss = jax.vmap(cross_entropy, (0, None))(logits, labels)
-    right = logits.argmax(-1) == labels[None]
+    labels_SN = jnp.broadcast_to(
+        jnp.asarray(images.labels if labels_SN is None else labels_SN), logits.shape[:2]
+    )
+    loss = jax.vmap(cross_entropy)(logits, labels_SN)
+    right = logits.argmax(-1) == labels_SN
     found = {"loss": loss, "right": right.astype(jnp.float32), "logits": logits}
     return {name: np.asarray(value) for name, value in found.items()}
 
@@ -212,10 +216,13 @@ def from_flat(trained, flat_SD) -> Any:
     return jax.vmap(trained.unravel)(jnp.asarray(flat_SD))
 
 
-def average_of(trained, rows, c: int, average: optim.Average | None = None) -> Any:
-    """The mean (or weighted mean) of recorded iterates of one learning rate, as a tree [S, ...]."""
-    iterates = trained.iterates[rows, :, c].astype(np.float64)
-    weights = np.full(len(iterates), 1 / len(iterates))
-    if average is not None:
-        weights = average.weights(len(iterates) - 1)
-    return from_flat(trained, np.einsum("n,nsd->sd", weights, iterates).astype(np.float32))
+def iterates(trained) -> np.ndarray:
+    """[n, S, D], or [n, S, C, D]: those that were recorded."""
+    assert trained.iterates is not None
+    return trained.iterates
+
+
+def average_of(trained, rows, c: int) -> Any:
+    """The mean of recorded iterates of one learning rate, as a tree [S, ...]."""
+    chosen = iterates(trained)[rows, :, c].astype(np.float64)
+    return from_flat(trained, chosen.mean(0).astype(np.float32))

@@ -29,8 +29,8 @@ def _loss(params, batch, given, rate=1.0, *, unravel, model):
     return rate * value, {"nats": value}
 
 
-def trained(run, name: str, span: optim.Span, unravel, images, labels_SN, epochs: int):
-    """The best of TWA by its learning rate and start: parameters [S, ...] in the span."""
+def trained(run, name: str, center_SD, rows_SnD, unravel, images, labels_SN, epochs: int):
+    """TWA from the center, at its best learning rate: parameters [S, ...] in the span."""
     steps = epochs * testbed.steps_per_epoch(run)
     recipe = lab.Recipe(
         steps, 1.0, "sgd", "linear", tail=1.0, clip=None, momentum=0.9,
@@ -39,11 +39,10 @@ def trained(run, name: str, span: optim.Span, unravel, images, labels_SN, epochs
     given = {
         "images": jnp.asarray(images),
         "labels": jnp.asarray(labels_SN),
-        "center": span.center,
-        "rows": span.rows,
+        "center": center_SD,
+        "rows": rows_SnD,
     }
     axes = {"images": None, "labels": 0, "center": 0, "rows": 0}
-    size = span.rows.shape[1]
     found = lab.train(
         run,
         name,
@@ -51,27 +50,31 @@ def trained(run, name: str, span: optim.Span, unravel, images, labels_SN, epochs
         functools.partial(testbed.sample, batch_size=testbed.DIGITS_BATCH),
         recipe,
         loss=functools.partial(_loss, unravel=unravel, model=testbed.digit_network()),
-        init=lambda key: {"x": jnp.zeros(size)},
+        init=lambda key: {"x": jnp.zeros(rows_SnD.shape[1])},
         given=given,
         given_axes=axes,
         settings=jnp.asarray(_RATES),
         spec="trainable weight averaging",
     )
-    points = jnp.einsum("scn,snd->scd", found.params["x"], span.rows) + span.center[:, None]
+    points = jnp.einsum("scn,snd->scd", found.params["x"], rows_SnD) + center_SD[:, None]
     params = jax.vmap(jax.vmap(unravel))(points)
     return testbed.at_rate(params, testbed.best_rate(run, params))
 
 
-def spans(rows_nSD, kind: str) -> optim.Span:
-    """One a seed: orthonormal rows, or centred ones of 8 bits an entry."""
-    checkpoints = jnp.moveaxis(jnp.asarray(rows_nSD), 1, 0)
-    if kind == "orthonormal":
-        return jax.vmap(optim.orthonormal_span)(checkpoints)
-    span = jax.vmap(functools.partial(optim.centred_span, bits=8))(checkpoints)
-    # The loop holds the numbers that the bytes stand for; `ico.optim.subspace` holds the bytes.
-    numbers = jax.vmap(lambda rows, center: jax.vmap(optim.Span(rows, center).combination)(
-        jnp.eye(checkpoints.shape[1])))(span.rows, span.center)  # fmt: skip
-    return optim.Span(numbers, span.center)
+def span_of(rows_nSD, kind: str):
+    """Center [S, D] and rows [S, n, D], orthonormal, or centred ones of 8 bits an entry.
+
+    The loop holds the numbers that the bytes stand for; `ico.optim.subspace` holds the bytes.
+    """
+
+    def one(checkpoints_nD):
+        if kind == "orthonormal":
+            span = optim.orthonormal_span(checkpoints_nD)
+            return span.center, span.rows
+        span = optim.centred_span(checkpoints_nD, bits=8)
+        return span.center, jax.lax.map(span.combination, jnp.eye(len(checkpoints_nD)))
+
+    return jax.vmap(one)(jnp.moveaxis(jnp.asarray(rows_nSD), 1, 0))
 
 
 @paper.study("Does training the weights of an average beat averaging?")
@@ -90,10 +93,10 @@ def trained_average(run):
         )
 
     for where, rows in ((HEAD, range(1, half + 1)), (TAIL, range(half + 1, epochs + 1))):
-        kept = base.iterates[list(rows), :, c]
+        kept = testbed.iterates(base)[list(rows), :, c]
         ends = half if where == HEAD else epochs
         unravel = base.unravel
-        at_end = testbed.from_flat(base, base.iterates[ends, :, c])
+        at_end = testbed.from_flat(base, testbed.iterates(base)[ends, :, c])
         yield scored("last iterate", where, at_end, ends)
         yield scored("SWA", where, testbed.average_of(base, list(rows), c), ends)
         for name, kind, images, answers in (
@@ -101,7 +104,8 @@ def trained_average(run):
             ("TWA, validation data, 8 bits", "centred", split.valid.pixels, valid_labels),
         ):
             slug = f"twa-{kind}-{where}"
-            params = trained(run, slug, spans(kept, kind), unravel, images, answers, extra)
+            span = span_of(kept, kind)
+            params = trained(run, slug, *span, unravel, images, answers, extra)
             yield scored(name, where, params, ends + extra)
     short = testbed.sgd(run, "cosine", num_steps=(half + extra) * testbed.steps_per_epoch(run))
     rates = tuple(np.multiply(run.config.digit_rates, 2.0))
