@@ -93,7 +93,7 @@ MESA = Layer(
     forms=("chunked", "parallel", "recurrent", "dense"),
     linear=("q", "v"),
     state=lambda rng: layers.MesaState(positive(rng, B, H), memory(rng)),
-    decode=lambda *qkv, lam, **arguments: layers.mesa_decode(*qkv, **arguments),
+    decode=layers.mesa_decode,
 )
 MESA_CG = Layer(
     layers.mesa_cg,
