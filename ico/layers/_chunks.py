@@ -10,6 +10,7 @@ Dimension key: B batch, T positions, H heads, M = B H, N chunks, C positions in 
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
@@ -99,30 +100,56 @@ def decays(
         which = jnp.cumsum(begins, axis=-1)
         same = same & (which[..., :, None] == which[..., None, :])
     if log_forget is None:
-        log = left = jnp.zeros((*ones, C), dtype)
+        log = since_start = left = jnp.zeros((*ones, C), dtype)
         within = same.astype(dtype)
     else:
-        sums = [_sum_since_start(part, begins, same) for part in in_two_parts(log_forget)]
-        log = sum(sums)
-        left = sum(a[..., -1:] - a for a in sums)
+        parts = in_two_parts(log_forget)
+        log = since_start = sum(jnp.cumsum(part, axis=-1) for part in parts)
+        left = sum(_after(part) for part in parts)
+        if begins is not None:
+            since_start = sum(_since_start(part, begins, same) for part in parts)
         # Masked before exp, which may overflow above the diagonal. A clamp in its place would
         # halve the gradient where nothing is forgotten.
-        apart = jnp.where(same, sum(a[..., :, None] - a[..., None, :] for a in sums), 0)
-        within = jnp.where(same, jnp.exp(apart), 0)
+        within = jnp.where(same, jnp.exp(jnp.where(same, _between(log_forget), 0)), 0)
     into = jnp.exp(log)
     if which is None:
-        return Decays(within, into, jnp.exp(left), log, which, same)
+        return Decays(within, into, jnp.exp(left), since_start, which, same)
     last = which == which[..., -1:]
     into = jnp.where(which == 0, into, 0)
     out = jnp.where(last, jnp.exp(jnp.where(last, left, 0)), 0)
-    return Decays(within, into, out, log, which, same)
+    return Decays(within, into, out, since_start, which, same)
 
 
-def _sum_since_start(part, begins, same):
+@jax.custom_jvp
+def _between(log_forget):
+    """Sums over the positions after s up to t, [t, s]; below the diagonal alone they mean anything.
+
+    They are differences of running sums, but their derivative is not: the cotangent of a small
+    factor would be what is left of large terms that cancel.
+    """
+    sums = (jnp.cumsum(part, axis=-1) for part in in_two_parts(log_forget))
+    return sum(a[..., :, None] - a[..., None, :] for a in sums)
+
+
+@_between.defjvp
+def _between_derivative(primals, tangents):
+    (log_forget,), (tangent,) = primals, tangents
+    C = tangent.shape[-1]
+    later = jnp.tri(C, k=-1, dtype=bool).reshape(*[1] * (tangent.ndim - 1), C, C)
+    terms = jnp.where(later, tangent[..., :, None], 0)  # of u in the column s < u
+    up_to = jnp.tri(C, dtype=tangent.dtype)
+    return _between(log_forget), jnp.einsum("tu,...us->...ts", up_to, terms, precision="highest")
+
+
+def _after(part):
+    """Sums over the positions after each one."""
+    later = jnp.pad(part[..., 1:], [(0, 0)] * (part.ndim - 1) + [(0, 1)])
+    return jax.lax.cumsum(later, axis=part.ndim - 1, reverse=True)
+
+
+def _since_start(part, begins, same):
     """Running sums since the chunk's start, or since the sequence's start."""
     total = jnp.cumsum(part, axis=-1)
-    if begins is None:
-        return total
     # Subtracts what lies before the sequence's start. The factor at its first position still
     # counts, as it does at position 0.
     before = jnp.where(begins, total - part, 0)

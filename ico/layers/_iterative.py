@@ -74,8 +74,9 @@ def chebyshev_queries(
     out_dtype = q.dtype
     dtype = working_dtype(q, k)
     q, k, reg, rate, momentum = (a.astype(dtype) for a in (q, k, reg, rate, momentum))
-    forget = None if forget is None else forget.astype(dtype)
-    sides = {"forget": forget, "segment_ids": segment_ids, "chunk_size": chunk_size}
+    check_gates(forget, log_forget, q.shape[:3])
+    log = logarithms(forget, log_forget, dtype)
+    sides = {"log_forget": log, "segment_ids": segment_ids, "chunk_size": chunk_size}
     by_head = (None, None, slice(None), None)
 
     def step(state, coefficients):

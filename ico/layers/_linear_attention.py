@@ -140,7 +140,7 @@ def _one_chunk(q, k, v, log, begins, gate):
     """Masked scores only: no initial state is given and no final state is asked for."""
     within = decays_by_head(log, begins, by_head(k)).within
     scores_BHTS = jnp.einsum("bthd,bshd->bhts", q, k)
-    if within.shape[0] > 1:
+    if within.shape[0] != 1:
         scores_BHTS = within.reshape(scores_BHTS.shape) * scores_BHTS
     else:
         scores_BHTS = within[None] * scores_BHTS

@@ -232,9 +232,7 @@ def _matrix(lam, D):
 
 def _chunked(q, k, v, log, begins, first: MesaState, new, C, parallel):
     B, T, H, D = q.shape
-    q_, k_, v_, log_, begins_ = (
-        None if a is None else split(a, C) for a in (q, k, v, log, begins)
-    )
+    q_, k_, v_, log_, begins_ = (None if a is None else split(a, C) for a in (q, k, v, log, begins))
     r_first, g_first, r_new = (a.reshape(B * H, *a.shape[2:]) for a in (*first, new))
     given = Chunk(q_, k_, v_, log_, begins_), States(r_first, g_first), r_new, parallel
     try:
@@ -246,7 +244,7 @@ def _chunked(q, k, v, log, begins, first: MesaState, new, C, parallel):
             "mesa has no forward-mode derivative in the forms 'chunked' and 'parallel': give "
             "form='recurrent', or take the derivative in reverse mode"
         ) from error
-    return join(o, T), MesaState(last.r.reshape(B, H, D, D), last.g.reshape(B, H, -1, D))
+    return join(o, T), MesaState(last.r.reshape(B, H, D, D), last.g.reshape(first.memory.shape))
 
 
 def _stepwise(q, k, v, log, begins, first: MesaState, new, form):

@@ -200,10 +200,11 @@ def _factors_in_turn(k, r, r_new, dec: Decays):
         """[M, C, ...] to [C / S, S, M, ...], padded by repeating the last position."""
         a = jnp.broadcast_to(a, (M, C, *a.shape[2:]))
         a = jnp.pad(a, ((0, 0), (0, more), *[(0, 0)] * (a.ndim - 2)), mode="edge")
-        return jnp.moveaxis(a.reshape(M, -1, _STRIDE, *a.shape[2:]), 0, 2)
+        a = a.reshape(M, (C + more) // _STRIDE, _STRIDE, *a.shape[2:])
+        return jnp.moveaxis(a, 0, 2)
 
     # Padded positions have key zero, so they change nothing.
-    real = jnp.pad(jnp.ones(C, k.dtype), (0, more)).reshape(-1, _STRIDE, 1, 1)
+    real = jnp.pad(jnp.ones(C, k.dtype), (0, more)).reshape((C + more) // _STRIDE, _STRIDE, 1, 1)
     left = _left(dec)
     which = None if dec.which is None else strides(dec.which)
     given = strides(k) * real, strides(left), which
@@ -237,7 +238,7 @@ def _factors_in_turn(k, r, r_new, dec: Decays):
     start = r, None if which is None else jnp.zeros(M, which.dtype)
     (r, _), u = jax.lax.scan(stride, start, given)
     grown = jnp.minimum(1 / left[:, -1], largest / jnp.max(jnp.abs(r), axis=(1, 2)))
-    return jnp.moveaxis(u.reshape(-1, M, u.shape[-1]), 0, 1)[:, :C], r * grown[:, None, None]
+    return jnp.moveaxis(u.reshape(C + more, M, u.shape[-1]), 0, 1)[:, :C], r * grown[:, None, None]
 
 
 def _saved(chunks, first, r_new, parallel):
@@ -302,7 +303,10 @@ def _cotangents(given, d_end, r_new, h_new, parallel):
             _along(a[::-1], through, end)
             for a, end in zip((inner.dh, inner.dg), d_end, strict=True)
         )
-        found = (dh_first, dg_first), *_outer(heads, read, e, inner, (dh[::-1], dg[::-1]), hessians, H)
+        found = (
+            (dh_first, dg_first),
+            *_outer(heads, read, e, inner, (dh[::-1], dg[::-1]), hessians, H),
+        )
         return _unless_strong(
             heads.decays, found, chunks, lambda: _cotangents(given, d_end, r_new, h_new, False)
         )

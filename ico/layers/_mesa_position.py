@@ -86,7 +86,8 @@ def updated_inverse(
     shown = k_square > 0
     along_k = along / (f + along) / jnp.where(shown, k_square, 1)
     least = jnp.where(shown, jnp.minimum(least, along_k), least)
-    grown = rest * jnp.minimum(1 / f, ratio * least / largest)[..., None, None]
+    bound = jax.lax.stop_gradient(ratio * least / largest)
+    grown = rest * jnp.minimum(1 / f, bound)[..., None, None]
     return grown + gain[..., :, None] * gain[..., None, :]
 
 
