@@ -55,7 +55,7 @@ def ridge(params: PyTree, prompt: Prompt) -> Float[Array, "B Q K"]:
 
 
 def _whitened(x_BND, precision):
-    """x C^-T, where C C^T is the precision; so a weight vector w is C^-T times one of variance 1."""
+    """x C^-T, where C C^T is the precision: a weight vector is C^-T times one of variance 1."""
     if precision.ndim == 1:
         return x_BND / jnp.sqrt(precision)[None, None]
     inverse_DD = jax.scipy.linalg.solve_triangular(

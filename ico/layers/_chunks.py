@@ -103,11 +103,11 @@ def decays(
         log = since_start = left = jnp.zeros((*ones, C), dtype)
         within = same.astype(dtype)
     else:
-        parts = in_two_parts(log_forget)
-        log = since_start = sum(jnp.cumsum(part, axis=-1) for part in parts)
-        left = sum(_after(part) for part in parts)
+        coarse, fine = in_two_parts(log_forget)
+        log = since_start = jnp.cumsum(coarse, axis=-1) + jnp.cumsum(fine, axis=-1)
+        left = _after(coarse) + _after(fine)
         if begins is not None:
-            since_start = sum(_since_start(part, begins, same) for part in parts)
+            since_start = _since_start(coarse, begins, same) + _since_start(fine, begins, same)
         # Masked before exp, which may overflow above the diagonal. A clamp in its place would
         # halve the gradient where nothing is forgotten.
         within = jnp.where(same, jnp.exp(jnp.where(same, _between(log_forget), 0)), 0)

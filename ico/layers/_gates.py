@@ -12,8 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ico.types import working_dtype
-
 
 def check_gates(
     forget: Float[Array, "*shape"] | None,

@@ -232,7 +232,8 @@ def _matrix(lam, D):
 
 def _chunked(q, k, v, log, begins, first: MesaState, new, C, parallel):
     B, T, H, D = q.shape
-    q_, k_, v_, log_, begins_ = (None if a is None else split(a, C) for a in (q, k, v, log, begins))
+    q_, k_, v_ = (split(a, C) for a in (q, k, v))
+    log_, begins_ = (None if a is None else split(a, C) for a in (log, begins))
     r_first, g_first, r_new = (a.reshape(B * H, *a.shape[2:]) for a in (*first, new))
     given = Chunk(q_, k_, v_, log_, begins_), States(r_first, g_first), r_new, parallel
     try:

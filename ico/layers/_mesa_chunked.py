@@ -286,9 +286,10 @@ def _backward(parallel, saved, cotangents):
 
 def _with_resets(chunks: Chunk) -> Chunk:
     """The same with factors of zero as starts of sequences."""
+    assert chunks.log_forget is not None
     zero, begins = resets(chunks.log_forget), chunks.begins
     begins = zero if begins is None else zero | begins
-    return chunks._replace(log_forget=jnp.where(zero, 0, chunks.log_forget), begins=begins)
+    return chunks._replace(log_forget=jnp.where(zero, 0.0, chunks.log_forget), begins=begins)
 
 
 def _cotangents(given, d_end, r_new, h_new, parallel):

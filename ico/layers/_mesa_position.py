@@ -3,8 +3,8 @@
 With H_t = f_t H_{t-1} + k_t k_t^T, G_t = f_t G_{t-1} + v_t k_t^T and R = H^-1 the layer is
 o_t = G_t R_t q_t. A factor of zero restarts from R = r_new and G = 0, and counts as one.
 
-`updated_inverse` is what decoding and the recurrent form do. `chunk_forward` and `chunk_backward` do
-so for a chunk of the forms made of products, where those would lose too many digits.
+`updated_inverse` is what decoding and the recurrent form do. `chunk_forward` and `chunk_backward`
+do so for a chunk of the forms made of products, where those would lose too many digits.
 
 Dimension key: B batch, H heads, M = B H, C positions, D key width, V value width, ... any leading
 axes.
@@ -164,7 +164,8 @@ def _positions(at: Chunk):
     q, k, v = (jnp.moveaxis(by_head(a), 1, 0) for a in (at.q, at.k, at.v))
     f, begins = factors_and_resets(_by_position(at.log_forget))
     if at.begins is not None:
-        begins = begins | _by_position(at.begins)
+        starts = _by_position(at.begins)
+        begins = starts if begins is None else begins | starts
     return q, k, v, f, begins
 
 

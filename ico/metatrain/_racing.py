@@ -9,15 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, Key
 
 from ico.metatrain._tasks import Task, begin, inner_step
-from ico.optim import eval_params
+from ico.optim import Optimizer, eval_params, with_loss
 
 PyTree = Any
 Schedule = Callable[[Any], Any]
-Build = Callable[[Schedule, Any, PyTree], optax.GradientTransformation]
+Build = Callable[[Schedule, Any, PyTree], Optimizer]
 # (peak rates [R], schedules [R], horizon, keys [R], settings [R, ...], given, theta) -> [R, E, ...]
 Racer = Callable[..., PyTree]
 
@@ -75,9 +74,7 @@ def racer(
 
     def one(peak, kind, horizon, key, setting, given, theta):
         keys, of = jax.random.split(key), task(setting)
-        optimizer = optax.with_extra_args_support(
-            build(schedule(kind, peak, horizon), horizon, theta)
-        )
+        optimizer = with_loss(build(schedule(kind, peak, horizon), horizon, theta))
 
         def step(t, inner):
             return inner_step(optimizer, of, inner, jax.random.fold_in(keys[1], t))[0]

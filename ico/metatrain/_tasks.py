@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from ico.optim import eval_params
+from ico.optim import Optimizer, eval_params, with_loss
 
 PyTree = Any
 
@@ -92,7 +92,7 @@ def watched_step(
 
 
 def run(
-    optimizer: optax.GradientTransformationExtraArgs,
+    optimizer: Optimizer,
     task: Task,
     key: Key[Array, ""],
     num_steps: int,
@@ -115,7 +115,7 @@ def run(
     Raises:
       ValueError: `test_every` without a test, or one that does not divide `num_steps`.
     """
-    optimizer = optax.with_extra_args_support(optimizer)
+    optimizer = with_loss(optimizer)
     if test_every and (task.test is None or num_steps % test_every):
         raise ValueError(
             f"test_every = {test_every} needs a task with a test and must divide "

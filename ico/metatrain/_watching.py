@@ -15,6 +15,7 @@ from jaxtyping import Array, Key
 
 from ico.metatrain._racing import Build, schedule
 from ico.metatrain._tasks import Task, begin, inner_step, run
+from ico.optim import with_loss
 
 PyTree = Any
 
@@ -70,7 +71,7 @@ def stopwatch(
 
     @jax.jit
     def one_run(key, theta):
-        optimizer = optax.with_extra_args_support(build(falling, num_steps, theta))
+        optimizer = with_loss(build(falling, num_steps, theta))
         return run(optimizer, task, key, num_steps)[1]
 
     def seconds_a_step(keys, theta=None):

@@ -39,6 +39,7 @@ from ico.optim._subspace import (
     quantise_rows,
     subspace,
 )
+from ico.optim._with_loss import Optimizer, with_loss
 
 __all__ = [
     "Average",
@@ -50,6 +51,7 @@ __all__ = [
     "L3RS",
     "L3RSState",
     "LearnedOptimizer",
+    "Optimizer",
     "PerParameterState",
     "QuantisedRows",
     "SWA",
@@ -87,4 +89,5 @@ __all__ = [
     "subspace",
     "top_mask",
     "uniform_weight",
+    "with_loss",
 ]

@@ -37,11 +37,13 @@ def adafac_mlp(
       learning_rate: a factor on all updates, or a schedule; 1 is as trained.
 
     Returns:
-      A transform whose `update` needs params. Its state is float32.
+      A transform whose `update` needs params. Its state is float32. A gradient that is not finite
+      moves nothing and is counted in the state (`num_skipped`).
 
     Raises:
-      ValueError: (in `update`) params are missing.
+      ValueError: theta is of another optimizer, or (in `update`) params are missing.
     """
+    each.check_theta("adafac_mlp", theta, 2)
 
     def step(outputs, count):
         direction, magnitude = outputs

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from ico.optim._by_group import check_floating, in_float32
+from ico.optim._with_loss import Optimizer, with_loss
 
 PyTree = Any
 # A number, or a schedule of the steps done.
@@ -50,7 +51,7 @@ def uniform_weight(count: ArrayLike) -> Float[Array, ""]:
 
 
 def averaging(
-    inner: optax.GradientTransformation,
+    inner: Optimizer,
     weight: Coefficient = uniform_weight,
     interpolation: Coefficient = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -111,7 +112,7 @@ def averaging(
 
 
 def averaging_by(
-    inner: optax.GradientTransformation,
+    inner: Optimizer,
     coefficients: Callable[[Int[Array, ""], optax.OptState, PyTree], Coefficients],
 ) -> optax.GradientTransformationExtraArgs:
     """`averaging` whose coefficients an optimizer chooses itself, if need be for every parameter.
@@ -127,7 +128,7 @@ def averaging_by(
 
 
 def _averaging(inner, coefficients, stores_iterate: bool):
-    inner = optax.with_extra_args_support(inner)
+    inner = with_loss(inner)
 
     def init(params):
         check_floating("averaging", params)

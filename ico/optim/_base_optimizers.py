@@ -2,6 +2,8 @@
 
 import optax
 
+from ico.optim._with_loss import Optimizer, with_loss
+
 # Directions of ascent: the sign is part of their weight, which saves a pass over each. All can be
 # differentiated where gradients are zero, Adam by its `eps_root`.
 _ASCENTS = {
@@ -22,7 +24,7 @@ def base_optimizers() -> dict[str, optax.GradientTransformation]:
 
 
 def signed_direction(
-    base: optax.GradientTransformation | str,
+    base: Optimizer | str,
 ) -> tuple[optax.GradientTransformationExtraArgs, float]:
     """A base optimizer's transform, and the sign that makes its outputs updates to be added.
 
@@ -30,7 +32,7 @@ def signed_direction(
       ValueError: an unknown name.
     """
     if not isinstance(base, str):
-        return optax.with_extra_args_support(base), 1.0
+        return with_loss(base), 1.0
     if base not in _ASCENTS:
         raise ValueError(f"base optimizers are {', '.join(_ASCENTS)}, not {base!r}")
-    return optax.with_extra_args_support(_ASCENTS[base]), -1.0
+    return with_loss(_ASCENTS[base]), -1.0

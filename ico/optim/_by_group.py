@@ -22,6 +22,23 @@ def by_module(path: tuple) -> str:
     return jax.tree_util.keystr(path[:-1], simple=True, separator="/")
 
 
+def is_large(leaf) -> bool:
+    """Whether `inner` takes a dot of such an array with another, which both have to be stored."""
+    return leaf.size >= _LARGE
+
+
+def inner(a, b):
+    """The sum of products. Of large arrays a dot, twice as fast on a CPU as a sum over products."""
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    if not is_large(a):
+        return jnp.sum(a * b)
+    # Not raveled, which would gather a sharded array. Behind a barrier, or XLA shares the squares
+    # with Adam's second moment by writing them out.
+    axes = tuple(range(a.ndim))
+    b = jax.lax.optimization_barrier(b)
+    return jax.lax.dot_general(a, b, ((axes, axes), ((), ())), precision="highest")
+
+
 class Groups(NamedTuple):
     """Which group each parameter array belongs to, in the order of the tree's leaves.
 
@@ -37,13 +54,13 @@ class Groups(NamedTuple):
 
     def mean_squares(self, tree: PyTree) -> Float[Array, "G"]:
         """Mean square of each group's entries, [G]."""
-        return self._means([_inner(leaf, leaf) for leaf in jax.tree.leaves(tree)])
+        return self._means([inner(leaf, leaf) for leaf in jax.tree.leaves(tree)])
 
     def grams(self, trees) -> Float[Array, "G P P"]:
         """Mean over each group's entries of the product of every two of P trees, [G, P, P]."""
         leaves, P = [jax.tree.leaves(tree) for tree in trees], len(trees)
         pairs = {
-            (p, r): self._means(list(map(_inner, leaves[p], leaves[r])))
+            (p, r): self._means(list(map(inner, leaves[p], leaves[r])))
             for p in range(P)
             for r in range(p, P)
         }
@@ -109,15 +126,3 @@ def check_floating(name: str, params: PyTree) -> None:
 def in_float32(tree: PyTree) -> PyTree:
     """The tree in float32 at least: small updates and moments are lost in less."""
     return jax.tree.map(lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32)), tree)
-
-
-def _inner(a, b):
-    """The sum of products. Of large arrays a dot, twice as fast on a CPU as a sum over products."""
-    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-    if a.size < _LARGE:
-        return jnp.sum(a * b)
-    # Not raveled, which would gather a sharded array. Behind a barrier, or XLA shares the squares
-    # with Adam's second moment by writing them out.
-    axes = tuple(range(a.ndim))
-    b = jax.lax.optimization_barrier(b)
-    return jax.lax.dot_general(a, b, ((axes, axes), ((), ())), precision="highest")

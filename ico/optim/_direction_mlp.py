@@ -38,11 +38,13 @@ def direction_mlp(
       learning_rate: root mean square of every tensor's update, or a schedule.
 
     Returns:
-      A transform whose `update` needs params. Its state is float32.
+      A transform whose `update` needs params. Its state is float32. A gradient that is not finite
+      moves nothing and is counted in the state (`num_skipped`).
 
     Raises:
-      ValueError: (in `update`) params are missing.
+      ValueError: theta is of another optimizer, or (in `update`) params are missing.
     """
+    each.check_theta("direction_mlp", theta, 1)
 
     def step(outputs, count):
         (o,) = outputs

@@ -7,6 +7,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ico.optim._registry import make
+from ico.optim._with_loss import Optimizer, with_loss
 
 
 class HandDesigned(NamedTuple):
@@ -44,14 +45,12 @@ HAND_DESIGNED: dict[str, HandDesigned] = {
 }
 
 
-def on_parts(
-    optimizer: optax.GradientTransformation, *names: Hashable
-) -> optax.GradientTransformationExtraArgs:
+def on_parts(optimizer: Optimizer, *names: Hashable) -> optax.GradientTransformationExtraArgs:
     """The optimizer on some top-level parts of the parameters; the others stay as they are.
 
     Fine-tuning of the head alone is `on_parts(optax.adam(1e-3), "head")`.
     """
     return optax.multi_transform(
-        {"moved": optimizer, "kept": optax.set_to_zero()},
+        {"moved": with_loss(optimizer), "kept": optax.set_to_zero()},
         lambda params: {name: "moved" if name in names else "kept" for name in params},
     )

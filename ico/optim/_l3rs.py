@@ -19,7 +19,12 @@ from jaxtyping import Array, Float, Int, Key, Num
 
 from ico.optim._averaging import Coefficients, averaging_by
 from ico.optim._base_optimizers import signed_direction
-from ico.optim._by_group import Group, check_floating, groups_of, in_float32
+from ico.optim._by_group import (
+    Group,
+    check_floating,
+    groups_of,
+    in_float32,
+)
 from ico.optim._l3rs_network import (
     NUM_QUANTITIES,
     TINY,
@@ -32,9 +37,11 @@ from ico.optim._l3rs_network import (
     num_outputs,
 )
 from ico.optim._network import network_init
+from ico.optim._outliers import keep_if, mean_products, safe_gradient
+from ico.optim._with_loss import Optimizer
 
 PyTree = Any
-BaseOptimizer = optax.GradientTransformation | str
+BaseOptimizer = Optimizer | str
 
 _HORIZON = 100.0  # steps of a training to which `log_learning_rate` belongs
 _MAX_LOG_FACTOR = 4.0  # the network changes a learning rate by at most e^+-4
@@ -54,6 +61,7 @@ class L3RSState(NamedTuple):
       coefficients: `Coefficients` of the mean of the iterates at the last update, each [G]; with
         `average`, else None.
       largest: largest mean square of each direction so far [G, P]; with `fade`, else None.
+      num_skipped: how many of the steps were skipped, because their gradient was not finite.
     """
 
     count: Int[Array, ""]
@@ -64,6 +72,7 @@ class L3RSState(NamedTuple):
     mix: Float[Array, "G P"]
     coefficients: PyTree = None
     largest: PyTree = None
+    num_skipped: Int[Array, ""] | int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +84,11 @@ class L3RS:
     where d_gp is what base optimizer p would add to group g (a layer), mix_g a softmax, and
     rate_g > 0. Both come from one small network for all groups. It sees a trained embedding of the
     group, running means (at several decays) of the logarithms of the loss and of the group's root
-    mean squares of gradient, weights and update, and time. A loss that is not finite is left out of
-    its mean.
+    mean squares of gradient, weights and update, and time.
+
+    A loss that is not finite is left out of its mean. A gradient that is not finite moves nothing,
+    and is counted in the state (`num_skipped`). If the squares of a gradient might overflow, it is
+    scaled down before they are taken.
 
     Source: 2408.09310. UNVERIFIED (its text was not at hand) and ours: the network's size; softmax
     and root mean square; `rate = (num_steps / 100)^horizon_power exp(log_learning_rate + output)`,
@@ -100,8 +112,7 @@ class L3RS:
     outlier among the gradients shortens all later updates.
 
     Fields:
-      base_optimizers: P transforms that give updates to be added, or names of
-        `ico.optim.base_optimizers`.
+      base_optimizers: P transforms that give updates to be added, or `base_optimizers`' names.
       decays: R, of the running means.
       hidden: widths of the network's hidden layers. UNVERIFIED: width and depth are ours.
       embed_dim: E. UNVERIFIED.
@@ -267,6 +278,7 @@ def _transform(config: L3RS, theta, num_steps, learning_rate):
             mix=jnp.zeros((G, P), jnp.float32),
             coefficients=Coefficients(ones_G, ones_G) if config.average else None,
             largest=jnp.zeros((G, P), jnp.float32) if config.fade else None,
+            num_skipped=jnp.zeros((), jnp.int32),
         )
 
     def update(updates, state, params=None, *, value=None, **extra):
@@ -276,22 +288,25 @@ def _transform(config: L3RS, theta, num_steps, learning_rate):
         groups = groups_of(params, config.group)
         types = jax.tree.map(lambda a: a.dtype, updates)
         updates, params = in_float32(updates), in_float32(params)
+        safe = safe_gradient(updates)
         value = jnp.zeros((), jnp.float32) if value is None else jnp.asarray(value, jnp.float32)
         found = [
-            base.update(updates, base_state, params, value=value, **extra)
+            base.update(safe.gradient, base_state, params, value=value, **extra)
             for base, base_state in zip(bases, state.bases, strict=True)
         ]
         directions, base_states = zip(*found, strict=True)
-        gram_GPP = groups.grams(directions)
+        gradient_G, gram_GPP = mean_products(groups, updates, safe, directions)
         means_GQR, num_losses = means_before_update(
             config.decays,
             state.means,
             state.num_losses,
             value,
-            groups.mean_squares(updates),
+            gradient_G,
             groups.mean_squares(params),
+            safe.scale,
         )
-        corrected_GQR = corrected(config.decays, means_GQR, state.count, num_losses)
+        num_taken = state.count - state.num_skipped
+        corrected_GQR = corrected(config.decays, means_GQR, num_taken, num_losses)
         out_GO = network_outputs(
             theta,
             corrected_GQR,
@@ -306,10 +321,12 @@ def _transform(config: L3RS, theta, num_steps, learning_rate):
         # The mean square of the update from those of the directions: no further pass over them.
         square_G = jnp.einsum("gp,gpr,gr->g", weight_GP, gram_GPP, weight_GP)
         square_G = jnp.maximum(square_G, 0)  # directions that cancel, rounded
-        mixed = groups.combine(weight_GP, directions)
+        mixed = groups.combine(jnp.where(safe.is_finite, weight_GP, 0), directions)
         mixed = jax.tree.map(lambda u, kind: u.astype(kind), mixed, types)
-        return mixed, L3RSState(
-            count=state.count + 1,
+        # If the gradient is not finite base optimizers get zeros, for keeping their states as they
+        # were would copy them. All else stays.
+        after = L3RSState(
+            count=state.count,
             num_losses=num_losses,
             means=means_with_update(config.decays, means_GQR, square_G),
             bases=base_states,
@@ -317,6 +334,13 @@ def _transform(config: L3RS, theta, num_steps, learning_rate):
             mix=mix_GP.astype(jnp.float32),
             coefficients=_coefficients(out_GO, state.count) if config.average else None,
             largest=largest_GP,
+            num_skipped=state.num_skipped,
+        )
+        kept = keep_if(safe.is_finite, after._replace(bases=()), state._replace(bases=()))
+        return mixed, kept._replace(
+            count=state.count + 1,
+            bases=base_states,
+            num_skipped=state.num_skipped + 1 - safe.is_finite.astype(jnp.int32),
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -326,7 +350,10 @@ def _check_update(config: L3RS, params, value) -> None:
     if params is None:
         raise ValueError("l3rs needs params: update(grads, state, params, value=loss)")
     if value is None and config.use_loss:
-        raise ValueError("l3rs needs the loss: update(grads, state, params, value=loss)")
+        raise ValueError(
+            "l3rs needs the loss: update(grads, state, params, value=loss); inside a wrapper that "
+            "passes no arguments on, such as optax.lookahead, set use_loss=False"
+        )
     if jnp.shape(value):
         raise ValueError(f"the loss must be a scalar, not an array {list(jnp.shape(value))}")
 

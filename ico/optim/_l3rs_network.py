@@ -71,6 +71,7 @@ def means_before_update(
     loss: Float[Array, ""],
     gradient_G: Float[Array, "G"],
     weights_G: Float[Array, "G"],
+    scale: Float[Array, ""],
 ) -> tuple[Float[Array, "G Q R"], Int[Array, ""]]:
     """Running means with this step's loss, gradient and weights, and how many losses are in them.
 
@@ -82,10 +83,12 @@ def means_before_update(
       means_GQR, num_losses: before this step.
       loss: of this step.
       gradient_G, weights_G: mean squares of the groups.
+      scale: what the gradient had been multiplied by before it was squared.
     """
     is_finite = jnp.isfinite(loss)
     loss_G = jnp.broadcast_to(_signed_log(jnp.where(is_finite, loss, 0)), (len(gradient_G),))
-    seen_GQ = jnp.stack([loss_G, _log_rms(gradient_G), _log_rms(weights_G)], axis=-1)
+    log_gradient_G = _log_rms(gradient_G) - jnp.log(scale).astype(jnp.float32)
+    seen_GQ = jnp.stack([loss_G, log_gradient_G, _log_rms(weights_G)], axis=-1)
     decay_QR = jnp.broadcast_to(jnp.asarray(decays, jnp.float32)[None], (3, len(decays)))
     old_GQR = means_GQR[:, :3]
     new_GQR = decay_QR[None] * old_GQR + (1 - decay_QR)[None] * seen_GQ[..., None]

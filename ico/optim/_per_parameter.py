@@ -15,8 +15,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from ico.optim._by_group import check_floating
+from ico.optim._by_group import check_floating, in_float32
 from ico.optim._network import network_init
+from ico.optim._outliers import keep_if, safe_gradient
 
 DECAYS = (0.9, 0.99, 0.999)
 TIMES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
@@ -58,6 +59,8 @@ def is_moments(node) -> bool:
 
 def move(moments: Moments, grad) -> Moments:
     """All running means after one more gradient."""
+    if not grad.size:  # a mean over no rows is NaN
+        return moments
     grad = grad.astype(jnp.float32)
     square = grad * grad
 
@@ -166,10 +169,17 @@ def output(theta, moments: Moments, grad, param, count) -> list[Float[Array, "..
 
 
 class PerParameterState(NamedTuple):
-    """Steps done, and a tree like the parameters with `Moments` in place of each."""
+    """State of a network for every parameter.
+
+    Fields:
+      count: steps done.
+      moments: a tree like the parameters with `Moments` in place of each.
+      num_skipped: how many of the steps were skipped, because their gradient was not finite.
+    """
 
     count: Int[Array, ""]
     moments: Any
+    num_skipped: Int[Array, ""] | int = 0
 
 
 def theta_init(key: Key[Array, ""], hidden: Sequence[int], num_outputs: int) -> dict[str, Any]:
@@ -182,26 +192,52 @@ def theta_init(key: Key[Array, ""], hidden: Sequence[int], num_outputs: int) -> 
     return {"network": network}
 
 
+def check_theta(name: str, theta, num_outputs: int) -> None:
+    """Raises ValueError if theta is not that of the optimizer."""
+    try:
+        layers = theta["network"]
+        kernels = [layers[f"dense_{i}"]["kernel"] for i in range(len(layers))]
+        found = [kernels[0].shape[0], *(kernel.shape[1] for kernel in kernels)]
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise ValueError(f"{name}: theta has no network; take that of {name}_init") from None
+    want = NUM_FEATURES + len(TIMES), num_outputs
+    if (found[0], found[-1]) != want:
+        raise ValueError(
+            f"{name}: theta's network goes from {found[0]} features to {found[-1]} outputs, "
+            f"not from {want[0]} to {want[1]}"
+        )
+
+
 def transform(
     name: str, theta, step_of: Callable[[list[Array], Array], Array]
 ) -> optax.GradientTransformationExtraArgs:
-    """The transform whose updates are `step_of(network outputs, steps done)`, tensor by tensor."""
+    """The transform whose updates are `step_of(network outputs, steps done)`, tensor by tensor.
+
+    A step whose gradient is not finite updates and remembers nothing.
+    """
 
     def init(params):
         check_floating(name, params)
-        return PerParameterState(jnp.zeros((), jnp.int32), jax.tree.map(moments_of, params))
+        zero = jnp.zeros((), jnp.int32)
+        return PerParameterState(zero, jax.tree.map(moments_of, params), zero)
 
     def update(updates, state, params=None, **extra):
         del extra
         if params is None:
             raise ValueError(f"{name} needs params: update(grads, state, params)")
-        moments = jax.tree.map(move, state.moments, updates, is_leaf=is_moments)
+        types = jax.tree.map(lambda a: a.dtype, updates)
+        safe = safe_gradient(in_float32(updates))
+        moments = jax.tree.map(move, state.moments, safe.gradient, is_leaf=is_moments)
+        moments = keep_if(safe.is_finite, moments, state.moments)
 
-        def step(moments, grad, param):
+        def step(moments, grad, param, kind):
+            if not grad.size:
+                return grad.astype(kind)
             outputs = output(theta, moments, grad, param, state.count)
-            return step_of(outputs, state.count).astype(grad.dtype)
+            return jnp.where(safe.is_finite, step_of(outputs, state.count), 0).astype(kind)
 
-        steps = jax.tree.map(step, moments, updates, params, is_leaf=is_moments)
-        return steps, PerParameterState(state.count + 1, moments)
+        steps = jax.tree.map(step, moments, safe.gradient, params, types, is_leaf=is_moments)
+        num_skipped = state.num_skipped + 1 - safe.is_finite.astype(jnp.int32)
+        return steps, PerParameterState(state.count + 1, moments, num_skipped)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
 from ico import train
 from ico.lm import DecoderConfig, check_ids, next_token_loss
+from ico.optim import Optimizer
 from ico.train import TrainState
 from ico.types import TokenBatch
 
@@ -20,7 +20,7 @@ PyTree = Any
 def teach(
     start: PyTree,
     config: DecoderConfig,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     batches: Iterable[TokenBatch],
     *,
     remat: bool = False,
@@ -88,7 +88,7 @@ class _Batches:
 
 
 @functools.lru_cache(maxsize=8)
-def _step(config: DecoderConfig, optimizer: optax.GradientTransformation, remat: bool):
+def _step(config: DecoderConfig, optimizer: Optimizer, remat: bool):
     """The same function for equal arguments, so that `fit` finds its compiled program."""
 
     def loss(params, batch: TokenBatch):

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Int, Key
+
+from ico.optim import Optimizer
 
 PyTree = Any
 
@@ -33,7 +34,7 @@ class TrainState(NamedTuple):
 
 def init_state(
     init_params: Callable[[Key[Array, ""]], PyTree],
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     key: Key[Array, "*S"],
 ) -> TrainState:
     """Builds the state before step 0.

@@ -7,6 +7,7 @@ import jax
 import optax
 from jaxtyping import Array, Float
 
+from ico.optim import Optimizer, with_loss
 from ico.train._state import TrainState
 
 PyTree = Any
@@ -18,14 +19,14 @@ NORMS = ("grad_norm", "update_norm", "param_norm")
 
 def make_step(
     loss_fn: Callable[..., tuple[Float[Array, ""], Metrics]],
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
 ) -> Step:
     """Makes a pure `step(state, batch, *given)` for one seed; `fit` adds the axis.
 
     Args:
       loss_fn: (params, batch) -> (loss [], dict of scalar metrics); under `fit(given=tree)` it is
         called as (params, batch, tree).
-      optimizer: gets `value=loss` as an extra argument, if it takes extra arguments.
+      optimizer: gets `value=loss`, if it takes extra arguments; `optax.MultiSteps` does.
 
     Returns:
       The step, (state, batch, *given) -> (state, metrics). Its metrics are `loss`, `grad_norm`,
@@ -34,7 +35,7 @@ def make_step(
     Raises:
       ValueError: (when traced) a metric of `loss_fn` has one of those four names.
     """
-    optimizer = optax.with_extra_args_support(optimizer)
+    optimizer = with_loss(optimizer)
 
     def step(state: TrainState, batch: PyTree, *given: PyTree) -> tuple[TrainState, Metrics]:
         gradient = jax.value_and_grad(loss_fn, has_aux=True)

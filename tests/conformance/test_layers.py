@@ -348,7 +348,7 @@ class States(chex.TestCase):
 
     @parameterized.named_parameters((f"{n}, {f}", n, f) for n, f in FORMS if n in STATEFUL)
     def test_a_factor_of_zero_is_a_start(self, name, form):
-        """As if a new sequence began there, with a factor of one; the derivatives of q, k, v too."""
+        """As if a sequence began there, with a factor of one; derivatives of q, k and v too."""
         args, *_ = packed(name, form, SEGMENTS)
         here = jnp.array(STARTS[1:-1])
         zeros, ones = (args | {"forget": args["forget"].at[:, here].set(f)} for f in (0, 1))
