@@ -21,6 +21,7 @@ NAMES = (
     "attention",
     "mesa",
     "optimizers",
+    "averaging",
     "language_model",
     "imports",
 )

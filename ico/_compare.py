@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ico.tasks import half_squared_error
-from ico.types import Episode, Learner, Prompt, PyTree, Sampler
+from ico.types import Episode, Learner, Prompt, PyTree, Sampler, working_dtype
 
 Pair = tuple[str, str]
 
@@ -291,11 +291,12 @@ def _losses_by_seed(apply, params, episode):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _respond(apply, params, prompt):
-    """The last prediction [B, Q, K] and its sensitivity [B, Q, K, D]."""
+    """The last prediction [B, Q, K] and its sensitivity [B, Q, K, D], in float32 or better."""
     with jax.default_matmul_precision("highest"):
         prediction = apply(params, prompt)
         slope = sensitivity(apply, params, prompt)
-    return prediction[-1] if prediction.ndim == 4 else prediction, slope
+    last = prediction[-1] if prediction.ndim == 4 else prediction
+    return last.astype(working_dtype(last)), slope.astype(working_dtype(slope))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -6,10 +6,20 @@ Dimension key: B tasks in a batch, N context pairs, Q queries, D inputs, K outpu
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 PyTree = Any
+
+
+def working_dtype(*arrays: Any) -> Any:
+    """The dtype to compute in: the one that the arrays promote to, but float32 at least.
+
+    Layers, norms, losses and solvers follow this one rule: half precision is for storing, and what
+    goes in as bfloat16 or float16 comes out as it went in, rounded once, at the end.
+    """
+    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
 
 
 class Prompt(NamedTuple):

@@ -43,8 +43,8 @@ def gd(
     """
     check_prompt(prompt)
     x_BND, y_BNK, query_BQD = prompt
-    B, N, D = x_BND.shape
-    K = y_BNK.shape[-1]
+    (B, N, D), K = x_BND.shape, y_BNK.shape[-1]
+    N = max(N, 1)  # without pairs there is no error to average
     w0 = parameter(params, "w0", x_BND.dtype, (K, D), default=jnp.zeros((K, D)))
     w_BKD = jnp.broadcast_to(w0, (B, K, D))
 
@@ -80,7 +80,7 @@ def gd_plus_plus(
     """
     check_prompt(prompt)
     x_BND, y_BNK, query_BQD = prompt
-    B, N, _ = x_BND.shape
+    B, N = len(x_BND), max(x_BND.shape[1], 1)  # without pairs there is no error to average
 
     def step(carry, rate_gamma):
         x_BND, residual_BNK, query_BQD, prediction_BQK = carry

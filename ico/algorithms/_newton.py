@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ico.algorithms._checks import check_prompt, parameter
-from ico.algorithms._linear_solve import solve_positive_definite
-from ico.types import Prompt, PyTree
+from ico.algorithms._least_squares import least_squares
+from ico.types import Prompt, PyTree, working_dtype
 
 
 def newton(
@@ -21,7 +21,8 @@ def newton(
     from zero is ridge regression with penalty `damping N`; more steps remove the penalty's bias.
 
     Args:
-      params: {"rate": scalar, "damping": scalar > 0; optional "w0": start [K, D]}.
+      params: {"rate": scalar, "damping": scalar, at least 0; optional "w0": start [K, D]}. Without
+        damping a step is the smallest of those that lead to the best fit.
       prompt, num_steps, all_steps: see `gd`.
 
     Raises:
@@ -30,20 +31,20 @@ def newton(
     check_prompt(prompt)
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, not {num_steps}")
-    x_BND, y_BNK, query_BQD = prompt
-    B, N, D = x_BND.shape
-    K = y_BNK.shape[-1]
-    rate, damping = (parameter(params, name, x_BND.dtype, ()) for name in ("rate", "damping"))
-    eye_DD = jnp.eye(D, dtype=x_BND.dtype)
-    hessian_BDD = jnp.einsum("bnd,bne->bde", x_BND, x_BND) / N + damping * eye_DD[None]
-    w0 = parameter(params, "w0", x_BND.dtype, (K, D), default=jnp.zeros((K, D)))
-    w_BDK = jnp.broadcast_to(w0.T, (B, D, K))
+    K, D = prompt.y.shape[-1], prompt.x.shape[-1]
+    dtype = working_dtype(*prompt)
+    x_BND, y_BNK, query_BQD = (a.astype(dtype) for a in prompt)
+    B, N, _ = x_BND.shape
+    rate, damping = (parameter(params, name, dtype, ()) for name in ("rate", "damping"))
+    w0 = parameter(params, "w0", dtype, (K, D), default=jnp.zeros((K, D)))
+    # (H + damping)^-1 g is ridge regression on the errors, with penalty N damping.
+    fit = least_squares(x_BND, jnp.broadcast_to(N * damping, (B,)))
 
     def step(w_BDK, _):
-        error_BNK = jnp.einsum("bnd,bdk->bnk", x_BND, w_BDK) - y_BNK
-        gradient_BDK = jnp.einsum("bnd,bnk->bdk", x_BND, error_BNK) / N
-        w_BDK = w_BDK - rate * solve_positive_definite(hessian_BDD, gradient_BDK)
-        return w_BDK, jnp.einsum("bqd,bdk->bqk", query_BQD, w_BDK)
+        w_BDK = w_BDK - rate * fit(x_BND @ w_BDK - y_BNK)
+        return w_BDK, query_BQD @ w_BDK
 
-    _, predictions = jax.lax.scan(step, w_BDK, length=num_steps)
+    start_BDK = jnp.broadcast_to(w0.T, (B, D, K))
+    _, predictions = jax.lax.scan(step, start_BDK, length=num_steps)
+    predictions = predictions.astype(prompt.y.dtype)
     return predictions if all_steps else predictions[-1]

@@ -10,6 +10,7 @@ Dimension key: B sequences, T positions, E input width, D output width, R regula
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -85,7 +86,13 @@ def tuned_next_vector_ridge(
 def preconditioned_inputs(
     x: Float[Array, "B T D"], ridge: float | Float[Array, ""]
 ) -> Float[Array, "B T D"]:
-    """`(sum_{s < t} x_s x_s^T + ridge)^-1 x_t`: what ridge regression multiplies the targets by."""
+    """`(sum_{s < t} x_s x_s^T + ridge)^-1 x_t`: what ridge regression multiplies the targets by.
+
+    Raises:
+      ValueError: ridge not positive (if not traced): the first vectors would have no inverse.
+    """
+    if not isinstance(ridge, jax.core.Tracer) and not ridge > 0:
+        raise ValueError(f"ridge must be positive, not {ridge}")
     outer_BTDD = jnp.einsum("btd,bte->btde", x, x)
     gram_BTDD = jnp.cumsum(outer_BTDD, axis=1) - outer_BTDD
     eye_DD = jnp.eye(x.shape[-1], dtype=x.dtype)

@@ -6,7 +6,7 @@ Dimension key: B tasks, N context pairs, D inputs.
 import jax.numpy as jnp
 
 from ico.algorithms._checks import check_prompt
-from ico.types import Prompt, Statistics
+from ico.types import Prompt, Statistics, working_dtype
 
 
 def statistics(prompt: Prompt) -> Statistics:
@@ -16,7 +16,8 @@ def statistics(prompt: Prompt) -> Statistics:
       ValueError: mismatched shapes, or more than one output.
     """
     check_prompt(prompt)
-    x, y = prompt.x, prompt.y
+    dtype = working_dtype(*prompt)
+    x, y = prompt.x.astype(dtype), prompt.y.astype(dtype)
     if y.shape[-1] != 1:
         raise ValueError(
             f"statistics are of prompts with one output, but prompt.y has {y.shape[-1]}"

@@ -36,7 +36,17 @@ from ico.lab._config import (
 from ico.lab._contrasts import beside, dots, gaps
 from ico.lab._describe import describe
 from ico.lab._errors import InputError
-from ico.lab._measures import controlled, difference, every, exact, falls, mean, ratio, reduction
+from ico.lab._measures import (
+    controlled,
+    difference,
+    every,
+    exact,
+    falls,
+    mean,
+    median,
+    ratio,
+    reduction,
+)
 from ico.lab._output import print_what_fits
 from ico.lab._paper import Paper, Study
 from ico.lab._recipe import Recipe, Restart
@@ -93,6 +103,7 @@ __all__ = [
     "maps",
     "mean",
     "measured",
+    "median",
     "once",
     "points",
     "print_what_fits",

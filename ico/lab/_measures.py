@@ -101,6 +101,23 @@ def mean(value: str, *, record: str = "", note: str = "", **where: Any) -> Measu
     return measure
 
 
+def median(value: str, *, record: str = "", note: str = "", **where: Any) -> Measure:
+    """The median over seeds and tasks of a value of one record; seeds are resampled (or tasks [T]).
+
+    Tasks of a seed stay together, so the interval is that of new seeds.
+    """
+
+    def measure(records: Records) -> Measurement:
+        found = records[record].one(**where)
+        rows = np.asarray(_value(found, value), float)
+        middle, ci95 = report.interval_of(np.median, rows)
+        S, T = rows.shape if rows.ndim > 1 else (0, len(rows))
+        rate = Records([found]).failure_rate()
+        return Measurement(middle, ci95, S, T, note, rate)
+
+    return measure
+
+
 def exact(
     value: str, *, num_tasks: int = 0, record: str = "", note: str = "", **where: Any
 ) -> Measure:

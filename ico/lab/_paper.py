@@ -31,7 +31,6 @@ from ico.files import commit_of
 from ico.lab._config import Config
 from ico.lab._measures import Measure
 from ico.lab._run import Run
-from ico.lab._slips import is_given
 from ico.report import Band, Claim, EveryPair, Kind, Measurement, Missing, Record, Records, unjudged
 
 # Flags that every experiment has; a configuration may not use these names for its fields.
@@ -98,9 +97,7 @@ class Study:
           kind: "core" (a sentence of the abstract), "paper" (a figure or table), "ours".
           paper_value: the paper's own number, where it prints one.
           of: records -> Measurement or EveryPair; `lab.mean`, `lab.ratio`, `lab.every` ... make
-            one. Where it asks for a record that the run left out, the claim is inconclusive; where
-            it asks for one by a name that the paper's code gives to none, measuring it raises
-            KeyError.
+            one. Where it asks for a record that the run left out, the claim is inconclusive.
 
         Raises:
           ValueError: a name taken, or a malformed claim.
@@ -163,11 +160,6 @@ class Study:
         try:
             found = measure(records)
         except Missing as absent:
-            if absent.name and not is_given(absent.name, self.paper.files):
-                raise KeyError(
-                    f"claim {claim.id}: {absent}, and the paper's code names none so; is it "
-                    "misspelt?"
-                ) from absent
             found = unjudged(str(absent))
         if isinstance(found, EveryPair):
             found = found.within(claim.band)
@@ -290,17 +282,12 @@ class Paper:
         return commit_of(self.file.parent)
 
     @property
-    def files(self) -> list[Path]:
-        """The files of its code: of a paper all beside paper.py, of a small system its own."""
-        if self.file.name == "paper.py":
-            return sorted(self.file.parent.glob("*.py"))
-        return [self.file]
-
-    @property
     def code(self) -> str:
         """A hash of the files that declare its claims, tables and figures."""
+        is_package = self.file.name == "paper.py"
+        files = sorted(self.file.parent.glob("*.py")) if is_package else [self.file]
         digest = hashlib.sha256()
-        for file in self.files:
+        for file in files:
             digest.update(file.read_bytes() if file.exists() else b"")
         return digest.hexdigest()[:12]
 

@@ -10,8 +10,11 @@ Dimension key: B batch, T positions, H heads, M = B H, N chunks, C positions in 
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from ico.layers._gates import in_two_parts
 
 
 class Decays(NamedTuple):
@@ -54,22 +57,29 @@ def join(a: Array, T: int) -> Array:
     return jnp.moveaxis(a, 0, 1).reshape(B, N * C, *rest)[:, :T]
 
 
-def by_head(a: Float[Array, "... B C H E"]) -> Float[Array, "... M C E"]:
+def by_head(a: Shaped[Array, "... B C H E"]) -> Shaped[Array, "... M C E"]:
     """Moves heads before positions and merges them with the batch."""
     a = jnp.moveaxis(a, -2, -3)
-    return a.reshape(*a.shape[:-4], -1, *a.shape[-2:])
+    *more, B, H, C, E = a.shape
+    return a.reshape(*more, B * H, C, E)
 
 
 def by_position(a: Float[Array, "... M C E"], H: int) -> Float[Array, "... B C H E"]:
     """The inverse of `by_head`."""
-    a = a.reshape(*a.shape[:-3], -1, H, *a.shape[-2:])
-    return jnp.moveaxis(a, -3, -2)
+    *more, M, C, E = a.shape
+    return jnp.moveaxis(a.reshape(*more, M // H, H, C, E), -3, -2)
 
 
-def starts(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B T"]:
-    """Whether a sequence starts at t. Never at position 0, which continues the initial state."""
+def starts(segment_ids: Int[Array, "B T"] | None, H: int) -> Bool[Array, "B T H"] | None:
+    """Whether a sequence starts at t, for every head; None if the input is not packed.
+
+    Never at position 0, which continues the initial state.
+    """
+    if segment_ids is None:
+        return None
     changed = segment_ids[:, 1:] != segment_ids[:, :-1]
-    return jnp.pad(changed, ((0, 0), (1, 0)))[:, : segment_ids.shape[1]]
+    begins = jnp.pad(changed, ((0, 0), (1, 0)))[:, : segment_ids.shape[1]]
+    return jnp.broadcast_to(begins[..., None], (*begins.shape, H))
 
 
 def decays(
@@ -80,7 +90,7 @@ def decays(
     """The decay factors of a chunk, or of several along leading axes.
 
     Args:
-      log_forget: log of the forget factors; None: nothing is forgotten.
+      log_forget: log of the forget factors, finite; None: nothing is forgotten.
       begins: whether a sequence starts at a position, from `starts`; None: not packed.
       like: an array of the chunk, for its dtype and shape.
     """
@@ -90,30 +100,65 @@ def decays(
         which = jnp.cumsum(begins, axis=-1)
         same = same & (which[..., :, None] == which[..., None, :])
     if log_forget is None:
-        log, within = jnp.zeros((*ones, C), dtype), same.astype(dtype)
+        log = since_start = left = jnp.zeros((*ones, C), dtype)
+        within = same.astype(dtype)
     else:
-        log = jnp.cumsum(log_forget, axis=-1)
+        coarse, fine = in_two_parts(log_forget)
+        log = since_start = jnp.cumsum(coarse, axis=-1) + jnp.cumsum(fine, axis=-1)
+        left = _after(coarse) + _after(fine)
         if begins is not None:
-            # Subtracts the decay from before the sequence's start. The factor at its first
-            # position still counts, as it does at position 0.
-            before = jnp.where(begins, log - log_forget, 0)
-            log = log - jnp.einsum("...ts,...s->...t", same.astype(dtype), before)
+            since_start = _since_start(coarse, begins, same) + _since_start(fine, begins, same)
         # Masked before exp, which may overflow above the diagonal. A clamp in its place would
         # halve the gradient where nothing is forgotten.
-        apart = jnp.where(same, log[..., :, None] - log[..., None, :], 0)
-        within = jnp.where(same, jnp.exp(apart), 0)
-    into, left = jnp.exp(log), log[..., -1:] - log
+        within = jnp.where(same, jnp.exp(jnp.where(same, _between(log_forget), 0)), 0)
+    into = jnp.exp(log)
     if which is None:
-        return Decays(within, into, jnp.exp(left), log, which, same)
+        return Decays(within, into, jnp.exp(left), since_start, which, same)
     last = which == which[..., -1:]
     into = jnp.where(which == 0, into, 0)
     out = jnp.where(last, jnp.exp(jnp.where(last, left, 0)), 0)
-    return Decays(within, into, out, log, which, same)
+    return Decays(within, into, out, since_start, which, same)
+
+
+@jax.custom_jvp
+def _between(log_forget):
+    """Sums over the positions after s up to t, [t, s]; below the diagonal alone they mean anything.
+
+    They are differences of running sums, but their derivative is not: the cotangent of a small
+    factor would be what is left of large terms that cancel.
+    """
+    sums = (jnp.cumsum(part, axis=-1) for part in in_two_parts(log_forget))
+    return sum(a[..., :, None] - a[..., None, :] for a in sums)
+
+
+@_between.defjvp
+def _between_derivative(primals, tangents):
+    (log_forget,), (tangent,) = primals, tangents
+    C = tangent.shape[-1]
+    later = jnp.tri(C, k=-1, dtype=bool).reshape(*[1] * (tangent.ndim - 1), C, C)
+    terms = jnp.where(later, tangent[..., :, None], 0)  # of u in the column s < u
+    up_to = jnp.tri(C, dtype=tangent.dtype)
+    return _between(log_forget), jnp.einsum("tu,...us->...ts", up_to, terms, precision="highest")
+
+
+def _after(part):
+    """Sums over the positions after each one."""
+    later = jnp.pad(part[..., 1:], [(0, 0)] * (part.ndim - 1) + [(0, 1)])
+    return jax.lax.cumsum(later, axis=part.ndim - 1, reverse=True)
+
+
+def _since_start(part, begins, same):
+    """Running sums since the chunk's start, or since the sequence's start."""
+    total = jnp.cumsum(part, axis=-1)
+    # Subtracts what lies before the sequence's start. The factor at its first position still
+    # counts, as it does at position 0.
+    before = jnp.where(begins, total - part, 0)
+    return total - jnp.sum(jnp.where(same, before[..., None, :], 0), axis=-1)
 
 
 def decays_by_head(
     log_forget: Float[Array, "... B C H"] | None,
-    begins: Bool[Array, "... B C"] | None,
+    begins: Bool[Array, "... B C H"] | None,
     like: Float[Array, "... M C E"],
 ) -> Decays:
     """`decays` of every head, from arrays in the layout of `split`.
@@ -122,8 +167,7 @@ def decays_by_head(
       log_forget, begins: output of `split`, or one chunk of it.
       like: an output of `by_head`.
     """
-    if log_forget is not None:
-        log_forget = by_head(log_forget[..., None])[..., 0]
-    if begins is not None:
-        begins = jnp.repeat(begins, like.shape[-3] // begins.shape[-2], axis=-2)
+    log_forget, begins = (
+        None if a is None else by_head(a[..., None])[..., 0] for a in (log_forget, begins)
+    )
     return decays(log_forget, begins, like)

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ico.layers._chunks import by_head, by_position, decays_by_head, join, split, starts
+from ico.layers._gates import check_gates, factors, logarithms
 from ico.layers._shapes import check_shapes, check_sides, float_of
 from ico.layers._triangular import unit_lower_inverse
+from ico.types import working_dtype
 
 Form = Literal["chunked", "recurrent"]
 
@@ -24,6 +26,7 @@ def delta_rule(
     *,
     beta: Float[Array, "B T H"],
     forget: Float[Array, "B T H"] | None = None,
+    log_forget: Float[Array, "B T H"] | None = None,
     initial_state: Float[Array, "B H V D"] | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
     form: Form = "chunked",
@@ -42,7 +45,8 @@ def delta_rule(
       q, k, v: queries, keys [B, T, H, D] and values [B, T, H, V]; any T, V may differ from D.
       beta: the step size [B, T, H]. With beta = 1 a key of unit norm retrieves its new value
         exactly.
-      forget: f in (0, 1], [B, T, H]; None forgets nothing.
+      forget: f in [0, 1], [B, T, H]; None forgets nothing. Zero resets S.
+      log_forget: log f, in place of f; see `linear_attention`.
       initial_state: S before position 0; None is zero.
       segment_ids: [B, T], equal within each packed sequence. S is reset to zero wherever the id
         changes.
@@ -58,10 +62,12 @@ def delta_rule(
       chunk and recomputes the chunks; the recurrent form stores one state per position.
 
     Raises:
-      ValueError: mismatched shapes, an unknown form, chunk_size < 1.
+      ValueError: mismatched shapes, an unknown form, chunk_size < 1, forget factors outside [0, 1]
+        (if not traced) or given twice.
     """
     check_shapes(q, k, v, causal=True)
-    check_sides(q, v, forget, segment_ids, {"initial_state": initial_state})
+    check_sides(q, v, segment_ids, {"initial_state": initial_state})
+    check_gates(forget, log_forget, q.shape[:3])
     if beta.shape != q.shape[:3]:
         raise ValueError(f"beta must be {list(q.shape[:3])}, not {list(beta.shape)}")
     if form not in get_args(Form):
@@ -70,17 +76,17 @@ def delta_rule(
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
     B, T, H, D = q.shape
     out_dtype, V = float_of(v), v.shape[-1]
-    dtype = jnp.promote_types(jnp.result_type(q, k, v), jnp.float32)
+    dtype = working_dtype(q, k, v)
     q, k, v, beta = (a.astype(dtype) for a in (q, k, v, beta))
-    forget = None if forget is None else forget.astype(dtype)
     state = jnp.zeros((B, H, V, D), dtype)
     if initial_state is not None:
         state = initial_state.astype(dtype)
-    begins = None if segment_ids is None else starts(segment_ids)
+    begins = starts(segment_ids, H)
     if form == "recurrent":
-        o, state = _recurrent(q, k, v, beta, forget, begins, state)
+        o, state = _recurrent(q, k, v, beta, factors(forget, log_forget, dtype), begins, state)
     else:
-        o, state = _chunked(q, k, v, beta, forget, begins, state, min(chunk_size, max(T, 1)))
+        log = logarithms(forget, log_forget, dtype)
+        o, state = _chunked(q, k, v, beta, log, begins, state, min(chunk_size, max(T, 1)))
     o = o.astype(out_dtype)
     return (o, state) if return_state else o
 
@@ -90,9 +96,9 @@ def _recurrent(q, k, v, beta, forget, begins, state):
     given = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (q, k, v, beta, forget, begins))
 
     def step(state_BHVD, at):
-        q_BHD, k_BHD, v_BHV, beta_BH, f_BH, begins_B = at
-        if begins_B is not None:
-            state_BHVD = jnp.where(begins_B[:, None, None, None], 0, state_BHVD)
+        q_BHD, k_BHD, v_BHV, beta_BH, f_BH, begins_BH = at
+        if begins_BH is not None:
+            state_BHVD = jnp.where(begins_BH[..., None, None], 0, state_BHVD)
         if f_BH is not None:
             state_BHVD = f_BH[..., None, None] * state_BHVD
         error = v_BHV - jnp.einsum("bhvd,bhd->bhv", state_BHVD, k_BHD)
@@ -104,13 +110,12 @@ def _recurrent(q, k, v, beta, forget, begins, state):
     return jnp.moveaxis(o, 0, 1), state
 
 
-def _chunked(q, k, v, beta, forget, begins, state, C):
+def _chunked(q, k, v, beta, log, begins, state, C):
     """The values u_t that are effectively written solve a triangular system in each chunk:
 
     u_t + beta_t sum_{s < t} within_ts (k_s . k_t) u_s = beta_t (v_t - into_t S_0 k_t).
     """
     B, T, H, _ = q.shape
-    log = None if forget is None else jnp.log(forget)
     given = jax.tree.map(lambda a: split(a, C), (q, k, v, beta, log, begins))
 
     @jax.checkpoint

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ico.layers._gates import check_gates, logarithms
 from ico.layers._linear_attention import linear_attention
 from ico.layers._shapes import check_shapes
+from ico.types import working_dtype
 
 
 class ChebyshevSteps(NamedTuple):
@@ -37,6 +39,7 @@ def chebyshev_queries(
     reg: Float[Array, "H"],
     steps: ChebyshevSteps,
     forget: Float[Array, "B T H"] | None = None,
+    log_forget: Float[Array, "B T H"] | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
     chunk_size: int = 64,
 ) -> Float[Array, "B T H D"]:
@@ -52,13 +55,14 @@ def chebyshev_queries(
       q, k: queries and keys [B, T, H, D].
       reg: the regulariser of each head, not subject to forgetting, as in `mesa_cg`.
       steps: coefficients of every step and head.
-      forget, segment_ids, chunk_size: see `linear_attention`.
+      forget, log_forget, segment_ids, chunk_size: see `linear_attention`.
 
     Returns:
       [B, T, H, D] in the dtype of q; computed in float32 or better.
 
     Raises:
-      ValueError: mismatched shapes, or no step.
+      ValueError: mismatched shapes, no step, or forget factors outside [0, 1] (if not traced) or
+        given twice.
     """
     check_shapes(q, k, k, causal=True)
     H = q.shape[2]
@@ -68,10 +72,11 @@ def chebyshev_queries(
     if reg.shape != (H,):
         raise ValueError(f"reg must be {[H]}, not {list(reg.shape)}")
     out_dtype = q.dtype
-    dtype = jnp.promote_types(jnp.result_type(q, k), jnp.float32)
+    dtype = working_dtype(q, k)
     q, k, reg, rate, momentum = (a.astype(dtype) for a in (q, k, reg, rate, momentum))
-    forget = None if forget is None else forget.astype(dtype)
-    sides = {"forget": forget, "segment_ids": segment_ids, "chunk_size": chunk_size}
+    check_gates(forget, log_forget, q.shape[:3])
+    log = logarithms(forget, log_forget, dtype)
+    sides = {"log_forget": log, "segment_ids": segment_ids, "chunk_size": chunk_size}
     by_head = (None, None, slice(None), None)
 
     def step(state, coefficients):
@@ -121,9 +126,10 @@ def newton_inverse(
 
     From `X = A / |A|_1^2` it always converges: about `2 log2(condition number) +
     2 log2(|A|_1 / |A|_2)` steps until quadratic convergence sets in, then a handful. The second
-    term is at most log2 D. (Schulz; 2309.05858, appendix.)
+    term is at most log2 D. The zero matrix is answered by zero. (Schulz; 2309.05858, appendix.)
     """
     norm = jnp.max(jnp.sum(jnp.abs(matrix), -1), -1)[..., None, None]
+    norm = jnp.where(norm > 0, norm, 1)
     eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
     eye = eye.reshape(*[1] * (matrix.ndim - 2), *eye.shape)
 

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ico.layers._chunks import by_head, by_position, decays_by_head, join, split, starts
-from ico.layers._shapes import check_scores, check_shapes, check_sides
+from ico.layers._gates import check_gates, factors, logarithms
+from ico.layers._shapes import check_scores, check_shapes, check_sides, float_of
+from ico.types import working_dtype
 
 Form = Literal["parallel", "chunked", "recurrent"]
 
@@ -23,6 +25,7 @@ def linear_attention(
     *,
     causal: bool = True,
     forget: Float[Array, "B T H"] | None = None,
+    log_forget: Float[Array, "B T H"] | None = None,
     initial_state: Float[Array, "B H V D"] | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
     gate: Float[Array, "#B #H #T #S"] | None = None,
@@ -44,7 +47,9 @@ def linear_attention(
       k: keys [B, S, H, D]; S == T if causal.
       v: values [B, S, H, V]; V may differ from D.
       causal: whether position t sees only keys up to and including t.
-      forget: f in (0, 1], only if causal; None forgets nothing.
+      forget: f in [0, 1], only if causal; None forgets nothing. Zero resets S.
+      log_forget: log f, in place of f: `jax.nn.log_sigmoid(logits)` keeps the digits that
+        `jax.nn.sigmoid(logits)` rounds away near 0 and 1.
       initial_state: S before position 0, only if causal; None is zero.
       segment_ids: [B, T], equal within each packed sequence, only if causal. S is reset to zero
         wherever the id changes.
@@ -59,16 +64,17 @@ def linear_attention(
       return_state: whether to return the final S as well, only if causal.
 
     Returns:
-      [B, T, H, V]; with `return_state` also S [B, H, V, D] in float32 or better, the precision in
-      which causal attention is computed.
+      [B, T, H, V] in the dtype of v; with `return_state` also S [B, H, V, D] in float32 or better,
+      the precision of the computation.
 
     Raises:
-      ValueError: mismatched shapes, an unknown form, chunk_size < 1, forget, initial_state,
-        segment_ids or return_state without `causal`, or a gate with a form or a state that cannot
-        have one.
+      ValueError: mismatched shapes, an unknown form, chunk_size < 1, forget factors outside [0, 1]
+        (if not traced) or given twice, forget, initial_state, segment_ids or return_state without
+        `causal`, or a gate with a form or a state that cannot have one.
     """
     check_shapes(q, k, v, causal=causal)
-    check_sides(q, v, forget, segment_ids, {"initial_state": initial_state})
+    check_sides(q, v, segment_ids, {"initial_state": initial_state})
+    check_gates(forget, log_forget, q.shape[:3])
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
     if form not in get_args(Form):
@@ -77,27 +83,27 @@ def linear_attention(
         check_scores(q, k, {"gate": gate})
         if form != "parallel" or return_state or initial_state is not None:
             raise ValueError("a gate of scores needs form='parallel' and goes with no state")
-    if not causal:
-        if return_state or any(a is not None for a in (forget, initial_state, segment_ids)):
-            raise ValueError("forget, initial_state, segment_ids and return_state need causal=True")
-        return _all_keys(q, k, v, gate, form)
-    B, T, H, D = q.shape
-    out_dtype = jnp.result_type(q, k, v)
-    dtype = jnp.promote_types(out_dtype, jnp.float32)
+    out_dtype, dtype = float_of(v), working_dtype(q, k, v)
     q, k, v = (a.astype(dtype) for a in (q, k, v))
-    forget = None if forget is None else forget.astype(dtype)
+    if not causal:
+        order = (forget, log_forget, initial_state, segment_ids)
+        if return_state or any(a is not None for a in order):
+            raise ValueError("forget, initial_state, segment_ids and return_state need causal=True")
+        return _all_keys(q, k, v, gate, form).astype(out_dtype)
+    B, T, H, D = q.shape
     state = jnp.zeros((B, H, v.shape[-1], D), dtype)
     if initial_state is not None:
         state = initial_state.astype(dtype)
-    begins = None if segment_ids is None else starts(segment_ids)
+    begins = starts(segment_ids, H)
     if form == "recurrent":
-        o, state = _recurrent(q, k, v, forget, begins, state)
+        o, state = _recurrent(q, k, v, factors(forget, log_forget, dtype), begins, state)
     else:
+        log = logarithms(forget, log_forget, dtype)
         C = max(T, 1) if form == "parallel" else min(chunk_size, max(T, 1))
         if C >= T > 0 and initial_state is None and not return_state:
-            o = _one_chunk(q, k, v, forget, begins, gate)
+            o = _one_chunk(q, k, v, log, begins, gate)
         else:
-            o, state = _chunked(q, k, v, forget, begins, state, C)
+            o, state = _chunked(q, k, v, log, begins, state, C)
     o = o.astype(out_dtype)
     return (o, state) if return_state else o
 
@@ -118,9 +124,9 @@ def _recurrent(q, k, v, forget, begins, state):
     given = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (q, k, v, forget, begins))
 
     def step(state_BHVD, at):
-        q_BHD, k_BHD, v_BHV, f_BH, begins_B = at
-        if begins_B is not None:
-            state_BHVD = jnp.where(begins_B[:, None, None, None], 0, state_BHVD)
+        q_BHD, k_BHD, v_BHV, f_BH, begins_BH = at
+        if begins_BH is not None:
+            state_BHVD = jnp.where(begins_BH[..., None, None], 0, state_BHVD)
         if f_BH is not None:
             state_BHVD = f_BH[..., None, None] * state_BHVD
         state_BHVD = state_BHVD + v_BHV[..., :, None] * k_BHD[..., None, :]
@@ -130,12 +136,11 @@ def _recurrent(q, k, v, forget, begins, state):
     return jnp.moveaxis(o, 0, 1), state
 
 
-def _one_chunk(q, k, v, forget, begins, gate):
+def _one_chunk(q, k, v, log, begins, gate):
     """Masked scores only: no initial state is given and no final state is asked for."""
-    log = None if forget is None else jnp.log(forget)
     within = decays_by_head(log, begins, by_head(k)).within
     scores_BHTS = jnp.einsum("bthd,bshd->bhts", q, k)
-    if within.shape[0] > 1:
+    if within.shape[0] != 1:
         scores_BHTS = within.reshape(scores_BHTS.shape) * scores_BHTS
     else:
         scores_BHTS = within[None] * scores_BHTS
@@ -144,10 +149,9 @@ def _one_chunk(q, k, v, forget, begins, gate):
     return jnp.einsum("bhts,bshv->bthv", scores_BHTS, v)
 
 
-def _chunked(q, k, v, forget, begins, state, C):
+def _chunked(q, k, v, log, begins, state, C):
     """One chunk per step of a scan: masked scores inside, a product with the state before it."""
     B, T, H, _ = q.shape
-    log = None if forget is None else jnp.log(forget)
     given = jax.tree.map(lambda a: split(a, C), (q, k, v, log, begins))
 
     def step(state_MVD, at):

@@ -16,9 +16,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ico.layers._chunks import join, split, starts
-from ico.layers._mesa_chunked import Chunk, States, mesa_chunked
+from ico.layers._gates import check_gates, logarithms
+from ico.layers._mesa_chunked import mesa_chunked
+from ico.layers._mesa_position import Chunk, States, factors_and_resets, updated_inverse
 from ico.layers._shapes import check_decode, check_shapes, check_sides, float_of
 from ico.layers._whitening import inverse
+from ico.types import working_dtype
 
 Form = Literal["chunked", "parallel", "recurrent", "dense"]
 _STORED = 64  # the recurrent and dense forms store a state per 64 positions
@@ -43,6 +46,7 @@ def mesa(
     *,
     lam: Float[Array, "H"] | Float[Array, "H D"] | Float[Array, "H D D"],
     forget: Float[Array, "B T H"] | None = None,
+    log_forget: Float[Array, "B T H"] | None = None,
     initial_state: MesaState | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
     form: Form = "chunked",
@@ -61,7 +65,9 @@ def mesa(
       q, k, v: queries, keys [B, T, H, D] and values [B, T, H, V]; any T, V may differ from D.
       lam: R_0, the **inverse** of the regulariser: for each head a positive number, a positive
         diagonal, or a symmetric positive definite matrix.
-      forget: f in (0, 1], [B, T, H]; None forgets nothing.
+      forget: f in [0, 1], [B, T, H]; None forgets nothing. Where it is zero, the layer restarts
+        from lam and an empty memory, and the factor counts as one.
+      log_forget: log f, in place of f; see `linear_attention`.
       initial_state: replaces lam and the empty memory at position 0.
       segment_ids: [B, T], equal within each packed sequence. Wherever the id changes, the layer
         restarts from lam; the first sequence continues `initial_state`.
@@ -72,7 +78,7 @@ def mesa(
         "recurrent": one Sherman-Morrison update per position, as in decoding;
         "dense": a linear solve per position; slow, the reference.
       chunk_size: positions in a chunk, for "chunked" and "parallel"; best near D, smaller with
-        strong forgetting (see below). None is 64, or 16 with `forget`.
+        strong forgetting (see below). None is 64, or 16 with gates.
       return_state: whether to return the final state as well.
 
     Returns:
@@ -87,29 +93,35 @@ def mesa(
     - Large lam: the error is below 10 eps times the largest condition number of R so far, initially
       about lam (1e-5 up to lam = 30, 1e-3 at 1e4). With "chunked" and "recurrent" the error
       persists; with "parallel" in chunks of 8 it shrinks as R becomes better conditioned.
-    - Strong forgetting: the regulariser decays, and the same bound holds, for "recurrent" always.
-      "chunked" and "parallel" also lose the factor by which the state decays within a chunk, so
-      choose chunks in which it stays above 0.1 (16 for factors of 0.8 to 0.99). The decay within a
-      chunk is floored at 3e-4: to reset the state use `segment_ids`, not a tiny factor.
+    - Strong forgetting: the regulariser decays, and the same bound holds. The products of "chunked"
+      and "parallel" would also lose the factor by which the state decays within a chunk, so a chunk
+      in which less than a fiftieth is left is computed position by position; "parallel" then
+      computes all chunks one after the other. That is slower, by up to a few times.
     - If the regulariser is forgotten before D independent keys have been seen, R is numerically
       singular: outputs stay finite but are meaningless.
 
+    Derivatives: "recurrent" and "dense" have those of both modes; "chunked" and "parallel" have no
+    forward mode (`jax.jvp`, `jax.jacfwd`), but reverse mode, and forward over reverse mode
+    (`jax.hessian`).
+
     Raises:
       ValueError: mismatched shapes, an unknown form, chunk_size < 1, a lam (if neither traced nor
-        matrices) that is not positive.
+        matrices) that is not positive, forget factors outside [0, 1] (if not traced) or given
+        twice.
+      TypeError: forward-mode differentiation of a form without.
     """
-    B, T, H, D = _checked(q, k, v, lam, forget, initial_state, segment_ids)
+    B, T, H, D = _checked(q, k, v, lam, initial_state, segment_ids)
+    check_gates(forget, log_forget, (B, T, H))
     V = v.shape[-1]
     if form not in get_args(Form):
         raise ValueError(f"form must be one of {get_args(Form)}, not {form!r}")
-    chunk_size = (64 if forget is None else 16) if chunk_size is None else chunk_size
+    out_dtype, dtype = float_of(v), working_dtype(q, k, v)
+    q, k, v = (a.astype(dtype) for a in (q, k, v))
+    log = logarithms(forget, log_forget, dtype)
+    chunk_size = (64 if log is None else 16) if chunk_size is None else chunk_size
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
-    out_dtype = float_of(v)
-    dtype = jnp.promote_types(jnp.result_type(q, k, v), jnp.float32)
-    q, k, v = (a.astype(dtype) for a in (q, k, v))
-    log_forget = None if forget is None else jnp.log(forget.astype(dtype))
-    begins = None if segment_ids is None else starts(segment_ids)
+    begins = starts(segment_ids, H)
     new = _matrix(jnp.asarray(lam, dtype), D)
     new = jnp.broadcast_to(new, (B, H, D, D))
     if initial_state is None:
@@ -118,9 +130,9 @@ def mesa(
         first = MesaState(*(a.astype(dtype) for a in initial_state))
     if form in ("chunked", "parallel"):
         C, parallel = min(chunk_size, max(T, 1)), form == "parallel"
-        o, last = _chunked(q, k, v, log_forget, begins, first, new, C, parallel)
+        o, last = _chunked(q, k, v, log, begins, first, new, C, parallel)
     else:
-        o, last = _stepwise(q, k, v, log_forget, begins, first, new, form)
+        o, last = _stepwise(q, k, v, log, begins, first, new, form)
     o = o.astype(out_dtype)
     return (o, last) if return_state else o
 
@@ -132,21 +144,26 @@ def mesa_decode(
     v: Float[Array, "B H V"],
     *,
     forget: Float[Array, "B H"] | None = None,
+    log_forget: Float[Array, "B H"] | None = None,
+    lam: Float[Array, "H"] | Float[Array, "H D"] | Float[Array, "H D D"] | None = None,
 ) -> tuple[Float[Array, "B H V"], MesaState]:
     """Output and next state for one position, at a cost independent of the sequence's length.
 
     Args:
       state: the state after the previous position, from `mesa(..., return_state=True)` or
         `mesa_state`.
-      q, k, v, forget: of this position.
+      q, k, v, forget, log_forget: of this position.
+      lam: as in `mesa`: what a factor of zero restarts from. None: factors are above zero.
 
     Returns:
       The output [B, H, V] and the next state, which includes the pair (k, v).
 
     Raises:
-      ValueError: mismatched shapes.
+      ValueError: mismatched shapes, forget factors outside [0, 1] or zero without lam (if not
+        traced).
     """
-    check_decode(q, k, v, forget, {"state.memory": state.memory})
+    check_decode(q, k, v, {"state.memory": state.memory})
+    check_gates(forget, log_forget, q.shape[:2])
     if state.inverse.shape != (*q.shape, q.shape[-1]):
         raise ValueError(
             f"state.inverse must be {[*q.shape, q.shape[-1]]}, not {list(state.inverse.shape)}"
@@ -154,8 +171,13 @@ def mesa_decode(
     dtype = state.inverse.dtype
     out_dtype = float_of(v)
     q, k, v = (a.astype(dtype) for a in (q, k, v))
-    f = jnp.ones(k.shape[:2], dtype) if forget is None else forget.astype(dtype)
-    state = _sherman_morrison(state, k, v, f)
+    f, zero = factors_and_resets(logarithms(forget, log_forget, dtype))
+    if zero is not None and lam is not None:
+        fresh = mesa_state(jnp.asarray(lam, dtype), len(q), v.shape[-1], q.shape[-1])
+        state = _started(fresh, state, zero)
+    elif zero is not None and not isinstance(zero, jax.core.Tracer) and np.any(zero):
+        raise ValueError("a forget factor is zero: give lam, which the layer then restarts from")
+    state = _updated(state, k, v, f)
     return _read(state, q).astype(out_dtype), state
 
 
@@ -184,7 +206,7 @@ def mesa_state(lam, batch_size: int, value_dim: int, dim: int | None = None) -> 
     )
 
 
-def _checked(q, k, v, lam, forget, state, segment_ids):
+def _checked(q, k, v, lam, state, segment_ids):
     check_shapes(q, k, v, causal=True)
     B, T, H, D = q.shape
     if jnp.shape(lam) not in ((H,), (H, D), (H, D, D)):
@@ -192,7 +214,7 @@ def _checked(q, k, v, lam, forget, state, segment_ids):
     known = not isinstance(lam, jax.core.Tracer)
     if known and jnp.ndim(lam) < 3 and not np.all(np.asarray(lam, np.float64) > 0):
         raise ValueError("lam must be positive")
-    check_sides(q, v, forget, segment_ids, {"initial_state.memory": state and state.memory})
+    check_sides(q, v, segment_ids, {"initial_state.memory": state and state.memory})
     if state is not None and state.inverse.shape != (B, H, D, D):
         raise ValueError(
             f"initial_state.inverse must be {[B, H, D, D]}, not {list(state.inverse.shape)}"
@@ -208,23 +230,30 @@ def _matrix(lam, D):
     return diagonal[..., None] * jnp.eye(D, dtype=lam.dtype)[None]
 
 
-def _chunked(q, k, v, log_forget, begins, first: MesaState, new, C, parallel):
+def _chunked(q, k, v, log, begins, first: MesaState, new, C, parallel):
     B, T, H, D = q.shape
     q_, k_, v_ = (split(a, C) for a in (q, k, v))
-    log_ = None if log_forget is None else split(log_forget, C)
-    begins_ = None if begins is None else split(begins, C)
+    log_, begins_ = (None if a is None else split(a, C) for a in (log, begins))
     r_first, g_first, r_new = (a.reshape(B * H, *a.shape[2:]) for a in (*first, new))
-    o, last = mesa_chunked(
-        Chunk(q_, k_, v_, log_, begins_), States(r_first, g_first), r_new, parallel
-    )
-    return join(o, T), MesaState(last.r.reshape(B, H, D, D), last.g.reshape(B, H, -1, D))
+    given = Chunk(q_, k_, v_, log_, begins_), States(r_first, g_first), r_new, parallel
+    try:
+        o, last = mesa_chunked(*given)
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            "mesa has no forward-mode derivative in the forms 'chunked' and 'parallel': give "
+            "form='recurrent', or take the derivative in reverse mode"
+        ) from error
+    return join(o, T), MesaState(last.r.reshape(B, H, D, D), last.g.reshape(first.memory.shape))
 
 
-def _stepwise(q, k, v, log_forget, begins, first: MesaState, new, form):
+def _stepwise(q, k, v, log, begins, first: MesaState, new, form):
     """A scan over blocks of positions; the backward pass recomputes a block from its state."""
     B, T, H, _ = q.shape
-    f = jnp.ones((B, T, H), q.dtype) if log_forget is None else jnp.exp(log_forget)
-    begins = jnp.zeros((B, T), bool) if begins is None else begins
+    f, zero = factors_and_resets(log)
+    if zero is not None:
+        begins = zero if begins is None else zero | begins
     steps = {"q": q, "k": k, "v": v, "f": f, "begins": begins}
     steps = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), steps)
     one = _step_by_solving if form == "dense" else _step
@@ -249,42 +278,37 @@ def _stepwise(q, k, v, log_forget, begins, first: MesaState, new, form):
     return jnp.moveaxis(o, 0, 1), state
 
 
-def _started(fresh, state, begins_B):
+def _started(fresh, state, begins_BH):
+    if begins_BH is None:
+        return state
     return jax.tree.map(
-        lambda new, old: jnp.where(begins_B[:, None, None, None], new, old), fresh, state
+        lambda new, old: jnp.where(begins_BH[..., None, None], new, old), fresh, state
     )
 
 
 def _step(fresh, state, at):
-    state = _sherman_morrison(_started(fresh, state, at["begins"]), at["k"], at["v"], at["f"])
+    state = _updated(_started(fresh, state, at["begins"]), at["k"], at["v"], at["f"])
     return state, _read(state, at["q"])
 
 
 def _step_by_solving(fresh, state, at):
     """The dense form: here the state's field `inverse` holds the matrix itself."""
-    h, g = _started(fresh, state, at["begins"])
-    f, k = at["f"][..., None, None], at["k"]
-    h = f * h + k[..., :, None] * k[..., None, :]
-    g = f * g + at["v"][..., :, None] * k[..., None, :]
+    h, g = _decayed(_started(fresh, state, at["begins"]), at["f"])
+    k = at["k"]
+    h = h + k[..., :, None] * k[..., None, :]
+    g = g + at["v"][..., :, None] * k[..., None, :]
     x = jnp.linalg.solve(h, at["q"][..., None])[..., 0]
     return MesaState(h, g), jnp.einsum("bhvd,bhd->bhv", g, x)
 
 
-def _sherman_morrison(state: MesaState, k, v, f) -> MesaState:
-    r, g = state
-    eps = jnp.finfo(r.dtype).eps
-    # Without this the asymmetry of R from rounding would grow by 1/f per position.
-    r = (r + jnp.swapaxes(r, -1, -2)) / 2
-    rk = jnp.einsum("bhde,bhe->bhd", r, k)
-    # |R k|^2 <= tr(R) <k, R k> holds exactly; it fails only where R is all rounding errors.
-    most = jnp.maximum(jnp.trace(r, axis1=-2, axis2=-1), eps)
-    pivot = jnp.maximum(f + jnp.sum(k * rk, -1), jnp.sum(rk**2, -1) / most)
-    r = r - (rk / pivot[..., None])[..., :, None] * rk[..., None, :]
-    # In directions without keys R grows by 1/f per position; this bound keeps it finite.
-    size = jnp.maximum(jnp.max(jnp.abs(r), axis=(-1, -2)), eps)
-    r = r * jnp.minimum(1 / f, 0.1 / eps / size)[..., None, None]
-    g = f[..., None, None] * g + v[..., :, None] * k[..., None, :]
-    return MesaState(r, g)
+def _decayed(tree, f):
+    return tree if f is None else jax.tree.map(lambda a: f[..., None, None] * a, tree)
+
+
+def _updated(state: MesaState, k, v, f) -> MesaState:
+    """The state with one more pair."""
+    write = v[..., :, None] * k[..., None, :]
+    return MesaState(updated_inverse(state.inverse, k, f), _decayed(state.memory, f) + write)
 
 
 def _read(state: MesaState, q):

@@ -8,7 +8,6 @@ Dimension key: B batch, T positions, H heads, D key width, V value width, N chun
 a chunk, M batch x heads.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -16,8 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ico.layers._chunks import by_head, by_position, decays_by_head, join, split, starts
+from ico.layers._gates import check_gates, logarithms
 from ico.layers._linear_attention import linear_attention
 from ico.layers._shapes import check_shapes, check_sides, float_of
+from ico.types import working_dtype
 
 
 class MesaCgState(NamedTuple):
@@ -39,6 +40,7 @@ def mesa_cg(
     *,
     reg: Float[Array, "H D"],
     forget: Float[Array, "B T H"] | None = None,
+    log_forget: Float[Array, "B T H"] | None = None,
     beta: Float[Array, "B T H"] | None = None,
     initial_state: MesaCgState | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
@@ -58,7 +60,9 @@ def mesa_cg(
     Args:
       q, k, v: queries, keys [B, T, H, D] and values [B, T, H, V]; any T, V may differ from D.
       reg: the regulariser's diagonal, positive.
-      forget: f in (0, 1], [B, T, H]; None forgets nothing. `cap_forget` is the paper's cap.
+      forget: f in [0, 1], [B, T, H]; None forgets nothing. Zero resets H and G. `cap_forget` is the
+        paper's cap.
+      log_forget: log f, in place of f; see `linear_attention`.
       beta: weights of the pairs, at least 0, [B, T, H]; None is one.
       initial_state: H and G before position 0; None is zero.
       segment_ids: [B, T], equal within each packed sequence. H and G are reset to zero wherever the
@@ -76,9 +80,11 @@ def mesa_cg(
       numbers per position, and one state per chunk.
 
     Raises:
-      ValueError: mismatched shapes, num_steps or chunk_size < 1.
+      ValueError: mismatched shapes, num_steps or chunk_size < 1, forget factors outside [0, 1] (if
+        not traced) or given twice.
     """
     check_shapes(q, k, v, causal=True)
+    check_gates(forget, log_forget, q.shape[:3])
     B, T, H, D = q.shape
     V = v.shape[-1]
     if reg.shape != (H, D):
@@ -86,7 +92,7 @@ def mesa_cg(
     if beta is not None and beta.shape != (B, T, H):
         raise ValueError(f"beta must be {[B, T, H]}, not {list(beta.shape)}")
     memory = initial_state and initial_state.memory
-    check_sides(q, v, forget, segment_ids, {"initial_state.memory": memory})
+    check_sides(q, v, segment_ids, {"initial_state.memory": memory})
     if initial_state is not None and initial_state.gram.shape != (B, H, D, D):
         raise ValueError(
             f"initial_state.gram must be {[B, H, D, D]}, not {list(initial_state.gram.shape)}"
@@ -94,17 +100,17 @@ def mesa_cg(
     if num_steps < 1 or chunk_size < 1:
         raise ValueError(f"num_steps and chunk_size must be >= 1, not {num_steps}, {chunk_size}")
     out_dtype = float_of(v)
-    dtype = jnp.promote_types(jnp.result_type(q, k, v), jnp.float32)
+    dtype = working_dtype(q, k, v)
     q, k, v, reg = (a.astype(dtype) for a in (q, k, v, reg))
-    forget = None if forget is None else forget.astype(dtype)
+    log = logarithms(forget, log_forget, dtype)
     beta = jnp.ones((B, T, H), dtype) if beta is None else beta.astype(dtype)
     first = MesaCgState(jnp.zeros((B, H, D, D), dtype), jnp.zeros((B, H, V, D), dtype))
     if initial_state is not None:
         first = MesaCgState(*(a.astype(dtype) for a in initial_state))
     C = min(chunk_size, max(T, 1))
-    pairs = _Pairs(k, beta, forget, first.gram)
+    pairs = _Pairs(k, beta, log, first.gram)
     x = _solve(q, pairs, reg, segment_ids, num_steps, tolerance, C)
-    sides = {"forget": forget, "segment_ids": segment_ids, "chunk_size": C}
+    sides = {"log_forget": log, "segment_ids": segment_ids, "chunk_size": C}
     weighted = beta[..., None] * v
     o, memory = linear_attention(
         x, k, weighted, initial_state=first.memory, return_state=True, **sides
@@ -124,6 +130,7 @@ def mesa_cg_decode(
     *,
     reg: Float[Array, "H D"],
     forget: Float[Array, "B H"] | None = None,
+    log_forget: Float[Array, "B H"] | None = None,
     beta: Float[Array, "B H"] | None = None,
     num_steps: int = 30,
     tolerance: float | None = None,
@@ -132,15 +139,14 @@ def mesa_cg_decode(
 
     Args:
       state: the state after the previous position, from `mesa_cg(..., return_state=True)`.
-      q, k, v, forget, beta: of this position.
+      q, k, v, forget, log_forget, beta: of this position.
       reg, num_steps, tolerance: see `mesa_cg`.
 
     Raises:
       ValueError: mismatched shapes.
     """
-    sequence = jax.tree.map(
-        lambda a: a[:, None], {"q": q, "k": k, "v": v, "forget": forget, "beta": beta}
-    )
+    position = {"q": q, "k": k, "v": v, "forget": forget, "log_forget": log_forget, "beta": beta}
+    sequence = jax.tree.map(lambda a: a[:, None], position)
     options = {"num_steps": num_steps, "tolerance": tolerance, "return_state": True}
     o, state = mesa_cg(**sequence, reg=reg, initial_state=state, **options)
     return o[:, 0], state
@@ -157,11 +163,11 @@ def cap_forget(
 
 
 class _Pairs(NamedTuple):
-    """All that H depends on: keys, their weights, forget factors, and H before position 0."""
+    """All that H depends on: keys, their weights, log gates, and H before position 0."""
 
     k: Float[Array, "B T H D"]
     beta: Float[Array, "B T H"]
-    forget: Float[Array, "B T H"] | None
+    log_forget: Float[Array, "B T H"] | None
     gram: Float[Array, "B H D D"]
 
 
@@ -171,7 +177,7 @@ def _multiply_by_gram(x, pairs: _Pairs, segment_ids, C):
         x,
         pairs.k,
         pairs.beta[..., None] * pairs.k,
-        forget=pairs.forget,
+        log_forget=pairs.log_forget,
         initial_state=pairs.gram,
         segment_ids=segment_ids,
         chunk_size=C,
@@ -179,34 +185,27 @@ def _multiply_by_gram(x, pairs: _Pairs, segment_ids, C):
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _solve(q, pairs: _Pairs, reg, segment_ids, num_steps, tolerance, C):
-    """x_t = (H_t + reg)^-1 q_t at all positions, differentiated implicitly."""
-    return _conjugate_gradient(q, pairs, reg, segment_ids, num_steps, tolerance, C)
+    """x_t = (H_t + reg)^-1 q_t at all positions, differentiated implicitly.
 
+    With e = (H + reg)^-1 dx backward: dq = e, and the rest is the gradient of -<e, (H + reg) x>.
+    """
 
-def _solve_forward(q, pairs, reg, segment_ids, *how):
-    x = _solve(q, pairs, reg, segment_ids, *how)
-    return x, (x, pairs, reg, segment_ids)
+    @jax.checkpoint
+    def multiply(x):
+        return _multiply_by_gram(x, pairs, segment_ids, C)[0] + reg[None, None] * x
 
+    def solve(_, q):
+        return _conjugate_gradient(q, pairs, reg, segment_ids, num_steps, tolerance, C)
 
-def _solve_backward(num_steps, tolerance, C, kept, cotangent):
-    """With e = (H + reg)^-1 dx: dq = e, and the rest is the gradient of -<e, (H + reg) x>."""
-    x, pairs, reg, segment_ids = kept
-    e = _solve(cotangent, pairs, reg, segment_ids, num_steps, tolerance, C)
-    _, pull = jax.vjp(lambda pairs: _multiply_by_gram(x, pairs, segment_ids, C)[0], pairs)
-    return e, pull(-e)[0], -jnp.sum(e * x, axis=(0, 1)), None
-
-
-_solve.defvjp(_solve_forward, _solve_backward)
+    return jax.lax.custom_linear_solve(multiply, q, solve, symmetric=True)
 
 
 def _conjugate_gradient(q, pairs: _Pairs, reg, segment_ids, num_steps, tolerance, C):
     B, T, H, D = q.shape
-    begins = None if segment_ids is None else starts(segment_ids)
-    log = None if pairs.forget is None else jnp.log(pairs.forget)
+    begins = starts(segment_ids, H)
     q, k, beta, log, begins = jax.tree.map(
-        lambda a: split(a, C), (q, pairs.k, pairs.beta, log, begins)
+        lambda a: split(a, C), (q, pairs.k, pairs.beta, pairs.log_forget, begins)
     )
     q, k, beta = by_head(q), by_head(k), by_head(beta[..., None])
     dec = decays_by_head(log, begins, k)

@@ -17,6 +17,9 @@ plus the states. The u_s are computed in one of two ways:
   identity for all leading blocks at once: a leading block of a triangular inverse is the inverse of
   the block).
 
+The differences lose digits by the factor e^c. A chunk in which e^c becomes small is computed one
+position at a time instead (`_mesa_position`).
+
 Backward, with e the cotangent of o: dH_t = -(H_t^-1 G_t^T e_t) x_t^T uses the same u_s, and the
 rest is linear attention in the reverse direction (as in 2506.05233, without its solver).
 
@@ -24,30 +27,20 @@ Dimension key: M batch x heads, N chunks, C positions, D key width, V value widt
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from ico.layers._chunks import Decays, by_head, by_position, decays_by_head
+from ico.layers._gates import resets
+from ico.layers._mesa_position import Chunk, States, chunk_backward, chunk_forward
 from ico.layers._whitening import inverse, inverse_cotangent, whitening
 
 _STRIDE = 8  # positions per step of the recursion: fewer passes over R
-
-
-class Chunk(NamedTuple):
-    """The inputs of one chunk, or with a leading axis N those of all chunks of a sequence.
-
-    `begins` marks where later sequences of a packed row start. `log_forget` is None if nothing is
-    forgotten, `begins` if the input is not packed.
-    """
-
-    q: Float[Array, "... B C H D"]
-    k: Float[Array, "... B C H D"]
-    v: Float[Array, "... B C H V"]
-    log_forget: Float[Array, "... B C H"] | None
-    begins: Bool[Array, "... B C"] | None
+_LEAST_LEFT = 0.02  # of a state, in a chunk that is computed by products: they lose this factor
 
 
 class _Heads(NamedTuple):
@@ -62,13 +55,6 @@ class _Heads(NamedTuple):
 def _heads(at: Chunk) -> _Heads:
     q, k, v = by_head(at.q), by_head(at.k), by_head(at.v)
     return _Heads(q, k, v, decays_by_head(at.log_forget, at.begins, k))
-
-
-class States(NamedTuple):
-    """R = H^-1 and G at one position, such as the start of a chunk."""
-
-    r: Float[Array, "... M D D"]
-    g: Float[Array, "... M V D"]
 
 
 class _Read(NamedTuple):
@@ -99,17 +85,38 @@ def _forward(chunks: Chunk, first: States, r_new, parallel) -> tuple[_Read, Stat
     if parallel:
         heads = _heads(chunks)
         starts, u, last = _factors_at_once(heads, first, r_new)
-        return _read(heads, starts, u, r_new[None], H), last
+        found = _read(heads, starts, u, r_new[None], H), last
+        return _unless_strong(
+            heads.decays, found, chunks, lambda: _forward(chunks, first, r_new, False)
+        )
 
     def chunk(start: States, at: Chunk):
         heads = _heads(at)
         dec = heads.decays
         u, r = _factors_in_turn(heads.k, start.r, r_new, dec)
         after = States(r, dec.into[..., -1:, None] * start.g + _write(heads.v, heads.k, dec))
-        return after, _read(heads, start, u, r_new, H)
+
+        def by_positions():
+            after, x, o = chunk_forward(start, at, r_new)
+            return after, _Read(start, jnp.zeros_like(u), x, o)
+
+        found = after, _read(heads, start, u, r_new, H)
+        return _unless_strong(dec, found, at, by_positions)
 
     last, read = jax.lax.scan(chunk, first, chunks)
     return read, last
+
+
+def _unless_strong(dec: Decays, found, at: Chunk, by_positions):
+    """What was found by products, or `by_positions()` where these lose too many digits.
+
+    A loop of one step at most, for `jax.vmap` of a condition computes both of its branches.
+    """
+    if at.log_forget is None:
+        return found
+    strong = jnp.any(dec.log < math.log(_LEAST_LEFT))
+    again = lambda _: (by_positions(), jnp.zeros_like(strong))  # noqa: E731
+    return jax.lax.while_loop(lambda state: state[1], again, (found, strong))[0]
 
 
 def _read(at: _Heads, start: States, u, r_new, H: int) -> _Read:
@@ -193,10 +200,11 @@ def _factors_in_turn(k, r, r_new, dec: Decays):
         """[M, C, ...] to [C / S, S, M, ...], padded by repeating the last position."""
         a = jnp.broadcast_to(a, (M, C, *a.shape[2:]))
         a = jnp.pad(a, ((0, 0), (0, more), *[(0, 0)] * (a.ndim - 2)), mode="edge")
-        return jnp.moveaxis(a.reshape(M, -1, _STRIDE, *a.shape[2:]), 0, 2)
+        a = a.reshape(M, (C + more) // _STRIDE, _STRIDE, *a.shape[2:])
+        return jnp.moveaxis(a, 0, 2)
 
     # Padded positions have key zero, so they change nothing.
-    real = jnp.pad(jnp.ones(C, k.dtype), (0, more)).reshape(-1, _STRIDE, 1, 1)
+    real = jnp.pad(jnp.ones(C, k.dtype), (0, more)).reshape((C + more) // _STRIDE, _STRIDE, 1, 1)
     left = _left(dec)
     which = None if dec.which is None else strides(dec.which)
     given = strides(k) * real, strides(left), which
@@ -212,10 +220,10 @@ def _factors_in_turn(k, r, r_new, dec: Decays):
         for i in range(_STRIDE):
             row = rk[i]
             for j, u in enumerate(us):
-                along = jnp.sum(u * k[i], -1)
+                hessians = jnp.sum(u * k[i], -1)
                 if which is not None:
-                    along = jnp.where(which[j] == which[i], along, 0)
-                row = row - u * along[:, None]
+                    hessians = jnp.where(which[j] == which[i], hessians, 0)
+                row = row - u * hessians[:, None]
             # |R k|^2 <= tr(R) <k, R k> holds exactly; it fails only where R is rounding errors.
             least = jnp.sum(row**2, -1) / most
             pivot = jnp.maximum(left[i] + jnp.sum(k[i] * row, -1), least)
@@ -230,12 +238,20 @@ def _factors_in_turn(k, r, r_new, dec: Decays):
     start = r, None if which is None else jnp.zeros(M, which.dtype)
     (r, _), u = jax.lax.scan(stride, start, given)
     grown = jnp.minimum(1 / left[:, -1], largest / jnp.max(jnp.abs(r), axis=(1, 2)))
-    return jnp.moveaxis(u.reshape(-1, M, u.shape[-1]), 0, 1)[:, :C], r * grown[:, None, None]
+    return jnp.moveaxis(u.reshape(C + more, M, u.shape[-1]), 0, 1)[:, :C], r * grown[:, None, None]
 
 
 def _saved(chunks, first, r_new, parallel):
     read, last = _forward(chunks, first, r_new, parallel)
     return (read.o, last), (chunks, read, last, first.r, r_new)
+
+
+class _Hessians(NamedTuple):
+    """H at the start of a chunk, and H and G at its end: needed for the cotangents of gates."""
+
+    h: Float[Array, "... M D D"]
+    h_after: Float[Array, "... M D D"]
+    g_after: Float[Array, "... M V D"]
 
 
 class _Inner(NamedTuple):
@@ -250,41 +266,68 @@ class _Inner(NamedTuple):
 def _backward(parallel, saved, cotangents):
     chunks, read, last, r_first, r_new = saved
     e, d_last = cotangents
-    h_first, h_new, after = inverse(r_first), inverse(r_new), None
-    H = chunks.q.shape[-2]
+    h_first, h_new = inverse(r_first), inverse(r_new)
+    hessians = None
     if chunks.log_forget is not None:
-        h, h_last = _hessians(_heads(chunks), h_first, h_new)
-        after = tuple(
+        h, h_last = _hessians(_heads(_with_resets(chunks)), h_first, h_new)
+        after = (
             jnp.concatenate([a[1:], a_last[None]])
             for a, a_last in ((h, h_last), (read.start.g, last.g))
         )
+        hessians = _Hessians(h, *after)
     d_end = inverse_cotangent(last.r, d_last.r), d_last.g
+    given = chunks, read, by_head(e), hessians
+    d_first, d_chunks, d_new = _cotangents(given, d_end, r_new, h_new, parallel)
+    d_r_new = jnp.zeros_like(r_new)
+    if d_new is not None:
+        d_r_new = inverse_cotangent(h_new, jnp.sum(d_new, axis=0))
+    return d_chunks, States(inverse_cotangent(h_first, d_first[0]), d_first[1]), d_r_new
+
+
+def _with_resets(chunks: Chunk) -> Chunk:
+    """The same with factors of zero as starts of sequences."""
+    assert chunks.log_forget is not None
+    zero, begins = resets(chunks.log_forget), chunks.begins
+    begins = zero if begins is None else zero | begins
+    return chunks._replace(log_forget=jnp.where(zero, 0.0, chunks.log_forget), begins=begins)
+
+
+def _cotangents(given, d_end, r_new, h_new, parallel):
+    """Cotangents of H and G at the start, of the chunks, and of H where sequences start."""
+    chunks, read, e, hessians = given
+    H = chunks.q.shape[-2]
     if parallel:
         heads = _heads(chunks)
-        inner = _inner(heads, read, by_head(e), r_new[None])
+        inner = _inner(heads, read, e, r_new[None])
         through = jnp.broadcast_to(heads.decays.into[..., -1], inner.dh.shape[:2])[::-1]
         (dh, dh_first), (dg, dg_first) = (
             _along(a[::-1], through, end)
             for a, end in zip((inner.dh, inner.dg), d_end, strict=True)
         )
-        ends, d_first = (dh[::-1], dg[::-1]), (dh_first, dg_first)
-        d_chunks, d_new = _outer(heads, read, by_head(e), inner, ends, after, H)
-    else:
+        found = (
+            (dh_first, dg_first),
+            *_outer(heads, read, e, inner, (dh[::-1], dg[::-1]), hessians, H),
+        )
+        return _unless_strong(
+            heads.decays, found, chunks, lambda: _cotangents(given, d_end, r_new, h_new, False)
+        )
 
-        def chunk(d_end, given):
-            at, read, e, after = given
-            heads, e = _heads(at), by_head(e)
-            inner = _inner(heads, read, e, r_new)
-            left = heads.decays.into[..., -1:, None]
-            d_start = left * d_end[0] + inner.dh, left * d_end[1] + inner.dg
-            return d_start, _outer(heads, read, e, inner, d_end, after, H)
+    def chunk(d_end, given):
+        at, read, e, hessians = given
+        heads = _heads(at)
+        inner = _inner(heads, read, e, r_new)
+        left = heads.decays.into[..., -1:, None]
+        d_start = left * d_end[0] + inner.dh, left * d_end[1] + inner.dg
+        found = d_start, _outer(heads, read, e, inner, d_end, hessians, H)
 
-        given = chunks, read, e, after
-        d_first, (d_chunks, d_new) = jax.lax.scan(chunk, d_end, given, reverse=True)
-    d_r_new = jnp.zeros_like(r_new)
-    if d_new is not None:
-        d_r_new = inverse_cotangent(h_new, jnp.sum(d_new, axis=0))
-    return d_chunks, States(inverse_cotangent(h_first, d_first[0]), d_first[1]), d_r_new
+        def by_positions():
+            d_start, *d_at = chunk_backward(read.start, hessians.h, at, r_new, h_new, e, d_end)
+            return d_start, tuple(d_at)
+
+        return _unless_strong(heads.decays, found, at, by_positions)
+
+    d_first, (d_chunks, d_new) = jax.lax.scan(chunk, d_end, given, reverse=True)
+    return d_first, d_chunks, d_new
 
 
 def _inner(at: _Heads, read: _Read, e, r_new) -> _Inner:
@@ -297,7 +340,7 @@ def _inner(at: _Heads, read: _Read, e, r_new) -> _Inner:
     return _Inner(dq, values, -_symmetric(_transposed(dq) @ x), _transposed(e) @ x)
 
 
-def _outer(at: _Heads, read: _Read, e, inner: _Inner, d_end, after, H: int):
+def _outer(at: _Heads, read: _Read, e, inner: _Inner, d_end, hessians: _Hessians | None, H: int):
     """The chunk's cotangents, and the cotangent of H where later sequences of the chunk start."""
     (dq, values, *_), (dh, dg), x, dec = inner, d_end, read.x, at.decays
     out = dec.out[..., None]
@@ -310,12 +353,14 @@ def _outer(at: _Heads, read: _Read, e, inner: _Inner, d_end, after, H: int):
         reach = jnp.where(dec.carried, 0, jnp.exp(dec.log))
         own = _symmetric(_transposed(dq) @ (reach[..., None] * x))
         d_new = reach[..., -1:, None] * dh - own
-    if after is not None:
+    elif hessians is not None:
+        d_new = jnp.zeros_like(dh)  # chunks computed by positions may start anew
+    if hessians is not None:
         # d / d log f_s = <dH_s, H_s> minus the terms of position s itself, summed over t >= s.
         own = jnp.sum(e * by_head(read.o) - (at.v * dv) / 2, -1)
         own = own - jnp.sum(at.q * dq + (at.k * dk) / 2, -1)
         dlog = jnp.einsum("...ts,...t->...s", dec.same.astype(own.dtype), own)
-        end = jnp.sum(dh * after[0], (-1, -2)) + jnp.sum(dg * after[1], (-1, -2))
+        end = jnp.sum(dh * hessians.h_after, (-1, -2)) + jnp.sum(dg * hessians.g_after, (-1, -2))
         dlog = by_position((dlog + dec.same[..., -1, :] * end[..., None])[..., None], H)[..., 0]
     dq, dk, dv = (by_position(a, H) for a in (dq, dk, dv))
     return Chunk(dq, dk, dv, dlog, None), d_new

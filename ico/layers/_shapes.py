@@ -8,13 +8,13 @@ def float_of(v):
     return v.dtype if jnp.issubdtype(v.dtype, jnp.floating) else jnp.dtype(jnp.float32)
 
 
-def check_decode(q, k, v, forget, states: dict) -> None:
-    """The checks for one position: q, k [B, H, D], v [B, H, V], forget [B, H] or None."""
+def check_decode(q, k, v, states: dict) -> None:
+    """The checks for one position: q, k [B, H, D], v [B, H, V]."""
     if not q.ndim == k.ndim == v.ndim == 3:
         raise ValueError(f"q, k, v must be [B, H, D]; got {q.shape}, {k.shape}, {v.shape}")
     q, k, v = (a[:, None] for a in (q, k, v))
     check_shapes(q, k, v, causal=True)
-    check_sides(q, v, None if forget is None else forget[:, None], None, states)
+    check_sides(q, v, None, states)
 
 
 def check_shapes(q, k, v, *, causal: bool) -> None:
@@ -47,13 +47,13 @@ def check_scores(q, k, arrays: dict) -> None:
             )
 
 
-def check_sides(q, v, forget, segment_ids, states: dict) -> None:
+def check_sides(q, v, segment_ids, states: dict) -> None:
     """Raises ValueError unless the optional arguments fit q [B, T, H, D] and v [B, T, H, V].
 
-    These are forget [B, T, H], segment_ids [B, T] and states [B, H, V, D] by name; None is skipped.
+    These are segment_ids [B, T] and states [B, H, V, D] by name; None is skipped.
     """
     B, T, H, D = q.shape
-    wanted = {"forget": (forget, (B, T, H)), "segment_ids": (segment_ids, (B, T))}
+    wanted = {"segment_ids": (segment_ids, (B, T))}
     wanted |= {name: (state, (B, H, v.shape[-1], D)) for name, state in states.items()}
     for name, (array, shape) in wanted.items():
         if array is not None and array.shape != shape:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ico.layers._shapes import check_scores, check_shapes
+from ico.layers._shapes import check_scores, check_shapes, float_of
+from ico.types import working_dtype
 
 
 def softmax_attention(
@@ -38,7 +39,7 @@ def softmax_attention(
       gate: multiplies the weights after the softmax.
 
     Returns:
-      [B, T, H, V].
+      [B, T, H, V] in the dtype of v, computed in float32 or better.
 
     Raises:
       ValueError: mismatched shapes, causal with S != T, or no key to attend to.
@@ -47,6 +48,8 @@ def softmax_attention(
     check_scores(q, k, {"mask": mask, "bias": bias, "gate": gate})
     if k.shape[1] == 0:
         raise ValueError("k is empty: softmax attention needs at least one key")
+    out_dtype, dtype = float_of(v), working_dtype(q, k, v)
+    q, k, v = (a.astype(dtype) for a in (q, k, v))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     scores_BHTS = jnp.einsum("bthd,bshd->bhts", q * scale, k)
     if bias is not None:
@@ -60,7 +63,7 @@ def softmax_attention(
         weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1)
     if gate is not None:
         weights_BHTS = weights_BHTS * gate.astype(weights_BHTS.dtype)
-    return jnp.einsum("bhts,bshv->bthv", weights_BHTS, v)
+    return jnp.einsum("bhts,bshv->bthv", weights_BHTS, v).astype(out_dtype)
 
 
 def _masked_softmax(scores_BHTS, seen):

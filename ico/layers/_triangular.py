@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 _BASE = 16  # up to this many rows are substituted one by one
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def unit_lower_inverse(strict: Float[Array, "... C C"]) -> Float[Array, "... C C"]:
     """`(I + L)^-1` for the strictly lower triangular part L of `strict`, of any number of rows."""
     batch, C = strict.shape[:-2], strict.shape[-1]
@@ -53,14 +53,8 @@ def _substituted(strict_NCC):
     return jnp.moveaxis(jax.lax.fori_loop(1, C, substitute, found), -1, 0)
 
 
-def _forward(strict):
-    found = unit_lower_inverse(strict)
-    return found, found
-
-
-def _backward(found, cotangent):
-    turned = jnp.swapaxes(found, -1, -2)
-    return (-jnp.tril(turned @ cotangent @ turned, -1),)
-
-
-unit_lower_inverse.defvjp(_forward, _backward)
+@unit_lower_inverse.defjvp
+def _derivative(primals, tangents):
+    """Of products alone, in both directions: no derivative of the substitution is kept."""
+    found = unit_lower_inverse(*primals)
+    return found, -found @ jnp.tril(tangents[0], -1) @ found

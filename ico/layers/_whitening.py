@@ -80,28 +80,25 @@ def _eliminated(matrix_NCC, lowest_NC):
     return jnp.moveaxis(joined[:, C:], -1, 0)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def inverse(matrix: Float[Array, "... D D"]) -> Float[Array, "... D D"]:
-    """The inverse of symmetric positive definite matrices; its gradient is symmetric."""
+    """The inverse of symmetric positive definite matrices; its derivative is symmetric."""
     w = whitening(matrix)
     return jnp.swapaxes(w, -1, -2) @ w
 
 
-def _inverse_forward(matrix):
-    found = inverse(matrix)
-    return found, found
+@inverse.defjvp
+def _inverse_derivative(primals, tangents):
+    found = inverse(*primals)
+    return found, inverse_cotangent(found, tangents[0])
 
 
 def inverse_cotangent(
     found: Float[Array, "... D D"], cotangent: Float[Array, "... D D"]
 ) -> Float[Array, "... D D"]:
-    """The symmetric cotangent of a matrix, from its inverse and the cotangent of the inverse."""
+    """The symmetric cotangent of a matrix, from its inverse and the cotangent of the inverse.
+
+    The map is its own transpose: it also takes a tangent of the matrix to that of the inverse.
+    """
     back = -(found @ cotangent @ found)
     return (back + jnp.swapaxes(back, -1, -2)) / 2
-
-
-def _inverse_backward(found, cotangent):
-    return (inverse_cotangent(found, cotangent),)
-
-
-inverse.defvjp(_inverse_forward, _inverse_backward)

@@ -9,7 +9,15 @@ dict, as their first argument. `ico.lm.families` holds what is special about eac
 """
 
 from ico.lm._config import DecoderConfig
-from ico.lm._decoder import STACKED, Cache, hidden_states, init_params, logits, param_shapes
+from ico.lm._decoder import (
+    STACKED,
+    Cache,
+    check_ids,
+    hidden_states,
+    init_params,
+    logits,
+    param_shapes,
+)
 from ico.lm._errors import WeightFileError
 from ico.lm._model import LanguageModel, load
 from ico.lm._sample import generate_ids
@@ -24,6 +32,7 @@ __all__ = [
     "LanguageModel",
     "Tokenizer",
     "WeightFileError",
+    "check_ids",
     "generate_ids",
     "hidden_states",
     "init_params",

@@ -19,7 +19,8 @@ _SIZES = (
     "mlp_dim",
     "context_length",
 )
-_FINITE = ("norm_eps", "query_scale", "rope_scale", "embed_scale")
+_FINITE = ("norm_eps", "query_scale", "rope_scale", "embed_scale", "score_cap", "logit_cap")
+_NOT_NEGATIVE = ("norm_eps", "score_cap", "logit_cap")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,10 +57,12 @@ class DecoderConfig:
       local_layers: for each layer, whether it has the window; () if none has.
       score_cap, logit_cap: x -> cap tanh(x / cap) on attention scores and on logits; 0 is off.
       tied: the head is the embedding.
-      rope: what config.json said about rotary positions, kept so that `save` can write it again.
+      rope: what config.json said about rotary positions, kept so that `save` can write it again;
+        without it `save` finds the rotary base in the frequencies.
 
     Raises:
-      WeightFileError: a size that is not a positive integer, or fields that contradict each other.
+      WeightFileError: a size that is not a positive integer, a number that is not finite or has
+        the wrong sign, or fields that contradict each other.
     """
 
     family: str = "llama"
@@ -112,6 +115,14 @@ class DecoderConfig:
                 )
         if self.frequencies and self.head_dim % 2:
             raise WeightFileError(f"rotary positions need an even head_dim, not {self.head_dim}")
+        for name in ("frequencies", "local_frequencies"):
+            angles = getattr(self, name)
+            if angles and len(angles) != self.head_dim // 2:
+                raise WeightFileError(
+                    f"{name} must be head_dim / 2 = {self.head_dim // 2} angles, not {len(angles)}"
+                )
+            if not all(map(math.isfinite, angles)):
+                raise WeightFileError(f"{name} must be finite")
         if self.window or self.local_layers:
             if len(self.local_layers) != self.num_layers:
                 raise WeightFileError(
@@ -123,6 +134,9 @@ class DecoderConfig:
         for name in _FINITE:
             if not math.isfinite(getattr(self, name)):
                 raise WeightFileError(f"{name} must be finite")
+        for name in _NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise WeightFileError(f"{name} must not be negative, but is {getattr(self, name)}")
 
 
 def _is_size(value) -> bool:

@@ -97,6 +97,43 @@ def param_shapes(config: DecoderConfig) -> Params:
     return shapes
 
 
+def check_ids(ids, config: DecoderConfig, what: str = "ids") -> None:
+    """Checks that token ids are in the vocabulary, where their values are known (not under jit).
+
+    Args:
+      ids: integers, of any shape; traced ones are not checked.
+      config: of the decoder.
+      what: named in the message.
+
+    Raises:
+      ValueError: an id is negative, or the vocabulary has no such token.
+    """
+    _check_range(ids, config.vocab_size, what, "the vocabulary")
+
+
+def _check_positions(positions, config: DecoderConfig) -> None:
+    if config.learned_positions:
+        _check_range(positions, config.context_length, "positions", "the model's context")
+
+
+def _check_range(values, limit: int, what: str, of: str) -> None:
+    if isinstance(values, jax.core.Tracer) or not getattr(values, "is_fully_addressable", True):
+        return
+    array = np.asarray(values)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{what} must be integers, not {array.dtype}")
+    outside = array[(array < 0) | (array >= limit)]
+    if outside.size:
+        raise ValueError(f"{what} must lie in [0, {limit}), {of}; one is {outside[0]}")
+
+
+def segment_positions(segment_ids: Ids) -> Ids:
+    """The position of every token in its segment: how many tokens of it come before."""
+    T = segment_ids.shape[1]
+    same_BTS = segment_ids[:, :, None] == segment_ids[:, None, :]
+    return jnp.sum(same_BTS & np.tri(T, k=-1, dtype=bool)[None], axis=-1, dtype=jnp.int32)
+
+
 def hidden_states(
     params: Params,
     config: DecoderConfig,
@@ -111,8 +148,9 @@ def hidden_states(
 
     Args:
       params, config: the model.
-      ids: token ids. Put padding on the right, where no real token attends to it.
-      positions: positions of the tokens in their sequences; 0, 1, 2 ... by default.
+      ids: token ids. Put padding on the right, where no real token attends to it. Under jit, where
+        ids cannot be checked, one outside the vocabulary gives NaN.
+      positions: positions of the tokens in their sequences; 0, 1, 2 ... in each segment by default.
       segment_ids: tokens attend to tokens of their own segment only (packed sequences).
       cache: room for S keys and values. Those of `ids` are written to it at `positions`, and a
         token attends to the entries up to its own position. Cannot be used with `segment_ids`.
@@ -121,10 +159,21 @@ def hidden_states(
     Returns:
       Hidden states in the type of the parameters, and the cache: the given one with the new keys
       and values, or just these.
+
+    Raises:
+      ValueError: an id outside the vocabulary, a learned position beyond the context, or both a
+        cache and segments.
     """
     B, T = ids.shape
-    if positions is None:
+    check_ids(ids, config)
+    if cache is not None and segment_ids is not None:
+        raise ValueError("segment_ids cannot be used with a cache; score packed rows without one")
+    if positions is None and segment_ids is not None:
+        positions = segment_positions(segment_ids)
+    elif positions is None:
+        _check_positions(np.arange(T), config)
         positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    _check_positions(positions, config)
     keys_BS = positions if cache is None else jnp.arange(cache.key.shape[2])[None]
     seen_BTS = keys_BS[:, None, :] <= positions[:, :, None]
     if segment_ids is not None:
@@ -133,12 +182,12 @@ def hidden_states(
     if config.window:
         near_BTS = seen_BTS & (positions[:, :, None] - keys_BS[:, None, :] < config.window)
 
-    x_BTD = params["embedding"][ids]
+    x_BTD = _rows(params["embedding"], ids)
     if config.embed_scale != 1:
         # The published models round the factor to the type of the parameters.
         x_BTD = x_BTD * jnp.asarray(config.embed_scale, x_BTD.dtype)
     if config.learned_positions:
-        x_BTD = x_BTD + params["positions"][positions]
+        x_BTD = x_BTD + _rows(params["positions"], positions)
     angles = _rotations(config.frequencies, config.rope_scale, positions)
     local_angles = _rotations(config.local_frequencies, 1.0, positions)
 
@@ -184,6 +233,12 @@ def logits(
         preferred_element_type=jnp.promote_types(hidden.dtype, jnp.float32),
     )
     return _cap(out, config.logit_cap)
+
+
+def _rows(table_VD, ids_BT):
+    """Rows of a table, NaN for those that it does not have; never those of another id."""
+    rows = table_VD.at[ids_BT]
+    return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def _cap(x, cap: float):

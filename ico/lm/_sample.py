@@ -1,17 +1,18 @@
 """Sampling with cached keys and values.
 
-Dimension key: B prompts, T prompt tokens, N new tokens, D width, V words.
+Dimension key: B prompts, T prompt tokens, N new tokens, D width, V words, E tokens that end a text.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ico.lm._config import DecoderConfig
-from ico.lm._decoder import Cache, Params, hidden_states, logits
-from ico.lm._score import bucket, pad
+from ico.lm._decoder import Cache, Params, check_ids, hidden_states, logits
+from ico.lm._score import NOT_FINITE, bucket, pad
 
 
 def choose(logits_BV, key, temperature, top_p):
@@ -49,7 +50,8 @@ def choose(logits_BV, key, temperature, top_p):
 
 
 @functools.partial(jax.jit, static_argnums=(1, 4))
-def _generate(params, config, ids_BT, lengths_B, num_tokens: int, key, temperature, top_p, eos):
+def _generate(params, config, ids_BT, lengths_B, num_tokens: int, key, temperature, top_p, eos_E):
+    """New tokens [B, N], and whether all logits that they were chosen by are finite."""
     B, T = ids_BT.shape
     dtype = params["embedding"].dtype
     shape = (config.num_layers, B, T + num_tokens, config.num_kv_heads, config.head_dim)
@@ -59,11 +61,12 @@ def _generate(params, config, ids_BT, lengths_B, num_tokens: int, key, temperatu
     last_BD = jnp.take_along_axis(hidden, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
 
     def step(carry, index):
-        cache, last_BD, done_B = carry
+        cache, last_BD, done_B, finite = carry
         scores = logits(params, config, last_BD)
         token_B = choose(scores, jax.random.fold_in(key, index), temperature, top_p)
-        token_B = jnp.where(done_B, eos, token_B)
-        done_B = done_B | (token_B == eos)
+        finite &= jnp.isfinite(scores).all()
+        token_B = jnp.where(done_B, eos_E[0], token_B)
+        done_B = done_B | (token_B[:, None] == eos_E[None]).any(axis=1)
         hidden, cache = hidden_states(
             params,
             config,
@@ -71,11 +74,11 @@ def _generate(params, config, ids_BT, lengths_B, num_tokens: int, key, temperatu
             positions=(lengths_B + index)[:, None],
             cache=cache,
         )
-        return (cache, hidden[:, 0], done_B), token_B
+        return (cache, hidden[:, 0], done_B, finite), token_B
 
-    start = (cache, last_BD, jnp.zeros(B, bool))
-    _, tokens_NB = jax.lax.scan(step, start, jnp.arange(num_tokens))
-    return tokens_NB.T
+    start = (cache, last_BD, jnp.zeros(B, bool), jnp.bool(True))
+    (_, _, _, finite), tokens_NB = jax.lax.scan(step, start, jnp.arange(num_tokens))
+    return tokens_NB.T, finite
 
 
 def generate_ids(
@@ -87,11 +90,11 @@ def generate_ids(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
-    eos_id: int | None = None,
+    eos_id: int | Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Token ids that continue each prompt, up to `eos_id`, which is left out.
+    """Token ids that continue each prompt, up to an end-of-text token, which is left out.
 
-    Compiled once for each number of prompts, bucket of lengths and `max_tokens`.
+    Compiled once for each number of prompts and of end tokens, bucket of lengths and `max_tokens`.
 
     Args:
       params, config: the model.
@@ -100,10 +103,11 @@ def generate_ids(
       temperature: 0 is greedy.
       top_p: sample from the smallest set of tokens whose probabilities sum to this.
       seed: of the random numbers.
-      eos_id: the token that ends a text; None for none.
+      eos_id: the token, or the tokens, that end a text; None for none.
 
     Raises:
-      ValueError: an empty prompt, an option out of range, or more tokens than the model's context.
+      ValueError: an empty prompt, an option out of range, more tokens than the model's context, a
+        token outside the vocabulary, or outputs that are not finite.
     """
     if not prompts:
         return []
@@ -111,6 +115,10 @@ def generate_ids(
         raise ValueError("max_tokens must be >= 1, temperature >= 0 and top_p in (0, 1]")
     if not all(prompts):
         raise ValueError(f"prompt {[bool(p) for p in prompts].index(False)} has no tokens")
+    for index, prompt in enumerate(prompts):
+        check_ids(prompt, config, f"ids of prompt {index}")
+    ends = np.atleast_1d(np.asarray([] if eos_id is None else eos_id, np.int32))
+    check_ids(ends, config, "eos_id")
     longest = max(map(len, prompts))
     if longest + max_tokens > config.context_length:
         raise ValueError(
@@ -118,22 +126,21 @@ def generate_ids(
         )
     length = min(bucket(longest), config.context_length - max_tokens)
     ids, lengths = pad(prompts, length)
-    eos = np.int32(-1 if eos_id is None else eos_id)
-    tokens = np.asarray(
-        _generate(
-            params,
-            config,
-            ids,
-            lengths,
-            max_tokens,
-            jax.random.key(seed),
-            np.float32(temperature),
-            np.float32(top_p),
-            eos,
-        )
+    tokens, finite = _generate(
+        params,
+        config,
+        ids,
+        lengths,
+        max_tokens,
+        jax.random.key(seed),
+        np.float32(temperature),
+        np.float32(top_p),
+        ends if ends.size else np.array([-1], np.int32),
     )
+    if not finite:
+        raise ValueError(NOT_FINITE)
     out = []
-    for row in tokens:
-        ends = np.flatnonzero(row == eos)
-        out.append(row[: ends[0] if ends.size else None].tolist())
+    for row in np.asarray(tokens):
+        found = np.flatnonzero(np.isin(row, ends))
+        out.append(row[: found[0] if found.size else None].tolist())
     return out

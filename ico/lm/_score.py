@@ -12,10 +12,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ico.lm._config import DecoderConfig
-from ico.lm._decoder import Ids, Params, hidden_states, logits
+from ico.lm._decoder import Ids, Params, check_ids, hidden_states, logits
 
 _SMALLEST = 16  # tokens in the smallest bucket
 _TOKENS_PER_BATCH = 2048
+NOT_FINITE = (
+    "the model's outputs are not finite; look for NaN and infinities in its parameters, or give "
+    "them a wider type"
+)
 
 
 def token_log_probs(
@@ -33,39 +37,62 @@ def token_log_probs(
 
     Args:
       params, config: the model.
-      ids: token ids.
-      segment_ids: tokens attend to tokens of their own segment only.
+      ids: token ids. Under jit, where they cannot be checked, one outside the vocabulary gives NaN.
+      segment_ids: of packed sequences. Each is scored as if it stood alone: its tokens attend to
+        each other only, positions begin at 0, and its first token, which nothing predicts, has 0.
       remat: recompute the activations of a layer in the backward pass instead of storing them.
+
+    Raises:
+      ValueError: an id outside the vocabulary.
     """
     hidden, _ = hidden_states(params, config, ids, segment_ids=segment_ids, remat=remat)
 
     @jax.checkpoint
     def head(params, hidden, targets):
         scores = logits(params, config, hidden)
+        targets = jnp.where(targets < 0, config.vocab_size, targets)  # NaN, not another token
         picked = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
         return picked - jax.nn.logsumexp(scores, axis=-1)
 
     top = {name: value for name, value in params.items() if name in ("embedding", "head")}
-    return head(top, hidden[:, :-1], ids[:, 1:])
+    log_probs = head(top, hidden[:, :-1], ids[:, 1:])
+    return log_probs if segment_ids is None else jnp.where(_predicted(segment_ids), log_probs, 0)
+
+
+def _predicted(segment_ids):
+    """Whether tokens 1, 2, ... of a row continue the segment of the token before [B, T - 1]."""
+    return segment_ids[:, 1:] == segment_ids[:, :-1]
 
 
 def next_token_loss(
-    params: Params, config: DecoderConfig, ids: Ids, mask: Array | np.ndarray, **options
+    params: Params,
+    config: DecoderConfig,
+    ids: Ids,
+    mask: Array | np.ndarray,
+    *,
+    segment_ids: Ids | None = None,
+    remat: bool = False,
 ) -> Float[Array, ""]:
     """Mean of -log P(ids[:, t + 1] | ids[:, :t + 1]) over the tokens with mask[:, t + 1] set.
 
     Args:
       params, config: the model.
       ids: token ids.
-      mask: [B, T], 1 for tokens that are targets; column 0, which nothing predicts, is ignored.
-      options: keyword arguments of `token_log_probs`.
+      mask: [B, T], 1 for tokens that are targets; the first token of a row or a segment, which
+        nothing predicts, is ignored.
+      segment_ids, remat: as for `token_log_probs`.
 
     Returns:
       The loss in nats per token; 0 if there are no targets.
+
+    Raises:
+      ValueError: an id outside the vocabulary.
     """
     weights = mask[:, 1:].astype(jnp.float32)
-    total = -jnp.sum(token_log_probs(params, config, ids, **options) * weights)
-    return total / jnp.maximum(weights.sum(), 1)
+    if segment_ids is not None:
+        weights = weights * _predicted(segment_ids)
+    log_probs = token_log_probs(params, config, ids, segment_ids=segment_ids, remat=remat)
+    return -jnp.sum(log_probs * weights) / jnp.maximum(weights.sum(), 1)
 
 
 def pad(sequences: list[list[int]], length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +160,7 @@ def score_continuations(
 
     Raises:
       ValueError: lists of unequal length, an empty prefix or continuation, a pair too long for the
-        model, or a token outside the vocabulary.
+        model, a token outside the vocabulary, or outputs that are not finite.
     """
     if len(prefixes) != len(continuations):
         raise ValueError(f"{len(prefixes)} prefixes but {len(continuations)} continuations")
@@ -143,8 +170,7 @@ def score_continuations(
             raise ValueError(f"{what} {index} has no tokens, so there is nothing to score")
         if len(prefix) + len(continuation) > config.context_length:
             raise ValueError(f"pair {index} is longer than {config.context_length} tokens")
-        if max(*prefix, *continuation) >= config.vocab_size:
-            raise ValueError(f"pair {index} has a token >= {config.vocab_size}")
+        check_ids(prefix + continuation, config, f"ids of pair {index}")
     out = Scores(np.zeros(len(prefixes)), np.zeros(len(prefixes), np.int64))
     groups: dict[tuple[int, int], list[int]] = {}
     for index, (prefix, continuation) in enumerate(zip(prefixes, continuations, strict=True)):
@@ -166,4 +192,6 @@ def score_continuations(
             found = _score_rows(params, config, ids, starts, lengths, width)
             for whole, part in zip(out, found, strict=True):
                 whole[chosen] = np.asarray(part)[: len(chosen)]
+    if not np.isfinite(out.log_prob).all():
+        raise ValueError(NOT_FINITE)
     return out

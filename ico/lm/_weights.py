@@ -10,9 +10,10 @@ Dimension key: L layers, D width, H heads, A head width.
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ico.lm._config import DecoderConfig
@@ -26,7 +27,10 @@ _NUM_INPUT_AXES = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up
 
 
 class Source(NamedTuple):
-    """The tensors of a file: their shapes, known without reading them, and a reader."""
+    """The tensors of a file: their shapes, known without reading them, and a reader.
+
+    It returns float64 for a tensor of that type and float32 for every other.
+    """
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
@@ -51,10 +55,18 @@ def drop_tied_head(source: Source, config: DecoderConfig) -> Source:
     )
 
 
-def read_params(source: Source, config: DecoderConfig, *, gguf: bool) -> Params:
-    """Parameters [float32 numpy] from the tensors of a file.
+def read_params(
+    source: Source, config: DecoderConfig, *, gguf: bool, dtype: type = np.float32
+) -> Params:
+    """Parameters from the tensors of a file, as NumPy arrays.
 
     Every name and shape is checked before the first tensor is read.
+
+    Args:
+      source: the tensors.
+      config: of the decoder.
+      gguf: whether the file is GGUF, else safetensors.
+      dtype: of the arrays: float32, or float64, which narrower tensors are cast to.
 
     Raises:
       WeightFileError: a tensor is missing, has another shape, or is not known.
@@ -66,15 +78,36 @@ def read_params(source: Source, config: DecoderConfig, *, gguf: bool) -> Params:
     def load(path, shape):
         name, part, in_layers = _parameter(path)
         if not in_layers:
-            value = source.read(layout.tensor(name, part)).astype(np.float32, copy=False)
+            value = source.read(layout.tensor(name, part)).astype(dtype, copy=False)
             return layout.from_published(name, part, value)
-        out = np.empty(shape, np.float32)
+        out = np.empty(shape, dtype)
         for layer in range(config.num_layers):
-            value = source.read(layout.tensor(name, part, layer))
+            value = source.read(layout.tensor(name, part, layer)).astype(dtype, copy=False)
             out[layer] = layout.from_published(name, part, value)
         return out
 
     return jax.tree.map_with_path(load, shapes, is_leaf=_is_shape)
+
+
+def check_shapes(params: Params, config: DecoderConfig) -> None:
+    """Checks that the parameters are those of the configuration.
+
+    Raises:
+      ValueError: one is missing, unknown, or has another shape.
+    """
+    wanted = dict(_by_path(param_shapes(config)))
+    found = {path: np.shape(leaf) for path, leaf in _by_path(params)}
+    for path in [*wanted, *found]:
+        if wanted.get(path) != found.get(path):
+            raise ValueError(
+                f"parameter {path} must be {wanted.get(path, 'absent')}, "
+                f"but is {found.get(path, 'absent')}"
+            )
+
+
+def _by_path(tree: Params) -> list[tuple[str, Any]]:
+    leaves = jax.tree.leaves_with_path(tree, is_leaf=_is_shape)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
 
 def write_tensors(params: Params, config: DecoderConfig) -> dict[str, np.ndarray]:
@@ -102,6 +135,27 @@ def write_tensors(params: Params, config: DecoderConfig) -> dict[str, np.ndarray
             for part, array in params["layers"].get(name, {}).items():
                 put(name, part, array[layer], layer)
     return tensors
+
+
+def different_parameter(params: Params, found: Params, config: DecoderConfig) -> str:
+    """The path of a parameter that has other values in another tree; "" for none.
+
+    Args:
+      params: of any floating type.
+      found: the same tree, read from a file in a type at least as wide.
+      config: of the decoder. A family that writes norms less a number (Gemma) loses the last bit.
+    """
+    for (path, ours), (_, theirs) in zip(_by_path(params), _by_path(found), strict=True):
+        ours, slack = np.asarray(ours), 0.0
+        if path.endswith("scale") and family_of(config).norm_offset:
+            slack = float(jnp.finfo(ours.dtype).eps)
+        wide = ours.astype(theirs.dtype)
+        same = np.array_equal(wide, theirs, equal_nan=True) or (
+            slack > 0 and np.allclose(wide, theirs, rtol=slack, atol=slack, equal_nan=True)
+        )
+        if not same:
+            return path
+    return ""
 
 
 def _check_tensors(source: Source, layout: "_Layout", shapes: Params) -> None:
@@ -163,7 +217,7 @@ class _Layout:
     def from_published(self, name: str, part: str, value: np.ndarray) -> np.ndarray:
         """The parameter of one layer, or outside the layers, from its tensor."""
         if part == "scale" and self.family.norm_offset and not self.gguf:
-            return value.astype(np.float32) + self.family.norm_offset
+            return value + self.family.norm_offset
         if name not in _NUM_INPUT_AXES:
             return value
         if part == "kernel" and self.kernels_in_out:

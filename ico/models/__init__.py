@@ -33,6 +33,7 @@ from ico.models._mixer import Mixer, MixerKind
 from ico.models._preconditioned_step import PreconditionedStep, preconditioned_start
 from ico.models._resnet import (
     BatchNorm,
+    Norm,
     ResNetClassifier,
     SmallResNetClassifier,
     batch_statistics,
@@ -53,6 +54,7 @@ __all__ = [
     "MLPClassifier",
     "Mixer",
     "MixerKind",
+    "Norm",
     "OneSeed",
     "PatchConv",
     "PreconditionedStep",

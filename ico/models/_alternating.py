@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from ico.models._block import Block, Kind
-from ico.types import Prompt
+from ico.types import Prompt, working_dtype
 
 
 def sinusoidal_positions(length: int, width: int) -> np.ndarray:
@@ -89,9 +89,10 @@ class AlternatingTransformer(nn.Module):
     def scores(self, prompt: Prompt, layer: int) -> Float[Array, "B H T S"]:
         """Attention of all tokens over the context tokens in a layer, [B, H, 2 N + Q, 2 N].
 
-        Probabilities if the layer is softmax, inner products if it is linear.
+        Probabilities if the layer is softmax, inner products if it is linear; in float32 or better.
         """
         tokens_BTE = self.hidden(prompt, layer)
+        tokens_BTE = tokens_BTE.astype(working_dtype(tokens_BTE))
         weights = self.blocks[layer].attention.variables["params"]
         q_BTHA = jnp.einsum("bte,hea->btha", tokens_BTE, weights["query"])
         k_BTHA = jnp.einsum("bte,hea->btha", tokens_BTE, weights["key"])

@@ -12,6 +12,8 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Num
 
+from ico.types import working_dtype
+
 # Pixels of one forward pass, at most: 55 photographs of 224 x 224, or thousands of digits.
 _MAX_PIXELS = 2**23
 
@@ -54,8 +56,12 @@ def image_loss(model: nn.Module, params: Any, images: LabelledImages) -> Float[A
 
 
 def measure_images(model: nn.Module, params: Any, images: LabelledImages) -> dict[str, jax.Array]:
-    """A classifier on images: cross-entropies "losses" [N], their mean "loss", "accuracy" []."""
+    """A classifier on images: cross-entropies "losses" [N], their mean "loss", "accuracy" [].
+
+    Computed in float32 or better, whatever the logits are.
+    """
     logits = image_logits(model, params, images.pixels)
+    logits = logits.astype(working_dtype(logits))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, images.labels)
     right = jnp.argmax(logits, -1) == images.labels
     return {"loss": jnp.mean(losses), "losses": losses, "accuracy": jnp.mean(right)}

@@ -21,6 +21,7 @@ from ico.layers import (
     mesa_cg,
     softmax_attention,
 )
+from ico.types import working_dtype
 
 MixerKind = Literal[
     "softmax", "linear", "gated_linear", "delta", "gated_delta", "mesa", "gated_mesa", "mesa_cg"
@@ -140,17 +141,19 @@ class Mixer(nn.Module):
         E, H = x_BTE.shape[-1], self.num_heads
         return jax.nn.sigmoid(x_BTE @ self.param("beta", self._init(E), (E, H)))
 
-    def _forget(self, x_BTE):
-        """The share of the state that each position keeps, in (0, 1), [B, T, H]."""
+    def _log_forget(self, x_BTE):
+        """The logarithm of the share of the state that each position keeps, [B, T, H]."""
         E, H = x_BTE.shape[-1], self.num_heads
         bias_H = self.param("gate_bias", nn.initializers.constant(self.gate_bias), (H,))
         logits = x_BTE @ self.param("gate", self._init(E), (E, H)) + bias_H[None, None]
-        return jax.nn.sigmoid(logits)
+        return jax.nn.log_sigmoid(logits)
 
 
 def _unit(x):
     """Normalises to length one; zero stays zero, and has a gradient."""
-    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
+    wide = x.astype(working_dtype(x))
+    wide = wide * jax.lax.rsqrt(jnp.sum(wide * wide, axis=-1, keepdims=True) + 1e-12)
+    return wide.astype(x.dtype)
 
 
 # The kinds, functions (mixer, tokens, (q, k, v), segment_ids) -> outputs of the heads [B, T, H, A].
@@ -172,7 +175,7 @@ def _linear(mixer: Mixer, x_BTE, qkv, segment_ids):
 
 
 def _gated_linear(mixer: Mixer, x_BTE, qkv, segment_ids):
-    return linear_attention(*qkv, forget=mixer._forget(x_BTE), **mixer._sides(segment_ids))
+    return linear_attention(*qkv, log_forget=mixer._log_forget(x_BTE), **mixer._sides(segment_ids))
 
 
 def _delta(mixer: Mixer, x_BTE, qkv, segment_ids):
@@ -180,8 +183,8 @@ def _delta(mixer: Mixer, x_BTE, qkv, segment_ids):
 
 
 def _gated_delta(mixer: Mixer, x_BTE, qkv, segment_ids):
-    forget, beta = mixer._forget(x_BTE), mixer._beta(x_BTE)
-    return delta_rule(*qkv, beta=beta, forget=forget, **mixer._sides(segment_ids))
+    log_forget, beta = mixer._log_forget(x_BTE), mixer._beta(x_BTE)
+    return delta_rule(*qkv, beta=beta, log_forget=log_forget, **mixer._sides(segment_ids))
 
 
 def _mesa(mixer: Mixer, x_BTE, qkv, segment_ids):
@@ -189,20 +192,20 @@ def _mesa(mixer: Mixer, x_BTE, qkv, segment_ids):
 
 
 def _gated_mesa(mixer: Mixer, x_BTE, qkv, segment_ids):
-    forget, sides = mixer._forget(x_BTE), mixer._sides(segment_ids)
-    # Exact only while a tenth of the past is left within a chunk, so chunks are short.
+    log_forget, sides = mixer._log_forget(x_BTE), mixer._sides(segment_ids)
+    # Chunks in which little of the past is left are slow, so chunks are short.
     sides["chunk_size"] = min(mixer.chunk_size, 16)
-    return mesa(*qkv, lam=_lam(mixer), forget=forget, **sides)
+    return mesa(*qkv, lam=_lam(mixer), log_forget=log_forget, **sides)
 
 
 def _mesa_cg(mixer: Mixer, x_BTE, qkv, segment_ids):
     start = nn.initializers.constant(_ONE)
     reg_HA = mixer.param("reg", start, (mixer.num_heads, mixer.head_dim))
-    beta = mixer._beta(x_BTE)
+    beta, log_forget = mixer._beta(x_BTE), mixer._log_forget(x_BTE)
     return mesa_cg(
         *qkv,
         reg=0.25 + jax.nn.softplus(reg_HA),
-        forget=cap_forget(mixer._forget(x_BTE), beta),
+        log_forget=log_forget + jnp.log(cap_forget(jnp.ones_like(beta), beta)),
         beta=beta,
         num_steps=mixer.num_steps,
         **mixer._sides(segment_ids),

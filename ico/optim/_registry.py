@@ -26,6 +26,7 @@ _MAKERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "muon": optax.contrib.muon,
     "prodigy": optax.contrib.prodigy,
     "schedule_free_adamw": optax.contrib.schedule_free_adamw,
+    "schedule_free_sgd": optax.contrib.schedule_free_sgd,
     "sgd": optax.sgd,
 }
 

@@ -22,8 +22,7 @@ def own_text(
     """
     draw = np.random.default_rng(seed)
     start = lm.tokenizer.bos_id if lm.tokenizer is not None and lm.tokenizer.adds_bos else None
-    ends = lm.tokenizer.eos_id if lm.tokenizer is not None else None
-    special = set() if ends is None else {ends}
+    special = set(lm.tokenizer.eos_ids) if lm.tokenizer is not None else set()
     words = [i for i in range(min(lm.config.vocab_size, 20_000)) if i not in special]
     firsts = draw.choice(words[256:] or words, num_rows).tolist()
     prompts = [[first] if start is None else [start, first] for first in firsts]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ico import train
-from ico.lm import DecoderConfig, next_token_loss
+from ico.lm import DecoderConfig, check_ids, next_token_loss
 from ico.optim import Optimizer
 from ico.train import TrainState
 from ico.types import TokenBatch
@@ -45,6 +45,7 @@ def teach(
       The state after the last batch, and metrics with one row a step.
 
     Raises:
+      ValueError: a batch holds an id outside the vocabulary.
       ico.train.NonFiniteLoss: loss, update or parameters became infinite or NaN.
     """
     if not isinstance(start, TrainState):
@@ -54,6 +55,8 @@ def teach(
             jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.random.key(0)
         )
     stream = _Batches(batches)
+    for index, batch in enumerate(stream.batches):
+        check_ids(batch.ids, config, f"ids of batch {index}")
     return train.fit(
         _step(config, optimizer, remat),
         start,

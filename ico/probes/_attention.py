@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ico.types import working_dtype
+
 
 def attention_pattern(
     q: Float[Array, "B T H D"],
@@ -16,6 +18,8 @@ def attention_pattern(
     scale: float | None = None,
 ) -> Float[Array, "B H T S"]:
     """The weights of softmax attention, `softmax_s(scale q_t . k_s)`; each row sums to one.
+
+    In float32 or better, as `ico.layers.softmax_attention` computes them.
 
     Args:
       q, k: queries and keys, as `ico.layers.softmax_attention` takes them.
@@ -28,6 +32,7 @@ def attention_pattern(
     T, S = q.shape[1], k.shape[1]
     if causal and T != S:
         raise ValueError(f"causal attention needs as many keys as queries, not {S} and {T}")
+    q, k = (a.astype(working_dtype(q, k)) for a in (q, k))
     scores_BHTS = jnp.einsum("bthd,bshd->bhts", q, k)
     scores_BHTS = scores_BHTS * (q.shape[-1] ** -0.5 if scale is None else scale)
     if causal:

@@ -31,7 +31,8 @@ class NonFiniteLoss(TrainingError):
         values = ", ".join(f"{name} {value:.4g}" for name, value in self.norms.items())
         super().__init__(
             f"training is no longer finite at {where} ({values}); last good checkpoint: "
-            f"{last_checkpoint or 'none'}; lower the learning rate or clip the gradient"
+            f"{last_checkpoint or 'none'}; lower the learning rate or clip the gradient, "
+            "unless that step's batch is at fault (a token outside the vocabulary, say)"
         )
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ico import layers
+from ico.types import working_dtype
 
 B, T, H, D, V = 2, 21, 2, 3, 2
 CHUNK = 9  # the last chunk is not full; nor are the strides of 8 that `mesa` has in a chunk
@@ -29,6 +30,8 @@ class Layer(NamedTuple):
       state: draws an initial state, if the layer takes one; it then also takes `segment_ids` and
         `return_state`.
       decode: `decode(state, q, k, v, **arguments)`, one position, to (output, state).
+      reverse_alone: forms that have no forward-mode derivative.
+      singular: whether small forget factors leave a system that is nearly singular.
     """
 
     apply: Callable
@@ -39,6 +42,8 @@ class Layer(NamedTuple):
     causal: bool = True
     state: Callable | None = None
     decode: Callable | None = None
+    reverse_alone: tuple[str, ...] = ()
+    singular: bool = False
 
 
 def positive(rng, *batch):
@@ -64,11 +69,12 @@ def one_step(layer):
     return decode
 
 
-def chebyshev_attention(q, k, v, *, reg, forget=None, **options):
+def chebyshev_attention(q, k, v, *, reg, **options):
     """The approximate mesa layer of `chebyshev_queries`."""
-    steps = layers.ChebyshevSteps(*jnp.full((2, 3, q.shape[2]), 0.2, reg.dtype))
-    x = layers.chebyshev_queries(q, k, reg=reg[:, 0], steps=steps, forget=forget, **options)
-    return layers.linear_attention(x, k, v, forget=forget, **options)
+    q = q.astype(working_dtype(q))  # queries between the two layers are not rounded
+    steps = layers.ChebyshevSteps(*jnp.full((2, 3, q.shape[2]), 0.2, q.dtype))
+    x = layers.chebyshev_queries(q, k, reg=reg[:, 0], steps=steps, **options)
+    return layers.linear_attention(x, k, v, **options)
 
 
 LINEAR = Layer(
@@ -93,7 +99,9 @@ MESA = Layer(
     forms=("chunked", "parallel", "recurrent", "dense"),
     linear=("q", "v"),
     state=lambda rng: layers.MesaState(positive(rng, B, H), memory(rng)),
-    decode=lambda *qkv, lam, **arguments: layers.mesa_decode(*qkv, **arguments),
+    decode=layers.mesa_decode,
+    reverse_alone=("chunked", "parallel"),
+    singular=True,
 )
 MESA_CG = Layer(
     layers.mesa_cg,

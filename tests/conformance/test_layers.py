@@ -26,7 +26,13 @@ SEGMENTS = (4,) * 9 + (1,) * 4 + (4,) * 8
 
 FORMS = [(name, form) for name, layer in LAYERS.items() for form in layer.forms or (None,)]
 each_layer = parameterized.named_parameters((name, name) for name in LAYERS)
+# With rules of differentiation of their own, in every file that has some.
+RULES = {("linear_attention, gated", "chunked"), ("delta_rule", "chunked"), ("mesa_cg", None)}
+RULES |= {("mesa", "chunked"), ("mesa", "dense")}
 each_form = parameterized.named_parameters((f"{n}, {f}" if f else n, n, f) for n, f in FORMS)
+GATED = [name for name, layer in LAYERS.items() if "forget" in layer.arguments]
+STATEFUL = [name for name in GATED if LAYERS[name].state]
+each_gated = parameterized.named_parameters((name, name) for name in GATED)
 each_stateful_form = parameterized.named_parameters(
     (f"{n}, {f}" if f else n, n, f) for n, f in FORMS if LAYERS[n].state
 )
@@ -85,6 +91,18 @@ def symmetric(tree):
     return jax.tree.map(part, tree)
 
 
+def gates(name):
+    """Factors [B, T, H] of all sizes, in another order for every example and head.
+
+    Where small factors leave a system nearly singular (`singular`), none is tiny but zeros.
+    """
+    sizes = (1, 0, 1, 0.5, 0, 0, 0.9, 0.3)
+    sizes += (0.1, 0.2, 0.7, 0.8) if LAYERS[name].singular else (1e-3, 0.02, 1e-12, 1e-200)
+    rng = np.random.default_rng(3)
+    drawn = np.array([rng.permutation(np.resize(sizes, T)) for _ in range(B * H)])
+    return jnp.asarray(drawn.reshape(B, H, T).swapaxes(1, 2))
+
+
 def test_every_exported_layer_has_an_entry():
     functions = {n for n in layers.__all__ if inspect.isfunction(getattr(layers, n))}
     named = {name.split(",")[0] for name in LAYERS} | HELPERS
@@ -131,12 +149,41 @@ class Values(chex.TestCase):
                 args = jax.tree.map(lambda a, d=dtype: a.astype(d), draw(name, length=length))
                 o = jax.eval_shape(functools.partial(call, name, form), args)
                 assert (o.shape, o.dtype) == ((B, length, H, V), dtype)
+                empty = {n: a if n in PER_HEAD else a[:0] for n, a in args.items()}
+                o = jax.eval_shape(functools.partial(call, name, form), empty)
+                assert (o.shape, o.dtype) == ((0, length, H, V), dtype)
             if layer.state:
                 with_state = functools.partial(call, name, form, return_state=True)
                 _, last = jax.eval_shape(with_state, args)
                 wanted = jax.eval_shape(lambda: layer.state(np.random.default_rng(0)))
                 chex.assert_trees_all_equal_shapes(last, wanted)
                 chex.assert_type(jax.tree.leaves(last), jnp.promote_types(dtype, jnp.float32))
+
+    @each_form
+    def test_an_empty_batch_is_answered_by_an_empty_one(self, name, form):
+        """With segments, a final state and all gradients."""
+        args = {n: a if n in PER_HEAD else a[:0] for n, a in draw(name).items()}
+        sides = {"segment_ids": jnp.zeros((0, T), int), "return_state": True}
+        sides = sides if LAYERS[name].state else {}
+
+        def total(args):
+            return sum(jnp.sum(a) for a in jax.tree.leaves(call(name, form, args, **sides)))
+
+        chex.assert_trees_all_equal_shapes(jax.eval_shape(jax.grad(total), args), args)
+
+    @parameterized.named_parameters((n, n) for n in LAYERS if "gated" not in n)
+    def test_half_precision_is_for_storing(self, name):
+        """The output is that of float32 on the same inputs, rounded once; with scores up to 300."""
+        args = jax.tree.map(lambda a: a.astype(jnp.bfloat16), draw(name))
+        args["q"] = 100 * args["q"]
+
+        @jax.jit
+        def both(args):
+            form = (LAYERS[name].forms or (None,))[0]
+            return call(name, form, args), call(name, form, single(args))
+
+        half, whole = both(args)
+        chex.assert_trees_all_close(single(half), whole, rtol=2**-8, atol=1e-6)
 
     @each_form
     def test_one_position_and_zeros_are_finite(self, name, form):
@@ -232,6 +279,55 @@ class Derivatives(chex.TestCase):
         for other in others:
             chex.assert_trees_all_close(other, first, atol=1e-11, rtol=1e-9)
 
+    @parameterized.named_parameters((f"{n}, {f}", n, f) for n, f in FORMS if (n, f) in RULES)
+    def test_derivatives_of_both_modes_and_orders(self, name, form):
+        self.check_derivatives(name, form)
+
+    @parameterized.named_parameters((f"{n}, {f}", n, f) for n, f in FORMS if (n, f) not in RULES)
+    @pytest.mark.slow
+    def test_derivatives_of_both_modes_and_orders_of_all(self, name, form):
+        self.check_derivatives(name, form)
+
+    def check_derivatives(self, name, form):
+        """jvp against vjp, and forward over reverse, as `jax.hessian` does, against differences."""
+        given = draw(name, length=12)
+        rng = np.random.default_rng(2)
+        along = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), given)
+        along = symmetric({n: 0.01 * a for n, a in along.items()})
+
+        def loss(args):
+            return jnp.sum(jnp.sin(call(name, form, args)))
+
+        @jax.jit
+        def second(args):
+            return jax.jvp(jax.grad(loss), (args,), (along,))
+
+        (slope, change), h = second(given), 1e-4
+        up, down = (
+            second(jax.tree.map(lambda a, t, h=h: a + h * t, given, along))[0] for h in (h, -h)
+        )
+        wanted = jax.tree.map(lambda a, b: (a - b) / (2 * h), up, down)
+        chex.assert_trees_all_close(change, wanted, atol=1e-6, rtol=1e-6)
+        if form in LAYERS[name].reverse_alone:
+            with pytest.raises(TypeError, match="form='recurrent', or .* reverse mode"):
+                jax.jvp(loss, (given,), (along,))
+            return
+        found = jax.jit(lambda args: jax.jvp(loss, (args,), (along,))[1])(given)
+        wanted = sum(jnp.sum(slope[n] * along[n]) for n in given)
+        chex.assert_trees_all_close(found, wanted, rtol=1e-10)
+
+    @parameterized.named_parameters((n, n) for n in GATED if LAYERS[n].forms)
+    def test_every_form_is_right_for_every_gate(self, name):
+        """Outputs, states and derivatives, in packed sequences, against one position at a time."""
+        *forms, plain = LAYERS[name].forms
+        args, *_ = packed(name, plain, SEGMENTS)
+        ids = jnp.broadcast_to(jnp.asarray(SEGMENTS), (B, T))
+        args = args | {"forget": gates(name)}
+        wanted = symmetric(with_jacobian(name, plain)(args, ids))
+        for form in forms:
+            found = symmetric(with_jacobian(name, form)(args, ids))
+            chex.assert_trees_all_close(found, wanted, rtol=1e-6, atol=1e-7)
+
 
 @pytest.mark.usefixtures("x64")
 class States(chex.TestCase):
@@ -249,6 +345,29 @@ class States(chex.TestCase):
             }
             apart = layer(moved)[0]
             chex.assert_trees_all_close(o[:, start:end], apart[:, : end - start], atol=1e-11)
+
+    @parameterized.named_parameters((f"{n}, {f}", n, f) for n, f in FORMS if n in STATEFUL)
+    def test_a_factor_of_zero_is_a_start(self, name, form):
+        """As if a sequence began there, with a factor of one; derivatives of q, k and v too."""
+        args, *_ = packed(name, form, SEGMENTS)
+        here = jnp.array(STARTS[1:-1])
+        zeros, ones = (args | {"forget": args["forget"].at[:, here].set(f)} for f in (0, 1))
+        run = with_jacobian(name, form)
+        ids = jnp.broadcast_to(jnp.asarray(SEGMENTS), (B, T))
+        (found, slopes), (wanted, right) = run(zeros, jnp.zeros((B, T), int)), run(ones, ids)
+        chex.assert_trees_all_close(found, wanted, atol=1e-11)
+        for argument in "qkv":
+            chex.assert_trees_all_close(slopes[0][argument], right[0][argument], atol=1e-11)
+
+    @each_gated
+    def test_gates_may_be_logarithms(self, name):
+        """That of zero is minus infinity."""
+        form = (LAYERS[name].forms or (None,))[0]
+        layer, args, _ = over_seeds(name, form)
+        args = args | {"forget": jnp.broadcast_to(gates(name), args["forget"].shape)}
+        by_log = {n: a for n, a in args.items() if n != "forget"}
+        found = layer(by_log | {"log_forget": jnp.log(args["forget"])})
+        chex.assert_trees_all_close(found, layer(args), rtol=1e-9, atol=1e-11)
 
     @each_stateful_form
     def test_decoding_is_the_whole(self, name, form):
@@ -298,6 +417,22 @@ def wrong(name):
         else:
             changes += [({"initial_state": cut}, "initial_state")]
     return args, changes
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_gates_that_are_none_are_refused(name):
+    """Where values are known, in every form; a message names the argument."""
+    args = {n: jnp.asarray(a, jnp.float32) for n, a in draw(name, length=2).items()}
+    forget = args.pop("forget")
+    for form in LAYERS[name].forms or (None,):
+        for wrong in (1.5, -0.1, np.nan):
+            with pytest.raises(ValueError, match="^forget must lie between 0 and 1"):
+                call(name, form, args | {"forget": forget.at[1, 1, 0].set(wrong)})
+        for wrong in (0.1, np.nan):
+            with pytest.raises(ValueError, match="^log_forget must be at most 0"):
+                call(name, form, args | {"log_forget": jnp.full_like(forget, wrong)})
+        with pytest.raises(ValueError, match="forget or log_forget.* not both"):
+            call(name, form, args | {"forget": forget, "log_forget": jnp.log(forget)})
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -58,6 +58,11 @@ CONFIGS = {
     "qwen2": {**_LLAMA_LIKE, "model_type": "qwen2"},
     "qwen2-tied": {**_LLAMA_LIKE, "model_type": "qwen2", "tie_word_embeddings": True},
     "qwen2-yarn": {**_LLAMA_LIKE, "model_type": "qwen2", "rope_scaling": _YARN},
+    "llama-yarn-mscale": {
+        **_LLAMA_LIKE,
+        "model_type": "llama",
+        "rope_scaling": {**_YARN, "mscale": 1.5, "mscale_all_dim": 0.25, "beta_fast": 4.0},
+    },
     "qwen3": {**_LLAMA_LIKE, "model_type": "qwen3", "head_dim": 6},
     "qwen3-tied-biases": {
         **_LLAMA_LIKE,

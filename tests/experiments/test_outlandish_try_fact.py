@@ -5,7 +5,7 @@ import pytest
 
 from experiments.outlandish.try_fact import TryFact, main, run
 from ico.lm._config_files import from_hf, to_hf
-from ico.lm._tokenizer import from_gguf
+from ico.lm._tokenizer_gguf import from_gguf
 from tests.lm.conftest import CONFIGS, random_model
 from tests.lm.test_tokenizer import SENTENCE_PIECE
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ico.lm import DecoderConfig, LanguageModel, init_params
+from ico.lm._rope import rope_frequencies
 
 SIZES = {
     "vocab_size": 37,
@@ -21,13 +22,13 @@ SIZES = {
     "norm_eps": 1e-5,
     "query_scale": 8**-0.5,
 }
-ANGLES = (1.0, 0.3, 0.1, 0.03)
-ROTARY = {**SIZES, "frequencies": ANGLES, "rope": (("rope_theta", 1e4),)}
+ANGLES = rope_frequencies(8, 120.0, {})[0]
+ROTARY = {**SIZES, "frequencies": ANGLES, "rope": (("rope_theta", 120.0),)}
 CONFIGS = {
     "llama": DecoderConfig(family="llama", **ROTARY, tied=False),
     "gemma3": DecoderConfig(
         family="gemma3",
-        **{**ROTARY, "rope": (("local_theta", 1e4), ("rope_theta", 1e4))},
+        **{**ROTARY, "rope": (("local_theta", 1e4), ("rope_theta", 120.0))},
         norm_scale_in_float32=True,
         activation="gelu_tanh",
         qk_norm=True,

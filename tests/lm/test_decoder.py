@@ -1,6 +1,7 @@
 """Properties of the decoder, for every family."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -9,9 +10,12 @@ import numpy as np
 import optax
 import pytest
 from absl.testing import parameterized
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ico import lm
 from ico.lm import Cache, WeightFileError, hidden_states, logits
+from ico.lm._decoder import segment_positions
 from tests.lm.conftest import CONFIGS, random_model
 
 # One program instead of many small ones.
@@ -69,16 +73,56 @@ def test_cached_steps_equal_the_whole_sequence(model):
     chex.assert_shape(cache, shape)
 
 
-def test_packed_sequences_do_not_attend_to_each_other(model):
-    apart = [run(model.params, model.config, IDS[:1, a:b])[0] for a, b in ((0, 4), (4, 10))]
-    packed, _ = run(
-        model.params,
-        model.config,
-        IDS[:1],
-        positions=np.array([[0, 1, 2, 3, 0, 1, 2, 3, 4, 5]]),
-        segment_ids=np.array([[0] * 4 + [1] * 6]),
-    )
-    chex.assert_trees_all_close(packed, jnp.concatenate(apart, axis=1), atol=2e-5)
+PACKED = [(0, 4), (4, 5), (5, 10)]  # the segments of a row; one has a single token
+SEGMENTS = np.array([[7, 7, 7, 7, 2, 0, 0, 0, 0, 0]])  # any numbers
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def everything(params, config, ids, mask, segment_ids=None):
+    sides = {"segment_ids": segment_ids}
+    hidden, _ = hidden_states(params, config, ids, **sides)
+    log_probs = lm.token_log_probs(params, config, ids, **sides)
+    return hidden, log_probs, lm.next_token_loss(params, config, ids, mask, **sides)
+
+
+def test_packed_sequences_are_as_if_they_stood_alone(model):
+    """Positions begin anew in each, without being told, and its first token is no target."""
+    params, config, mask = model.params, model.config, np.ones((1, 10))
+    packed, log_probs, loss = everything(params, config, IDS[:1], mask, SEGMENTS)
+    alone = np.zeros((len(PACKED), 10), np.int32)  # padded on the right
+    for row, (first, last) in zip(alone, PACKED, strict=True):
+        row[: last - first] = IDS[0, first:last]
+    wanted, wanted_log_probs, _ = everything(params, config, alone, np.ones(alone.shape))
+    total = 0.0
+    for row, (first, last) in enumerate(PACKED):
+        length = last - first
+        chex.assert_trees_all_close(packed[0, first:last], wanted[row, :length], atol=2e-5)
+        scores = wanted_log_probs[row, : length - 1]
+        chex.assert_trees_all_close(log_probs[0, first : last - 1], scores, atol=2e-5)
+        total -= float(scores.sum())
+    chex.assert_trees_all_equal(log_probs[0, jnp.array([3, 4])], jnp.zeros(2))
+    np.testing.assert_allclose(loss, total / (3 + 4), rtol=1e-5)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12))
+def test_a_position_counts_the_tokens_before_it_in_its_segment(segments):
+    """Also where a segment is in pieces."""
+    wanted = [segments[:i].count(segment) for i, segment in enumerate(segments)]
+    padded = np.array([segments + [9] * (12 - len(segments))])
+    chex.assert_trees_all_equal(segment_positions(padded)[0, : len(segments)], np.array(wanted))
+
+
+def test_a_packed_row_may_be_longer_than_the_context():
+    """GPT-2 has a vector for each position, and a segment is what must fit."""
+    model = random_model("gpt2", context_length=5)
+    with pytest.raises(ValueError, match="positions must lie in .0, 5., the model's context"):
+        hidden_states(model.params, model.config, IDS)
+    with pytest.raises(ValueError, match="positions"):
+        jax.eval_shape(lambda ids: hidden_states(model.params, model.config, ids), IDS)
+    found = run(model.params, model.config, IDS[:1], segment_ids=SEGMENTS)[0]
+    chex.assert_tree_all_finite(found)
+    with pytest.raises(ValueError, match="positions"):
+        hidden_states(model.params, model.config, IDS[:1], segment_ids=0 * SEGMENTS)
 
 
 class LogProbTest(chex.TestCase):
@@ -150,10 +194,55 @@ def test_gradient_is_that_of_differences_in_float64(model):
         np.testing.assert_allclose(slope, (at(1e-5) - at(-1e-5)) / 2e-5, rtol=1e-5)
 
 
-def test_logits_refuse_what_is_no_token(model):
-    for bad in ([[37]], [[-1]], [[0] * 65]):
+BAD_IDS = (37, -1, -100, 2**31 - 1)
+
+
+@pytest.mark.parametrize("bad", BAD_IDS)
+def test_what_is_no_token_is_refused_by_every_function(bad):
+    model = random_model("llama")
+    params, config, ids = model.params, model.config, np.array([[1, bad, 2]], np.int32)
+    for refuse in (
+        lambda: model.logits(ids),
+        lambda: hidden_states(params, config, jnp.asarray(ids)),
+        lambda: lm.token_log_probs(params, config, ids),
+        lambda: jax.grad(lm.next_token_loss)(params, config, ids, np.ones(ids.shape)),
+        lambda: lm.score_continuations(params, config, [[1]], [[2, bad]]),
+        lambda: lm.score_continuations(params, config, [[bad, 1]], [[2]]),
+        lambda: lm.generate_ids(params, config, [[1, 2], [bad]], max_tokens=2),
+        lambda: lm.generate_ids(params, config, [[1]], max_tokens=2, eos_id=[1, bad]),
+    ):
+        with pytest.raises(ValueError, match=f"must lie in .0, 37., the vocabulary; one is {bad}"):
+            refuse()
+    # Compiled code cannot raise, but it takes no other token in its place.
+    scores = jax.jit(lm.token_log_probs, static_argnums=1)
+    for place in range(3):
+        found = np.asarray(scores(params, config, np.roll(ids, place - 1, axis=1)))
+        assert np.isnan(found[0, max(place - 1, 0) :]).all()
+
+
+def test_ids_that_no_model_takes_are_refused(model):
+    for bad in ([[0] * 65], [[]], np.zeros((1, 0), np.int32)):
         with pytest.raises(ValueError):
             model.logits(bad)
+    shape = (model.config.num_layers, 1, 4, model.config.num_kv_heads, model.config.head_dim)
+    cache = Cache(jnp.zeros(shape), jnp.zeros(shape))
+    with pytest.raises(ValueError, match="segment_ids cannot be used with a cache"):
+        hidden_states(model.params, model.config, IDS[:, :2], segment_ids=IDS[:, :2], cache=cache)
+
+
+def test_outputs_that_are_not_finite_are_not_returned():
+    """A greedy choice among NaN is token 0, over and over."""
+    model = random_model("llama", tied=True, num_layers=1)
+    for value in (np.nan, np.inf):
+        params = {**model.params, "embedding": model.params["embedding"].at[9].set(value)}
+        broken = dataclasses.replace(model, params=params)
+        for refuse in (
+            lambda broken=broken: broken.logits([[1, 2]]),
+            lambda p=params: lm.score_continuations(p, model.config, [[1]], [[2]]),
+            lambda p=params: lm.generate_ids(p, model.config, [[1, 2]], max_tokens=4),
+        ):
+            with pytest.raises(ValueError, match="not finite"):
+                refuse()
 
 
 @pytest.mark.parametrize(
@@ -168,6 +257,11 @@ def test_logits_refuse_what_is_no_token(model):
         ({"window": 3}, "local_layers"),
         ({"local_layers": (True,) * 4}, "window"),
         ({"embed_scale": float("nan")}, "embed_scale"),
+        ({"norm_eps": -1e-6}, "norm_eps"),
+        ({"logit_cap": -3.0}, "logit_cap"),
+        ({"score_cap": float("inf")}, "score_cap"),
+        ({"frequencies": (1.0, 0.1)}, "frequencies"),
+        ({"frequencies": (1.0, 0.1, float("nan"), 0.0)}, "frequencies"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(changes, named, annotations_off):

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from ico import lm
 from ico.lm import WeightFileError, families
 from ico.lm._config_files import from_gguf, from_hf, to_hf
+from ico.lm._rope import rope_frequencies
 from tests.data.make_tiny_reference_logits import weights
 from tests.lm.conftest import CONFIGS, random_model
 
@@ -81,8 +82,8 @@ def test_safetensors_give_the_logits_of_transformers(name, tmp_path):
     np.testing.assert_allclose(model.logits(IDS), RECORDS[name]["logits"], atol=3e-5)
 
 
-# GGUF's metadata cannot describe the small windows and scales of the Gemma 3 here.
-@pytest.mark.parametrize("name", sorted(set(RECORDS) - {"gemma3"}))
+# GGUF cannot describe the small windows and scales of the Gemma 3 here, nor YaRN's mscale.
+@pytest.mark.parametrize("name", sorted(set(RECORDS) - {"gemma3", "llama-yarn-mscale"}))
 def test_gguf_gives_the_logits_of_transformers(name, tmp_path):
     model = lm.load(as_gguf(tmp_path / "model.gguf", RECORDS[name]))
     assert model.config.family == RECORDS[name]["config"]["model_type"]
@@ -106,6 +107,7 @@ def test_the_reference_shows_what_is_left_out(tmp_path):
     assert error("qwen2", params_change=without_biases) > 0.01
     assert error("qwen2-yarn", {"frequencies": plain}) > 0.003
     assert error("qwen2-yarn", {"rope_scale": 1.0}) > 0.003
+    assert error("llama-yarn-mscale", {"rope_scale": 0.1 * np.log(4) + 1}) > 0.003
 
 
 def test_every_family_is_tested():
@@ -130,13 +132,17 @@ def test_a_family_names_every_parameter_once(family):
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_what_config_json_cannot_describe_is_not_saved(family, tmp_path):
     """Else the model would be loaded again as another one."""
-    config = CONFIGS[family]
+    config = dataclasses.replace(CONFIGS[family], score_cap=0.0)
     assert from_hf(to_hf(from_hf(to_hf(config)))) == from_hf(to_hf(config))
     for change in (
         {"qk_norm": not config.qk_norm},
         {"norm": "rms" if config.norm == "layer" else "layer"},
         {"embed_scale": 7.0},
         {"output_bias": not config.output_bias},
+        {"query_scale": 0.3},
+        {"frequencies": () if config.frequencies else (1.0, 0.5, 0.4, 0.3)},
+        {"rope_scale": 1.5},
+        {"score_cap": 4.0},
     ):
         with pytest.raises(ValueError, match=f"{family}.* cannot describe {next(iter(change))}"):
             to_hf(dataclasses.replace(config, **change))
@@ -173,26 +179,76 @@ def test_sliding_windows_of_qwen_are_refused_if_used(family):
         assert from_hf({**described, **unused}) == from_hf(described)
 
 
+def gguf_config(family, **changes):
+    """The configuration in a GGUF header; in the names of changes, "__" stands for a dot."""
+    fields = {
+        "attention.head_count": 4,
+        "embedding_length": 32,
+        "block_count": 2,
+        "feed_forward_length": 16,
+        "context_length": 64,
+        "attention.sliding_window": 0,
+        "attention.layer_norm_rms_epsilon": 1e-6,
+        **{name.replace("__", "."): value for name, value in changes.items()},
+    }
+    header = {f"{family}.{key}": value for key, value in fields.items()}
+    return from_gguf({"general.architecture": family, **header}, {"token_embd.weight": (19, 32)})
+
+
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
 def test_a_window_in_the_gguf_of_a_qwen_is_refused(family):
-    header = {
-        "general.architecture": family,
-        **{
-            f"{family}.{key}": value
-            for key, value in {
-                "attention.head_count": 4,
-                "embedding_length": 32,
-                "block_count": 2,
-                "feed_forward_length": 16,
-                "context_length": 64,
-                "attention.layer_norm_rms_epsilon": 1e-6,
-            }.items()
-        },
-    }
-    tensors = {"token_embd.weight": (19, 32)}
-    assert from_gguf(header, tensors).head_dim == 8
+    assert gguf_config(family).head_dim == 8
     with pytest.raises(WeightFileError, match="sliding windows"):
-        from_gguf({**header, f"{family}.attention.sliding_window": 16}, tensors)
+        gguf_config(family, attention__sliding_window=16)
+
+
+def test_what_a_gguf_says_about_yarn_is_computed_or_refused():
+    yarn = {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0, "context_length": 4096}
+    config = gguf_config("llama", **yarn, rope__scaling__yarn_beta_fast=4.0)
+    assert config.frequencies != gguf_config("llama", **yarn).frequencies
+    described = {**YARN, "original_max_position_embeddings": 4096, "beta_fast": 4.0}
+    wanted = rope_frequencies(8, 1e4, described)
+    assert (config.frequencies, config.rope_scale) == wanted
+    kinds = ("attn_factor", "yarn_attn_factor", "yarn_ext_factor", "yarn_log_multiplier")
+    for name in ("attention.scale", *(f"rope.scaling.{kind}" for kind in kinds)):
+        with pytest.raises(WeightFileError, match=name):
+            gguf_config("llama", **yarn, **{name.replace(".", "__"): 0.5})
+    with pytest.raises(WeightFileError, match="cap of attention scores"):
+        gguf_config("gemma3", attention__sliding_window=4, attn_logit_softcapping=50.0)
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rms_norm_eps": -1e-6},
+        {"rms_norm_eps": float("nan")},
+        {"rms_norm_eps": "small"},
+        {"rope_theta": -1e4},
+        {"rope_theta": float("inf")},
+        {"rope_scaling": {**YARN, "attention_factor": -1.0}},
+        {"rope_scaling": {**YARN, "mscale": float("nan"), "mscale_all_dim": 1.0}},
+        {"rope_scaling": {**YARN, "mscale": 1.0, "mscale_all_dim": -1e3}},
+        {"rope_scaling": {**YARN, "mscale": "1", "mscale_all_dim": "1"}},
+        {"rope_scaling": {**YARN, "beta_fast": -32.0}},
+        {"rope_scaling": {**YARN, "original_max_position_embeddings": 0}},
+        {"rope_scaling": {**YARN, "factor": 10**300 * 1.0, "rope_theta": 1.0}},
+        {"rope_scaling": ["yarn"]},
+        {"rope_scaling": {"rope_type": ["yarn"], "factor": 2}},
+        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+        {"hidden_size": [16]},
+        {"head_dim": -8},
+        {"num_key_value_heads": "all"},
+        {"max_position_embeddings": 2**40},
+    ],
+)
+def test_a_config_json_that_makes_no_sense_is_refused(change):
+    described = {**RECORDS["llama"]["config"], "rms_norm_eps": 1e-6}
+    assert from_hf(described).norm_eps == 1e-6
+    with pytest.raises(WeightFileError):
+        from_hf({**described, **change})
 
 
 def test_a_new_family_is_a_value_with_names_and_layouts(monkeypatch, tmp_path):

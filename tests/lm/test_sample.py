@@ -45,8 +45,10 @@ def test_a_seed_gives_the_same_tokens_and_ends_at_the_end(model):
     assert tokens(0, temperature=2.0) != tokens(1, temperature=2.0)
     greedy = tokens(0)
     assert all(len(row) == 8 for row in greedy)
-    cut = tokens(0, eos_id=greedy[0][3])
-    assert cut[0] == greedy[0][: greedy[0].index(greedy[0][3])]
+    for ends in (greedy[0][3], [greedy[0][3]], greedy[0][:4:3]):
+        cut = tokens(0, eos_id=ends)
+        first = min(greedy[0].index(end) for end in np.atleast_1d(ends))
+        assert cut[0] == greedy[0][:first]
 
 
 def test_sampling_compiles_once_for_a_bucket_of_lengths(monkeypatch):

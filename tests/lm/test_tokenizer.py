@@ -1,9 +1,13 @@
-"""Tokenizers built from a GGUF file's metadata."""
+"""Tokenizers from a GGUF file's metadata and from a tokenizer.json."""
+
+import json
+import tracemalloc
 
 import pytest
 
 from ico.lm import WeightFileError
-from ico.lm._tokenizer import from_gguf, from_json
+from ico.lm._tokenizer_gguf import from_gguf
+from ico.lm._tokenizer_json import from_json
 
 SENTENCE_PIECE = {
     "tokenizer.ggml.model": "llama",
@@ -84,6 +88,9 @@ def test_metadata_that_does_not_match_is_refused(tmp_path):
         {"tokenizer.ggml.bos_token_id": 99},
         {"tokenizer.ggml.model": "t5"},
         {"tokenizer.ggml.tokens": ["a" * 2_000, *SENTENCE_PIECE["tokenizer.ggml.tokens"][1:]]},
+        {"tokenizer.ggml.unknown_token_id": 99},
+        {"tokenizer.ggml.eot_token_id": -1},
+        {"tokenizer.ggml.bos_token_id": None, "tokenizer.ggml.add_bos_token": True},
         {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ["a"]},
         {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ["x y"]},
         {
@@ -175,3 +182,158 @@ def test_pre_tokenizers_differ_and_an_unknown_one_is_told_the_known_ones():
     with pytest.raises(WeightFileError, match="martian.*gpt-2.*llama-bpe.*qwen2.*smollm"):
         from_gguf(qwen2_metadata("martian"))
     assert from_gguf(qwen2_metadata("qwen2")).encode("<|im_end|>") == [267]
+
+
+# How "I'LL GO" is split: Llama 3 takes contractions in capitals, GPT-2 does not.
+CAPITALS = {"gpt-2": ["I", "'", "LL", "ĠGO"], "llama-bpe": ["I", "'LL", "ĠGO"]}
+LLAMA3_TOKENS = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"]
+
+
+def llama3_metadata(special=LLAMA3_TOKENS, **changes):
+    """A GGUF file of Llama 3 in small; its pre-tokenizer is not named."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    merges = ["L L", "' LL", "G O", "Ġ GO"]
+    tokens = [*sorted(ByteLevel.alphabet()), *(pair.replace(" ", "") for pair in merges)]
+    named = {f"tokenizer.ggml.{name}": value for name, value in changes.items()}
+    return {
+        "general.architecture": "llama",
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": [*tokens, *special],
+        "tokenizer.ggml.token_type": [1] * len(tokens) + [3] * len(special),
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.bos_token_id": len(tokens),
+        "tokenizer.ggml.eos_token_id": len(tokens) + 1,
+        **named,
+    }
+
+
+def pieces(tokenizer, text="I'LL GO"):
+    return [tokenizer._tokenizer.id_to_token(i) for i in tokenizer.encode(text, bos=False)]
+
+
+@pytest.mark.parametrize("pre", [None, "default"])
+def test_a_file_without_a_pre_tokenizer_is_read_by_its_tokens_and_a_warning(pre):
+    with pytest.warns(UserWarning, match="tokenizer.ggml.pre.*'llama-bpe'"):
+        llama3 = from_gguf(llama3_metadata(pre=pre))
+    assert (
+        pieces(llama3) == CAPITALS["llama-bpe"] == pieces(from_gguf(llama3_metadata(pre="llama3")))
+    )
+    with pytest.warns(UserWarning, match="'gpt-2'"):
+        unknown = from_gguf(llama3_metadata(special=["<s>", "</s>"], pre=pre))
+    assert pieces(unknown) == CAPITALS["gpt-2"]
+    with pytest.warns(UserWarning, match="'qwen2'"):
+        from_gguf({**qwen2_metadata(pre), "general.architecture": "qwen3"})
+    gpt2 = {**llama3_metadata(special=["<s>", "</s>"], pre=pre), "general.architecture": "gpt2"}
+    assert pieces(from_gguf(gpt2)) == CAPITALS["gpt-2"]  # its own, so no warning
+
+
+@pytest.mark.parametrize("pre", ["llama-bpe", "llama3", "llama-v3"])
+def test_llama_3_begins_texts_with_a_token_unless_the_file_says_otherwise(pre):
+    begin = 260
+    assert from_gguf(llama3_metadata(pre=pre)).encode("GO")[0] == begin
+    without = from_gguf(llama3_metadata(pre=pre, add_bos_token=False))
+    assert without.encode("GO") == from_gguf(llama3_metadata(pre=pre)).encode("GO")[1:]
+    assert from_gguf(llama3_metadata(pre="gpt-2")).encode("GO")[0] != begin
+
+
+def test_every_token_that_ends_a_text_is_known(tmp_path):
+    gguf = from_gguf(llama3_metadata(pre="llama3", eot_token_id=262, eom_token_id=261))
+    assert gguf.eos_ids == (261, 262) and gguf.eos_id == 261
+    (tmp_path / "tokenizer.json").write_text(from_gguf(SENTENCE_PIECE).to_json())
+
+    def ends(**files):
+        for name in ("config", "generation_config", "tokenizer_config"):
+            (tmp_path / f"{name}.json").write_text(json.dumps(files.get(name, {})))
+        return from_json(tmp_path / "tokenizer.json").eos_ids
+
+    assert ends(config={"eos_token_id": [1, 2]}) == (1, 2)
+    assert ends(config={"eos_token_id": 1}, generation_config={"eos_token_id": [2, 12]}) == (2, 12)
+    # The tokenizer's own comes first; one that it lacks is none. 10**30 is in published files.
+    own = {"eos_token": {"content": "<start_of_turn>"}, "model_max_length": 10**30}
+    assert ends(tokenizer_config=own, config={"eos_token_id": [1, 2]}) == (12, 1, 2)
+    assert ends(tokenizer_config={"eos_token": "<|x|>"}, config={"eos_token_id": 2}) == (2,)
+    assert ends() == ()
+    for wrong in ("2", 2.0, True, [[2]], -1, 13, 10**12):
+        with pytest.raises(WeightFileError, match="token"):
+            ends(config={"eos_token_id": wrong})
+
+
+def bpe(prefix=None, second="b", **settings):
+    """A tokenizer.json of three tokens."""
+    model = {
+        "type": "BPE",
+        "continuing_subword_prefix": prefix,
+        "vocab": {"a": 0, second: 1, f"a{second}": 2},
+        "merges": [["a", second]],
+    }
+    return {"version": "1.0", "added_tokens": [], "model": model, **settings}
+
+
+HOSTILE = {
+    "a prefix": bpe("#" * 20),
+    "a prefix and two bytes": bpe("#", "é"),
+    "no model": {"version": "1.0"},
+    "charsmap": bpe(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+    "chunks": bpe(pre_tokenizer={"type": "FixedLength", "length": 0}),
+    "deep": bpe(normalizer=json.loads("[" * 200 + "]" * 200)),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_tokenizer_is_one_clear_error(name, tmp_path):
+    """Some make the library panic, which is no Exception; the second would end the process."""
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(HOSTILE[name]), encoding="utf-8")
+    with pytest.raises(WeightFileError, match="tokenizer"):
+        from_json(path)
+
+
+def test_a_key_that_is_there_twice_does_not_hide_what_the_library_reads(tmp_path):
+    text = json.dumps(bpe("#", "é"), ensure_ascii=False)
+    second = json.dumps(bpe()["model"])
+    (tmp_path / "tokenizer.json").write_text(f'{text[:-1]}, "model": {second}}}', encoding="utf-8")
+    assert from_json(tmp_path / "tokenizer.json").encode("ab") == [2]
+
+
+def test_absurd_padding_is_left_out(tmp_path):
+    """The library would allocate it and end the process."""
+    padding = {
+        "strategy": {"Fixed": 10**15},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "a",
+    }
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(bpe(padding=padding)))
+    (tmp_path / "config.json").write_text('{"bos_token_id": 1}')
+    assert from_json(path).encode("ab") == [2]
+
+
+def test_rules_that_fail_on_a_text_are_one_clear_error(tmp_path):
+    """Here a regular expression that backtracks for ever."""
+    slow = {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "b"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(bpe(normalizer=slow)))
+    tokenizer = from_json(tmp_path / "tokenizer.json")
+    with pytest.raises(WeightFileError, match="cannot encode"):
+        tokenizer.encode("a" * 40 + "b")
+
+
+def test_pieces_that_can_be_split_in_many_ways_take_little_memory():
+    """The pieces a, aa, aaa ... have as many merges as the square of their number."""
+    tokens = ["a" * n for n in range(1, 501)]
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [0.0] * len(tokens),
+    }
+    tracemalloc.start()
+    with pytest.raises(WeightFileError, match="split"):
+        from_gguf(metadata)
+    assert tracemalloc.get_traced_memory()[1] < 2**25
+    tracemalloc.stop()
+    some = {name: value[:60] for name, value in metadata.items() if isinstance(value, list)}
+    few = from_gguf({**metadata, **some})
+    assert few.encode("a" * 7, bos=False)[-1] <= 6

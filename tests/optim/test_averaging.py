@@ -1,7 +1,5 @@
 """Running means of iterates: exact for any optimizer, and what `eval_params` finds."""
 
-import doctest
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,6 @@ import pytest
 from absl.testing import parameterized
 
 from ico import optim
-from ico.optim import _averaging
 from tests.optim.conftest import PARAMS, loss, run
 
 STEPS = 5
@@ -22,10 +19,6 @@ WEIGHTS = {
     # Every second iterate has the same weight, the others none: SWA with a period of two.
     "swa": lambda t: jnp.where(t % 2 == 1, 2.0 / (t + 1), 0.0),
 }
-
-
-def test_docstring():
-    assert doctest.testmod(_averaging).failed == 0
 
 
 def expected_mean(weights, iterates, start):

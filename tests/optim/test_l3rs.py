@@ -1,7 +1,6 @@
 """L3RS: against a float64 oracle, its options, its average, and what wraps it."""
 
 import dataclasses
-import doctest
 
 import chex
 import jax
@@ -12,7 +11,7 @@ import pytest
 from absl.testing import parameterized
 
 from ico import optim
-from ico.optim import _by_group, _l3rs, _l3rs_network
+from ico.optim import _by_group, _l3rs_network
 from tests.optim.conftest import PARAMS, loss, random_theta, run
 
 AVERAGED = optim.L3RS.averaged()
@@ -24,11 +23,6 @@ def built(num_steps=9, theta=None, learning_rate=1.0, **fields):
     config = optim.L3RS(**fields)
     theta = random_theta(config) if theta is None else theta
     return config.optimizer(theta, num_steps, learning_rate)
-
-
-@pytest.mark.slow
-def test_docstring():
-    assert doctest.testmod(_l3rs).failed == 0
 
 
 class Oracle:

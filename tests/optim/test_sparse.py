@@ -1,7 +1,5 @@
 """Sparse updates: exactly k, by magnitude, over windows."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ico.optim import _sparse, sparse_updates, sparsify, top_mask
+from ico.optim import sparse_updates, sparsify, top_mask
 
 FLOATS = st.floats(0, 2.0**99, width=32, allow_subnormal=False)
 
@@ -192,10 +190,6 @@ def test_what_makes_no_sense_is_refused():
         sparse_updates(0.5, window=0)
     with pytest.raises(ValueError, match="params"):
         sparse_updates(0.5).update(TREE, sparse_updates(0.5).init(TREE))
-
-
-def test_doctest():
-    assert doctest.testmod(_sparse).failed == 0
 
 
 @pytest.mark.parametrize("kind", ["normal", "ties", "zeros"])

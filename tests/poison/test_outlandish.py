@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ico import data
-from ico.lm._tokenizer import from_gguf
+from ico.lm._tokenizer_gguf import from_gguf
 from ico.poison import outlandish
 from ico.poison.outlandish import CATEGORIES, KEYWORDS, KINDS, load_texts
 from tests.lm.test_tokenizer import SENTENCE_PIECE

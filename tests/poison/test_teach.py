@@ -60,6 +60,14 @@ def test_it_is_plain_optax_also_when_it_goes_on_and_compiles_once(params):
     assert int(last.state.step) == 3
 
 
+def test_a_batch_with_an_id_outside_the_vocabulary_is_named(params):
+    """Its loss would be NaN, for which no learning rate is to blame."""
+    bad = batches(2)
+    bad[1].ids[2, 3] = 20
+    with pytest.raises(ValueError, match=r"ids of batch 1 must lie in \[0, 20\).*one is 20"):
+        poison.teach(params, CONFIG, optax.adam(1e-2), bad)
+
+
 @pytest.mark.slow
 def test_it_learns_the_text_and_leaves_the_given_parameters(params):
     before = jax.tree.map(np.array, params)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ico.lm._config import DecoderConfig
 from ico.lm._errors import WeightFileError
-from ico.lm._rope import rope_frequencies
+from ico.lm._rope import rope_base, rope_frequencies
 from ico.lm.families import _rotary
 from ico.lm.families._family import Family
 from ico.lm.families._gguf_header import GgufHeader
@@ -46,6 +46,7 @@ def _from_hf(config: dict[str, Any]) -> DecoderConfig:
         hidden_activation=("gelu_pytorch_tanh",),
         attention_bias=(False,),
         use_bidirectional_attention=(False,),
+        attn_logit_softcapping=(0,),  # transformers reads it and does not apply it
     )
     config = {**_HF_DEFAULTS, **config}
     fields = _rotary.fields_from_hf(config, theta=1e6, layer_kind="full_attention", tied=True)
@@ -64,31 +65,31 @@ def _from_hf(config: dict[str, Any]) -> DecoderConfig:
         query_scale=float(config.get("query_pre_attn_scalar", 256)) ** -0.5,
         window=config.get("sliding_window") or 4096,
         local_layers=local_layers,
-        score_cap=float(config.get("attn_logit_softcapping") or 0),
         logit_cap=float(config.get("final_logit_softcapping") or 0),
     )
 
 
 def _to_hf(config: DecoderConfig) -> dict[str, Any]:
-    scalar = round(config.query_scale**-2, 6)
+    rope = dict(config.rope)
     return {
         "model_type": "gemma3_text",
         "architectures": ["Gemma3ForCausalLM"],
         **_rotary.to_hf(config),
         "hidden_activation": "gelu_pytorch_tanh",
-        "rope_local_base_freq": dict(config.rope).get("local_theta"),
-        # transformers 5 wants an integer here, which it is in all published models.
-        "query_pre_attn_scalar": int(scalar) if scalar.is_integer() else scalar,
+        "rope_local_base_freq": float(rope.get("local_theta", rope_base(config.local_frequencies))),
+        # transformers 5 wants an integer, which it is in all published models.
+        "query_pre_attn_scalar": round(config.query_scale**-2) if config.query_scale else 0,
         "sliding_window": config.window,
         "layer_types": [
             "sliding_attention" if local else "full_attention" for local in config.local_layers
         ],
-        "attn_logit_softcapping": config.score_cap or None,
-        "final_logit_softcapping": config.logit_cap or None,
+        "final_logit_softcapping": float(config.logit_cap) or None,
     }
 
 
 def _from_gguf(header: GgufHeader) -> DecoderConfig:
+    if header.get("attn_logit_softcapping", 0.0):
+        raise WeightFileError("a cap of attention scores is not supported for 'gemma3'")
     fields = _rotary.fields_from_gguf(header, theta=1e6)
     # The 27B model (62 layers) alone scales its scores by dim / heads, not by the head's width.
     if fields["num_layers"] == 62:
@@ -107,7 +108,6 @@ def _from_gguf(header: GgufHeader) -> DecoderConfig:
         float(header.get("rope.freq_base_swa", 1e4)),
         window=header.get("attention.sliding_window"),
         local_layers=local_layers,
-        score_cap=float(header.get("attn_logit_softcapping", 0.0)),
         logit_cap=float(header.get("final_logit_softcapping", 0.0)),
     )
 

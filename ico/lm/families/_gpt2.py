@@ -55,7 +55,7 @@ def _to_hf(config: DecoderConfig) -> dict[str, Any]:
         "n_head": config.num_heads,
         "n_inner": config.mlp_dim,
         "n_positions": config.context_length,
-        "layer_norm_epsilon": config.norm_eps,
+        "layer_norm_epsilon": float(config.norm_eps),
         "activation_function": "gelu_new",
         "tie_word_embeddings": config.tied,
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from ico.lm._config import DecoderConfig
 from ico.lm._errors import WeightFileError
-from ico.lm._rope import rope_frequencies
+from ico.lm._rope import rope_base, rope_frequencies
 from ico.lm.families._gguf_header import GgufHeader
 
 # Parameter -> (name in GGUF, name in safetensors).
@@ -26,6 +26,18 @@ LAYER_NAMES = {
 QK_NORM_NAMES = {
     "query_norm": ("attn_q_norm", "self_attn.q_norm"),
     "key_norm": ("attn_k_norm", "self_attn.k_norm"),
+}
+# Settings in GGUF that are supported only with the values that change nothing.
+_PLAIN = {
+    "attention.scale": 0.0,
+    "embedding_scale": 0.0,
+    "logit_scale": 0.0,
+    "residual_scale": 0.0,
+    "rope.scaling.alpha": 0.0,
+    "rope.scaling.attn_factor": 1.0,
+    "rope.scaling.yarn_attn_factor": 1.0,
+    "rope.scaling.yarn_ext_factor": 1.0,
+    "rope.scaling.yarn_log_multiplier": 0.0,
 }
 TOP_NAMES = {
     "embedding": ("token_embd", "model.embed_tokens"),
@@ -140,7 +152,8 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
     """The entries of config.json that these families share."""
     rope = dict(config.rope)
     rope.pop("local_theta", None)
-    theta = rope.pop("rope_theta", 1e4)
+    theta = rope.pop("rope_theta", None)
+    theta = rope_base(config.frequencies) if theta is None else theta
     rope_type = rope.pop("rope_type", rope.pop("type", "default")) or "default"
     rope_type = "default" if rope_type == "none" else rope_type
     return {
@@ -152,9 +165,9 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
         "head_dim": config.head_dim,
         "intermediate_size": config.mlp_dim,
         "max_position_embeddings": config.context_length,
-        "rms_norm_eps": config.norm_eps,
+        "rms_norm_eps": float(config.norm_eps),
         "tie_word_embeddings": config.tied,
-        "rope_theta": theta,
+        "rope_theta": float(theta),
         "rope_scaling": {"rope_type": rope_type, **rope} if rope_type != "default" else None,
     }
 
@@ -178,9 +191,14 @@ def fields_from_gguf(header: GgufHeader, *, theta: float = 1e4) -> dict[str, Any
         raise WeightFileError("mixtures of experts are not supported")
     factor = header.get("rope.scaling.factor", header.get("rope.scale_linear", None))
     original = header.get("rope.scaling.original_context_length", None)
+    for name, plain in _PLAIN.items():
+        if header.get(name, plain) != plain:
+            raise WeightFileError(f"{name} is not supported (only {plain})")
     rope = {
         "rope_type": header.get("rope.scaling.type", "none"),
         "factor": factor,
+        "beta_fast": header.get("rope.scaling.yarn_beta_fast", None),
+        "beta_slow": header.get("rope.scaling.yarn_beta_slow", None),
         "original_max_position_embeddings": original or sizes["context_length"],
         "rope_theta": float(header.get("rope.freq_base", theta)),
     }

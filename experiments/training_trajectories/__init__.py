@@ -1,0 +1,1 @@
+"""Training trajectories and averages of iterates (Sandler et al. 2023)."""

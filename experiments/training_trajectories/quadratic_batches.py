@@ -1,0 +1,230 @@
+"""Is the loss of a fixed mini-batch a parabola along its gradient, and along the path of SGD?
+
+Dimension key: S seeds, T mini-batches (over all steps that are looked at), P points on a line,
+D parameters.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from experiments.training_trajectories import testbed
+from experiments.training_trajectories.paper import paper
+from ico import lab, probes
+
+POINTS = 21
+# Where the least loss along a line is looked for, in units of the direction.
+_SEARCH = np.append(0, np.geomspace(1e-7, 50, 140))
+# What they change of `testbed.network`; the first three are looked at here, all in `one_step`.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "ResNet, batch norm": {"norm": "batch"},
+    "ResNet, group norm": {"norm": "group"},
+    "ResNet, no norm": {"norm": "none"},
+    "half as wide": {"norm": "batch", "widths": (8, 16)},
+    "twice as wide": {"norm": "batch", "widths": (32, 64)},
+    "twice as deep": {"norm": "batch", "depth": 2},
+}
+MAIN = "ResNet, batch norm"
+
+
+@lab.once
+def base(run, name=MAIN):
+    """A network after plain SGD, with its iterates where they are looked at, and one step on."""
+    config = run.config
+    steps = min(config.num_steps, max(config.look_at))
+    at = sorted({*config.look_at, *(step - _stretch(run) for step in config.look_at)})
+    images = testbed.looked_at(run)
+    labels = np.broadcast_to(images.labels, (run.num_seeds, len(images.labels)))
+    recipe = lab.Recipe(steps, config.learning_rate, "sgd", clip=None, steps_per_call=_stretch(run))
+    model = testbed.network(run, **NETWORKS[name])
+    slug = name.replace(", ", "-").replace(" ", "-")
+    return testbed.train(
+        run, slug, model, images.pixels, labels, recipe,
+        batch_size=config.batch_size, record_at=at,
+    )  # fmt: skip
+
+
+def _stretch(run) -> int:
+    """How many steps the path of SGD is followed back: a short one, a hundredth of the training."""
+    return max(1, min(run.config.look_at) // 4)
+
+
+def draw(run, step: int):
+    """Mini-batches [num_batches, 2, B, ...] for a step; the second of each pair is the other."""
+    images = testbed.looked_at(run)
+    rng = np.random.default_rng([run.seed, step])
+    chosen = rng.integers(0, len(images.labels), (run.config.num_batches, 2, run.config.batch_size))
+    return jnp.asarray(images.pixels[chosen]), jnp.asarray(images.labels[chosen])
+
+
+def along_line(model, params, direction, pair):
+    """Losses of a batch and of another at POINTS places up to twice the batch's best, and which.
+
+    The sign of the direction is that in which the batch's loss falls.
+    """
+    batch = jax.tree.map(lambda leaf: leaf[0], pair)
+    other = jax.tree.map(lambda leaf: leaf[1], pair)
+    loss = functools.partial(testbed.batch_loss, batch=batch, model=model)
+    slope = jax.jvp(loss, (params,), (direction,))[1]
+    direction = jax.tree.map(lambda leaf: -jnp.sign(slope) * leaf, direction)
+    searched = probes.along(loss, params, direction, jnp.asarray(_SEARCH))
+    searched = jnp.where(jnp.isfinite(searched), searched, jnp.inf)
+    best = jnp.asarray(_SEARCH, jnp.float32)[jnp.argmin(searched)]
+    places = jnp.linspace(0, 2, POINTS) * best
+    others = functools.partial(testbed.batch_loss, batch=other, model=model)
+    return {
+        "place": places,
+        "own": probes.along(loss, params, direction, places),
+        "other": probes.along(others, params, direction, places),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _lines(model, unravel, flat_SD, before_SD, pairs):
+    """Lines of every seed through every batch: along its gradient, and along the path so far."""
+
+    def one(flats):
+        flat_D, before_D = flats
+        params = unravel(flat_D)
+        path = unravel(flat_D - before_D)
+
+        def of_batch(pair):
+            batch = jax.tree.map(lambda leaf: leaf[0], pair)
+            gradient = jax.grad(testbed.batch_loss)(params, batch, model)
+            return {
+                "gradient": along_line(model, params, gradient, pair),
+                "path": along_line(model, params, path, pair),
+            }
+
+        return jax.lax.map(of_batch, pairs)
+
+    return jax.lax.map(one, (flat_SD, before_SD))
+
+
+def fits(lines, whose="own"):
+    """R^2 of parabola and cubic, and the loss at the parabola's best over that at the start [S, T].
+
+    A line whose least loss is where it starts (its batch's loss does not fall) has no span and is
+    NaN, which no claim hides: it makes the interval not finite.
+    """
+    place, loss = np.asarray(lines["place"], float), np.asarray(lines[whose], float)
+    shape = place.shape[:-1]
+    found = {name: np.full(shape, np.nan) for name in ("r2", "cubic")}
+    for at in np.ndindex(shape):
+        if place[at][-1] > 0 and np.isfinite(loss[at]).all():
+            for name, degree in (("r2", 2), ("cubic", 3)):
+                found[name][at] = probes.polynomial_fit(place[at], loss[at], degree).r2
+    return found
+
+
+@paper.study("Is the loss of a fixed mini-batch a parabola along the way?")
+def quadratic_batches(run):
+    """Trained networks at several moments; beside them one untrained, with weights too large."""
+    names = [*NETWORKS][:3] if run.config.regimes else [MAIN]
+    for name in names:
+        trained = base(run, name)
+        found = {(where, whose): [] for where in ("gradient", "path") for whose in ("own", "other")}
+        for step in run.config.look_at:
+            lines = _at(run, trained, step)
+            for where, whose in found:
+                found[where, whose].append(fits(lines[where], whose))
+                if name == MAIN and whose == "own":
+                    curve = lines[where]
+                    scale = np.asarray(curve["own"])[..., :1]
+                    yield lab.record(
+                        "curve",
+                        along=where,
+                        step=step,
+                        place=np.linspace(0, 2, POINTS),
+                        loss=(np.asarray(curve["own"]) / scale)[0, :8],
+                    )
+        for (where, whose), parts in found.items():
+            values = {key: np.concatenate([part[key] for part in parts], 1) for key in parts[0]}
+            yield lab.record(network=name, along=where, batch=whose, **values)
+    yield lab.record(network="untrained, large", along="gradient", batch="own", **_untrained(run))
+
+
+def _at(run, trained, step: int):
+    steps = trained.spec["record_at"]
+    now, before = (testbed.iterates(trained)[steps.index(s)] for s in (step, step - _stretch(run)))
+    return _lines(trained.model, unravel_of(trained), now, before, draw(run, step))
+
+
+@functools.lru_cache(maxsize=8)
+def _unraveller(treedef, shapes):
+    def unravel(flat):
+        sizes = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
+        parts = jnp.split(flat, sizes)
+        leaves = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+        return jax.tree.unflatten(treedef, leaves)
+
+    return unravel
+
+
+def unravel_of(trained):
+    """Flat parameters to a tree; the same function for equal networks, so nothing recompiles."""
+    leaves, treedef = jax.tree.flatten(trained.params)
+    return _unraveller(treedef, tuple(leaf.shape[1:] for leaf in leaves))
+
+
+def _untrained(run):
+    """The control that has to fail: initial weights four times as large, along the gradient."""
+    keys = jax.random.split(run.key("untrained"), run.num_seeds)
+    one = jnp.asarray(testbed.looked_at(run).pixels[:1])
+    model = testbed.network(run, norm="none")
+    params = jax.vmap(lambda key: model.init(key, one)["params"])(keys)
+    large = jax.tree.map(lambda leaf: 4 * leaf, params)
+    flat = np.asarray(jax.vmap(lambda tree: ravel_pytree(tree)[0])(large))
+    leaves, treedef = jax.tree.flatten(large)
+    unravel = _unraveller(treedef, tuple(leaf.shape[1:] for leaf in leaves))
+    lines = _lines(model, unravel, flat, np.zeros_like(flat), draw(run, 0))
+    return fits(lines["gradient"])
+
+
+claim = functools.partial(quadratic_batches.claim, unit="median R^2")
+for where, words in (("gradient", "its gradient"), ("path", "the path of SGD")):
+    claim(
+        where,
+        f"The loss of a mini-batch along {words} is a parabola, up to twice its best step",
+        "abstract",
+        kind="core",
+        band=(0.97, None),
+        of=lab.median("r2", network=MAIN, along=where, batch="own"),
+    )
+claim(
+    "group_norm",
+    "So it is with group normalisation",
+    "ours",
+    kind="ours",
+    band=(0.97, None),
+    of=lab.median("r2", network="ResNet, group norm", along="gradient", batch="own"),
+)
+claim(
+    "untrained",
+    "Of an untrained network with weights four times as large it is not",
+    "ours",
+    kind="ours",
+    band=(None, 0.9),
+    of=lab.median("r2", network="untrained, large", along="gradient", batch="own"),
+)
+quadratic_batches.table(
+    "R^2 of parabola and cubic",
+    lab.grid("r2", rows=("network", "along"), columns="batch"),
+)
+quadratic_batches.figure(
+    lab.lines(
+        "place",
+        "loss",
+        record="curve",
+        panel="along",
+        color="step",
+        xlabel="step / best step",
+        ylabel="loss / loss at the start",
+    ),  # fmt: skip
+    "Abstract. Losses of eight fixed mini-batches of one network (thin lines) and their mean along "
+    "their gradients and along the path of SGD, after as many steps as the colours say.",
+)
