@@ -7,6 +7,7 @@ import pytest
 
 from ico import algorithms as al
 from ico.tasks import NoisyRegression, noisy_context, noisy_regression
+from ico.types import Statistics
 
 TASK = NoisyRegression(4_000, num_inputs=5, num_context=12, noise=4.0)
 draw = jax.jit(noisy_context, static_argnums=1)
@@ -54,6 +55,20 @@ def test_without_noise_the_estimate_is_rounding_but_never_negative():
     statistics = statistics._replace(yy=statistics.yy * (1 - 1e-6))
     found = np.asarray(al.estimated_noise_variance(statistics, 12))
     assert (found >= 0).all() and (found == 0).mean() > 0.5 and found.max() < 1e-3
+
+
+def test_least_squares_of_equal_inputs_are_the_smallest(make_episode, x64):
+    """Beside a context that has one answer, which is not changed by them."""
+    prompt = make_episode(0, 2, 12, 5, 1, 3).prompt
+    equal = prompt._replace(x=prompt.x.at[1].set(prompt.x[1, :1]))
+    w = jax.jit(al.ridge_weights)(al.statistics(equal), 0.0)
+    for b in range(2):
+        x, y = (np.asarray(leaf[b]) for leaf in equal[:2])
+        np.testing.assert_allclose(w[b], np.linalg.pinv(x) @ y[:, 0], atol=1e-9)
+    alone = al.ridge_weights(al.statistics(prompt), 0.0)
+    np.testing.assert_array_equal(w[0], alone[0])
+    diagonal = Statistics(jnp.array([[2.0, 0.0]]), jnp.array([[3.0, 0.0]]), jnp.ones(1))
+    np.testing.assert_array_equal(al.ridge_weights(diagonal, 0.0), [[1.5, 0.0]])
 
 
 @pytest.mark.parametrize("pairs", [3, 5])

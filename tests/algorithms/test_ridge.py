@@ -1,5 +1,6 @@
 """Ridge regression is the minimiser it says, and the best predictor where its prior is true."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,6 +109,71 @@ def test_without_information_it_is_the_mean(make_episode, x64):
     mean = jnp.asarray(np.random.default_rng(8).standard_normal((K, D)))
     got = ridge({"noise_variance": 1e13, "mean": mean}, prompt)
     np.testing.assert_allclose(got, prompt.x_query @ mean.T, atol=1e-9)
+
+
+def smallest(x, y, noise):
+    """Ridge weights by numpy, from the singular values; the smallest where several are best."""
+    u, sizes, vt = np.linalg.svd(x, full_matrices=False)
+    kept = sizes > 1e-6 * sizes.max(initial=1e-30)
+    scale = np.where(kept, sizes / np.where(kept, sizes**2 + noise, 1), 0)
+    return vt.T @ (scale[:, None] * (u.T @ y))
+
+
+@pytest.mark.parametrize("pairs", [0, 4, 25])
+def test_any_context_and_noise_in_float32(pairs):
+    """Few, many, equal, zero and no pairs; ill-conditioned inputs; noise down to none."""
+    rng = np.random.default_rng(pairs)
+    x = rng.normal(size=(5, pairs, 10))
+    x[1] = x[1, :1]
+    x[2] = 0
+    x[3, pairs // 2 :] = x[3, : pairs - pairs // 2]
+    x[4] *= np.geomspace(1, 1e-2, 10)
+    x, y = x.astype(np.float32), rng.normal(size=(5, pairs, 2)).astype(np.float32)
+    query = rng.normal(size=(5, 3, 10)).astype(np.float32)
+    solve = jax.jit(ridge)
+    for noise in (1e-1, 1e-6, 1e-8, 0.0):
+        got = solve({"noise_variance": np.float32(noise)}, Prompt(*map(jnp.asarray, (x, y, query))))
+        for b in range(5):
+            weights = smallest(*(np.float64(a[b]) for a in (x, y)), float(np.float32(noise)))
+            wanted = query[b] @ weights
+            condition = 100 if b == 4 else 10
+            limit = 1e-6 * condition * max(np.abs(wanted).max(), 1)
+            np.testing.assert_allclose(got[b], wanted, rtol=0, atol=limit)
+
+
+def test_derivatives_are_those_of_the_solution(x64):
+    """Of every argument and of second order, with fewer pairs than inputs and two equal ones."""
+    rng = np.random.default_rng(0)
+    x, query, y = (rng.normal(size=(1, n, d)) for n, d in ((3, 4), (2, 4), (3, 1)))
+    x[:, 1] = x[:, 0]
+    given = [jnp.asarray(a) for a in (0.3, x, y, query)]
+    along = [jnp.asarray(rng.normal(size=a.shape)) for a in given]
+
+    def ours(s, x, y, query):
+        return jnp.sum(jnp.sin(ridge({"noise_variance": s}, Prompt(x, y, query))))
+
+    def dense(s, x, y, query):
+        gram = jnp.einsum("bnd,bne->bde", x, x) + s * jnp.eye(4)[None]
+        return jnp.sum(jnp.sin(query @ jnp.linalg.solve(gram, jnp.einsum("bnd,bnk->bdk", x, y))))
+
+    def second(f):
+        return jax.jit(lambda *a: jax.jvp(jax.grad(f, (0, 1, 2, 3)), a, tuple(along)))(*given)
+
+    chex.assert_trees_all_close(second(ours), second(dense), atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"noise_variance": -1.0}, "noise_variance must be at least 0"),
+        ({"noise_variance": np.nan}, "noise_variance must be at least 0"),
+        ({"precision": np.array([1.0, 0, 1, 1])}, "precision must be positive"),
+        ({"precision": -np.eye(D)}, "precision must be positive definite"),
+    ],
+)
+def test_no_variance_or_precision_is_refused(change, named, make_episode):
+    with pytest.raises(ValueError, match=named):
+        ridge({"noise_variance": 1.0} | change, make_episode(0, B, N, D, K, Q).prompt)
 
 
 @pytest.mark.parametrize("shape", [(3,), (4, 3), (3, 3), (1, 4, 4)])
