@@ -41,9 +41,8 @@ def adafac_mlp(
       moves nothing and is counted in the state (`num_skipped`).
 
     Raises:
-      ValueError: theta is of another optimizer, or (in `update`) params are missing.
+      ValueError: (in `update`) params are missing.
     """
-    each.check_theta("adafac_mlp", theta, 2)
 
     def step(outputs, count):
         direction, magnitude = outputs

@@ -42,9 +42,8 @@ def direction_mlp(
       moves nothing and is counted in the state (`num_skipped`).
 
     Raises:
-      ValueError: theta is of another optimizer, or (in `update`) params are missing.
+      ValueError: (in `update`) params are missing.
     """
-    each.check_theta("direction_mlp", theta, 1)
 
     def step(outputs, count):
         (o,) = outputs

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from ico.optim._averaging import averaging
 from ico.optim._by_group import check_floating, in_float32
+from ico.optim._with_loss import Optimizer, with_loss
 
 PyTree = Any
 
@@ -87,7 +88,7 @@ Average = EMA | SWA | TwoPoint
 
 
 def averaged(
-    inner: optax.GradientTransformation, average: Average, num_steps: int
+    inner: Optimizer, average: Average, num_steps: int
 ) -> optax.GradientTransformationExtraArgs:
     """An optimizer that carries an average of its iterates; `eval_params` gives it out.
 
@@ -253,7 +254,7 @@ class WindowState(NamedTuple):
 
 
 def latest_averaging(
-    inner: optax.GradientTransformation, size: int, every: int = 1
+    inner: Optimizer, size: int, every: int = 1
 ) -> optax.GradientTransformationExtraArgs:
     """LAWA: at any moment the mean of the latest `size` checkpoints, one taken `every` steps.
 
@@ -265,7 +266,7 @@ def latest_averaging(
     """
     if size < 1 or every < 1:
         raise ValueError(f"size and every must be at least 1, not {size} and {every}")
-    inner = optax.with_extra_args_support(inner)
+    inner = with_loss(inner)
 
     def init(params):
         check_floating("latest_averaging", params)

@@ -192,22 +192,6 @@ def theta_init(key: Key[Array, ""], hidden: Sequence[int], num_outputs: int) -> 
     return {"network": network}
 
 
-def check_theta(name: str, theta, num_outputs: int) -> None:
-    """Raises ValueError if theta is not that of the optimizer."""
-    try:
-        layers = theta["network"]
-        kernels = [layers[f"dense_{i}"]["kernel"] for i in range(len(layers))]
-        found = [kernels[0].shape[0], *(kernel.shape[1] for kernel in kernels)]
-    except (KeyError, IndexError, TypeError, AttributeError):
-        raise ValueError(f"{name}: theta has no network; take that of {name}_init") from None
-    want = NUM_FEATURES + len(TIMES), num_outputs
-    if (found[0], found[-1]) != want:
-        raise ValueError(
-            f"{name}: theta's network goes from {found[0]} features to {found[-1]} outputs, "
-            f"not from {want[0]} to {want[1]}"
-        )
-
-
 def transform(
     name: str, theta, step_of: Callable[[list[Array], Array], Array]
 ) -> optax.GradientTransformationExtraArgs:

@@ -15,6 +15,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, UInt8
 
+from ico.optim._with_loss import Optimizer, with_loss
+
 PyTree = Any
 _BLOCK = 2**15  # columns of quantised rows that are numbers at a time
 
@@ -151,9 +153,7 @@ class SubspaceState(NamedTuple):
     inner: optax.OptState
 
 
-def subspace(
-    inner: optax.GradientTransformation, span: Span
-) -> optax.GradientTransformationExtraArgs:
+def subspace(inner: Optimizer, span: Span) -> optax.GradientTransformationExtraArgs:
     """Trainable weight averaging: an optimizer that moves the coefficients of a span alone.
 
         g_x = rows g,   x <- x + inner(g_x),   update = (x_new - x) rows
@@ -180,7 +180,7 @@ def subspace(
       >>> print(jnp.abs(updates).round(3))
       [1. 1. 0.]
     """
-    inner = optax.with_extra_args_support(inner)
+    inner = with_loss(inner)
     rows = span.rows.scale if isinstance(span.rows, QuantisedRows) else span.rows
 
     def init(params):
@@ -194,8 +194,8 @@ def subspace(
         del params
         flat, unravel = ravel_pytree(updates)
         gradient = span.coefficients(flat.astype(span.center.dtype))
-        moved, inner_state = inner.update(gradient, state.inner, state.x, **extra)
-        moved = jnp.asarray(moved)
+        found: Any = inner.update(gradient, state.inner, state.x, **extra)
+        moved, inner_state = found
         step = span.combination(moved).astype(flat.dtype)
         return unravel(step), SubspaceState(state.x + moved, inner_state)
 

@@ -1,4 +1,4 @@
-"""optax's own test suite for contributed optimizers, run over those of ico.
+"""optax's own test suite for contributed optimizers, run over those of ico; wrappers, odd shapes.
 
 The suite ships inside optax's wheel. Its list of optimizers is replaced by one of ours at a time,
 under a name for which it passes the loss, `value=`. Its convergence cases take 30,000 steps: slow.
@@ -9,12 +9,14 @@ import sys
 import types
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 
 import ico
+from ico import train
 
 _BIND = "_MAIN_OPTIMIZERS_UNDER_TEST = tuple(_MAIN_OPTIMIZERS_UNDER_TEST)\n"
 _OURS = (
@@ -132,3 +134,124 @@ TestEmaOfAdamConverges = pytest.mark.slow(_cases(ema_of_adam, 1e-1, slow=True))
 TestScheduleFreeSgdConverges = pytest.mark.slow(_cases(schedule_free_sgd, 1e-2, slow=True))
 TestAdafacMLPConverges = pytest.mark.slow(_cases(adafac_mlp, 1.0, slow=True))
 TestDirectionMLPConverges = pytest.mark.slow(_cases(direction_mlp, 1e-3, slow=True))
+
+
+# Wrappers and odd shapes --------------------------------------------------------------------------
+
+OURS = {
+    "l3rs": l3rs,
+    "l3rs_average": l3rs_average,
+    "ema_of_adam": ema_of_adam,
+    "schedule_free_sgd": schedule_free_sgd,
+    "adafac_mlp": adafac_mlp,
+    "direction_mlp": direction_mlp,
+    "sparse_adam": sparse_adam,
+}
+# Slow: a mean of iterates is there with other optimizers too, and a network with AdafacMLP.
+each_optimizer = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow)
+        if name in ("l3rs_average", "direction_mlp")
+        else name
+        for name in OURS
+    ],
+)
+PARAMS = {"layer": {"bias": jnp.arange(3.0)}}
+ODD = {
+    "layer": {
+        "kernel": jnp.ones((2, 3)),
+        "empty": jnp.zeros((0, 4)),
+        "none": None,
+        "low": jnp.ones(3, jnp.bfloat16),
+    },
+    "scale": jnp.array(2, jnp.float32),
+    "none": None,
+}
+
+
+def wrapped(make) -> dict[str, optax.GradientTransformation]:
+    """An optimizer in wrappers that change nothing."""
+    everywhere = jax.tree.map(lambda _: True, PARAMS)
+    labels = jax.tree.map(lambda _: "all", PARAMS)
+    return {
+        "MultiSteps": optax.MultiSteps(make(), 1),
+        "MultiSteps as a transform": optax.MultiSteps(make(), 1).gradient_transformation(),
+        "apply_if_finite": optax.apply_if_finite(make(), 3),
+        "masked": optax.masked(make(), everywhere),
+        "partition": optax.partition({"all": make()}, labels),
+        "inject_hyperparams": optax.inject_hyperparams(lambda factor: make())(1.0),
+        "averaging": ico.optim.averaging(make(), 0.5),
+        "latest_averaging": ico.optim.latest_averaging(make(), 2),
+        "on_parts": ico.optim.on_parts(optax.MultiSteps(make(), 1), "layer"),
+    }
+
+
+@each_optimizer
+def test_wrappers_pass_everything_on(name):
+    make = OURS[name]
+
+    @jax.jit
+    def updates(grads):
+        def first(optimizer):
+            optimizer = ico.optim.with_loss(optimizer)
+            return optimizer.update(grads, optimizer.init(PARAMS), PARAMS, value=jnp.ones(()))[0]
+
+        return first(make()), {key: first(one) for key, one in wrapped(make).items()}
+
+    alone, found = updates(jax.tree.map(lambda a: a + 1, PARAMS))
+    assert optax.tree.norm(alone) > 0 or name == "sparse_adam"
+    for key, tree in found.items():
+        chex.assert_trees_all_close(tree, alone, rtol=1e-5, custom_message=key)
+
+
+@each_optimizer
+def test_lookahead_moves_the_fast_parameters_alike(name):
+    """It passes no loss on: what needs it says what to do."""
+    make, pair = OURS[name], optax.LookaheadParams.init_synced(PARAMS)
+    optimizer = optax.lookahead(make(), 5, 0.5)
+    if name.startswith("l3rs"):
+        with pytest.raises(ValueError, match="use_loss=False"):
+            jax.eval_shape(lambda: optimizer.update(PARAMS, optimizer.init(pair), pair))
+        return
+    found, alone = jax.jit(
+        lambda grads: (
+            optimizer.update(grads, optimizer.init(pair), pair)[0],
+            make().update(grads, make().init(PARAMS), PARAMS)[0],
+        )
+    )(PARAMS)
+    chex.assert_trees_all_close(found.fast, alone, rtol=1e-5)
+    chex.assert_trees_all_equal(found.slow, jax.tree.map(jnp.zeros_like, PARAMS))
+
+
+def test_accumulated_gradients_make_one_step():
+    """Through `make_step`, which gives the loss to what is wrapped."""
+
+    def loss(params, target):
+        return sum(jnp.sum((a - target) ** 2) for a in jax.tree.leaves(params)), {}
+
+    ends = []
+    for optimizer, steps in ((l3rs(), 1), (optax.MultiSteps(l3rs(), 2), 2)):
+        state = train.init_state(lambda _: PARAMS, optimizer, jax.random.key(0))
+        step = jax.jit(train.make_step(loss, optimizer))
+        for _ in range(steps):
+            state, _ = step(state, jnp.array(0.5))
+        ends.append(state.params)
+    chex.assert_trees_all_close(*ends, rtol=1e-6)
+    assert not jnp.allclose(ends[0]["layer"]["bias"], PARAMS["layer"]["bias"])
+
+
+@each_optimizer
+def test_parameters_of_any_shape(name):
+    """Scalars, empty arrays, None and bfloat16: types and shapes stay, and all is finite."""
+    optimizer = OURS[name]()
+    update = jax.jit(chex.assert_max_traces(optimizer.update, n=1))
+    state = jax.jit(optimizer.init)(ODD)
+    for _ in range(2):
+        updates, after = update(ODD, state, ODD, value=jnp.ones(()))
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, ODD)
+        chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+        state = after
+    numbers = [a for a in jax.tree.leaves((updates, state)) if jnp.issubdtype(a.dtype, jnp.number)]
+    chex.assert_tree_all_finite(numbers)
+    assert optax.tree.norm(updates) > 0

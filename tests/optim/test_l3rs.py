@@ -265,22 +265,6 @@ def test_its_learning_rate_may_be_injected():
     chex.assert_trees_all_close(twice[2][-1][2], expected, rtol=1e-4, atol=1e-8)
 
 
-@pytest.mark.slow
-def test_gradients_may_be_accumulated():
-    _, state, seen = run(optax.MultiSteps(built(), 2), 4)
-    assert all((a == 0).all() for i in (0, 2) for a in jax.tree.leaves(seen[i][2]))
-    assert all((a != 0).any() for i in (1, 3) for a in jax.tree.leaves(seen[i][2]))
-    assert state.inner_opt_state.count == 2
-
-
-def test_gradients_that_are_not_finite_may_be_skipped():
-    optimizer = optax.apply_if_finite(built(), 3)
-    bad = jax.tree.map(lambda a: a * jnp.nan, PARAMS)
-    updates, after = optimizer.update(bad, optimizer.init(PARAMS), PARAMS, value=jnp.ones(()))
-    chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, PARAMS))
-    assert after.inner_state.count == 0
-
-
 def test_bfloat16_parameters():
     low = optax.tree.cast(PARAMS, jnp.bfloat16)
     _, state, seen = run(built(), 2, low)

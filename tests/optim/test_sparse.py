@@ -58,10 +58,9 @@ def test_stacked_tensors_are_ranked_one_by_one(mode):
     tree = {"layers": {"w": layers}, "head": layers[0]}
 
     def sparse(tree):
-        return sparsify(
-            tree, 0.3, mode=mode, stacked=("layers",), end=0.6 if mode == "slice" else 1.0,
-            key=jax.random.key(0),
-        )  # fmt: skip
+        end = 0.6 if mode == "slice" else 1.0
+        key = jax.random.key(0)
+        return sparsify(tree, 0.3, mode=mode, stacked=("layers",), end=end, key=key)
 
     kept = sparse(tree)
     for here, compiled in zip(
@@ -99,7 +98,74 @@ def test_a_window_ends_at_its_sparsified_change(window):
     delta = jax.tree.map(lambda a, b: a - b, plain, start)
     wanted = jax.tree.map(lambda s, d: s + d, start, sparsify(delta, 0.5))
     np.testing.assert_allclose(params["w"], wanted["w"], rtol=1e-5)
-    np.testing.assert_allclose(state[1].start["w"], params["w"])
+    if window > 1:
+        np.testing.assert_allclose(state[1].start["w"], params["w"])
+
+
+def test_with_a_window_of_one_step_the_update_itself_is_ranked():
+    """Not what is left of it when it is added to large parameters, which is equal here."""
+    optimizer = sparse_updates(0.5, mode="keep_top")
+    params, updates = jnp.full(4, 1e8), jnp.array([1e-3, 4e-3, -3e-3, 2e-3])
+    kept, _ = optimizer.update(updates, optimizer.init(params), params)
+    np.testing.assert_array_equal(kept, jnp.array([0, 4e-3, -3e-3, 0]))
+
+
+TYPES = ["bfloat16", "float16", "float32"]
+
+
+@pytest.mark.parametrize("params_type", TYPES)
+@pytest.mark.parametrize("updates_type", TYPES)
+def test_parameters_and_updates_may_differ_in_type(params_type, updates_type):
+    """Updates keep theirs; a window ends where its largest changes are kept, the others undone."""
+    optimizer = sparse_updates(0.5, window=2, mode="keep_top")
+    params = {"w": jnp.array([1.0, -2.0, 3.0, 0.5], params_type)}
+    start, state = params, optimizer.init(params)
+    steps = {"w": jnp.array([0.25, 1.0, -0.5, 0.125], updates_type)}
+    for _ in range(2):
+        updates, state = optimizer.update(steps, state, params)
+        assert updates["w"].dtype == updates_type
+        params = optax.apply_updates(params, updates)
+    expected = start["w"] + jnp.array([0, 2, -1, 0], params_type)
+    np.testing.assert_array_equal(params["w"].astype(float), expected.astype(float))
+    np.testing.assert_array_equal(state.start["w"].astype(float), expected.astype(float))
+    assert state.start["w"].dtype == params_type
+
+
+def test_scalars_are_tensors_of_one_entry():
+    tree = {"s": jnp.array(2.0), "v": jnp.array([1.0, -3.0, 2.0]), "none": None}
+    for compute in (sparsify, jax.jit(sparsify, static_argnums=1)):
+        left = compute(tree, 0.6)
+        assert left["s"].shape == () and left["s"] == 0 and left["none"] is None
+        np.testing.assert_array_equal(left["v"], [1, 0, 0])
+    both = sparsify(tree, 0.5, mode="keep_top", scope="global", stacked=("s",))
+    assert both["s"] == 2 and (both["v"] != 0).tolist() == [False, True, False]
+
+
+DOUBLES = st.floats(0, allow_subnormal=False, allow_infinity=False)
+_compiled_mask = jax.jit(lambda values: top_mask([values], 4)[0])
+
+
+@given(hnp.arrays(np.float64, 10, elements=DOUBLES))
+def test_float64_is_ranked_without_rounding(values):
+    order = np.argsort(-values, kind="stable")
+    wanted = np.zeros(10, bool)
+    wanted[order[:4]] = True
+    with jax.enable_x64(True):
+        values = jnp.asarray(values)
+        np.testing.assert_array_equal(top_mask([values], 4)[0], wanted)
+        np.testing.assert_array_equal(_compiled_mask(values), wanted)
+        tiny = jnp.array([1e-60, 1e-50, 1e-70])
+        np.testing.assert_array_equal(sparsify(tiny, 0.34, mode="keep_top"), [0, 1e-50, 0])
+
+
+def test_random_entries_are_the_same_with_64_bit_floats():
+    def kept():
+        values = jnp.arange(1, 9, dtype=jnp.float32)
+        return np.asarray(sparsify(values, 0.5, mode="random", key=jax.random.key(0)))
+
+    single = kept()
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(kept(), single)
 
 
 def test_works_under_vmap_and_in_bfloat16():
@@ -112,8 +178,12 @@ def test_works_under_vmap_and_in_bfloat16():
 
 
 def test_what_makes_no_sense_is_refused():
-    for bad in ({"k": 1.5}, {"k": -0.1}, {"k": 0.5, "mode": "slice", "end": 0.2},
-                {"k": 0.5, "mode": "random"}):  # fmt: skip
+    for bad in (
+        {"k": 1.5},
+        {"k": -0.1},
+        {"k": 0.5, "mode": "slice", "end": 0.2},
+        {"k": 0.5, "mode": "random"},
+    ):
         with pytest.raises(ValueError):
             sparsify(TREE, **bad)
     with pytest.raises(ValueError):
