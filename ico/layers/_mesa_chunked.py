@@ -160,7 +160,7 @@ def _factors_at_once(chunks: _Heads, first: States, r_new):
     kr = _own(dec, k @ r, lambda: k @ r_new[None])
     gram = jnp.where(dec.same | _transposed(dec.same), kr @ _transposed(k), 0)
     gram = gram + left[..., None] * jnp.eye(k.shape[-2], dtype=k.dtype)[None, None]
-    u = whitening(gram, jnp.broadcast_to(left, gram.shape[:-1])) @ kr
+    u = whitening(gram) @ kr
     return States(r, g), u, States(inverse(h_last), g_last)
 
 

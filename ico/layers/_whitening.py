@@ -16,16 +16,13 @@ _NOTHING = 16  # a pivot up to this many rounding errors counts as zero (the dia
 _BASE = 16  # up to this many rows are eliminated one by one
 
 
-def whitening(
-    matrix: Float[Array, "... C C"], floor: Float[Array, "... C"] | None = None
-) -> Float[Array, "... C C"]:
+def whitening(matrix: Float[Array, "... C C"]) -> Float[Array, "... C C"]:
     """The lower triangular W with `W matrix W^T = I`: the inverse of the Cholesky factor.
 
     The two halves are whitened in turn and joined by matrix products.
 
     Args:
       matrix: symmetric positive definite, with any number of rows.
-      floor: known lower bounds of the pivots; a computed pivot below its bound is raised to it.
 
     The matrix may be numerically singular: where a pivot is within the rounding errors of its
     diagonal entry, the row of W is zero, and W^T W inverts the matrix on the other rows.
@@ -36,30 +33,27 @@ def whitening(
     # Scaled to a diagonal of ones, so that rounding errors have one size in all rows.
     scale = jax.lax.rsqrt(jnp.maximum(jnp.diagonal(matrix, axis1=1, axis2=2), info.tiny))
     matrix = scale[:, :, None] * matrix * scale[:, None]
-    lowest = jnp.zeros((n, C), matrix.dtype)
-    if floor is not None:
-        lowest = floor.reshape(n, C) * scale**2
-    return (_halves(matrix, lowest) * scale[:, None]).reshape(*batch, C, C)
+    return (_halves(matrix) * scale[:, None]).reshape(*batch, C, C)
 
 
-def _halves(matrix_NCC, lowest_NC):
+def _halves(matrix_NCC):
     C = matrix_NCC.shape[-1]
     if C <= _BASE:
-        return _eliminated(matrix_NCC, lowest_NC)
+        return _eliminated(matrix_NCC)
     half = _BASE * math.ceil(C / (2 * _BASE))
-    first = _halves(matrix_NCC[:, :half, :half], lowest_NC[:, :half])
+    first = _halves(matrix_NCC[:, :half, :half])
     below = matrix_NCC[:, half:, :half] @ jnp.swapaxes(first, 1, 2)
     rest = matrix_NCC[:, half:, half:] - below @ jnp.swapaxes(below, 1, 2)
-    second = _halves(rest, lowest_NC[:, half:])
+    second = _halves(rest)
     corner = -second @ (below @ first)
     top = jnp.pad(first, ((0, 0), (0, 0), (0, C - half)))
     return jnp.concatenate([top, jnp.concatenate([corner, second], axis=2)], axis=1)
 
 
-def _eliminated(matrix_NCC, lowest_NC):
+def _eliminated(matrix_NCC):
     """Elimination, one row per step. The batch is the last axis, so updates vectorise."""
     C, N = matrix_NCC.shape[-1], matrix_NCC.shape[0]
-    left_CCN, lowest_CN = jnp.moveaxis(matrix_NCC, 0, -1), lowest_NC.T
+    left_CCN = jnp.moveaxis(matrix_NCC, 0, -1)
     eye = jnp.eye(C, dtype=matrix_NCC.dtype)[:, :, None]
     joined = jnp.concatenate([left_CCN, jnp.broadcast_to(eye, (C, C, N))], axis=1)
     place, eps = jnp.arange(C), jnp.finfo(matrix_NCC.dtype).eps
@@ -67,8 +61,6 @@ def _eliminated(matrix_NCC, lowest_NC):
     def eliminate(j, a):
         row = jax.lax.dynamic_index_in_dim(a, j, 0, keepdims=False)  # [2C, N]
         pivot = jax.lax.dynamic_index_in_dim(row, j, 0, keepdims=False)
-        lowest = jax.lax.dynamic_index_in_dim(lowest_CN, j, 0, keepdims=False)
-        pivot = jnp.maximum(pivot, lowest)
         # Dividing rounding errors by the root of a rounding error would amplify them.
         row = row * jnp.where(pivot > _NOTHING * eps, jax.lax.rsqrt(pivot), 0)[None]
         # By symmetry row j, scaled, is also the column below the pivot.

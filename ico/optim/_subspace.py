@@ -194,8 +194,8 @@ def subspace(inner: Optimizer, span: Span) -> optax.GradientTransformationExtraA
         del params
         flat, unravel = ravel_pytree(updates)
         gradient = span.coefficients(flat.astype(span.center.dtype))
-        moved, inner_state = inner.update(gradient, state.inner, state.x, **extra)
-        moved = jnp.asarray(moved)
+        found: Any = inner.update(gradient, state.inner, state.x, **extra)
+        moved, inner_state = found
         step = span.combination(moved).astype(flat.dtype)
         return unravel(step), SubspaceState(state.x + moved, inner_state)
 

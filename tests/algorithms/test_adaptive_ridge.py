@@ -7,17 +7,21 @@ import pytest
 
 from ico import algorithms as al
 from ico.tasks import NoisyRegression, noisy_context, noisy_regression
+from ico.types import Statistics
 
 TASK = NoisyRegression(4_000, num_inputs=5, num_context=12, noise=4.0)
 draw = jax.jit(noisy_context, static_argnums=1)
+# Compiled whole: one operation at a time they are dozens of small programs.
+statistics_of, ridge_weights = map(jax.jit, (al.statistics, al.ridge_weights))
+adaptive_ridge = jax.jit(al.adaptive_ridge)
 
 
 def test_adaptive_ridge_by_numpy(make_episode, x64):
     prompt = make_episode(0, 4, 12, 5, 1, 3).prompt
     params = {"multiplier": 1.7, "maximum": 0.08}
-    ada, tuned = al.adaptive_ridge({}, prompt), al.adaptive_ridge(params, prompt)
+    ada, tuned = adaptive_ridge({}, prompt), adaptive_ridge(params, prompt)
     for b in range(4):
-        x, y, query = (np.asarray(leaf[b]) for leaf in prompt)
+        x, y, query = (np.asarray(leaf)[b] for leaf in prompt)
         _, residual, *_ = np.linalg.lstsq(x, y[:, 0])
         s = residual[0] / (12 - 5)
         for got, noise in ((ada, s), (tuned, min(1.7 * s, 0.08))):
@@ -27,18 +31,20 @@ def test_adaptive_ridge_by_numpy(make_episode, x64):
 
 def test_ridge_weights_are_those_of_ridge(make_episode, x64):
     prompt = make_episode(0, 4, 12, 5, 1, 3).prompt
-    w = al.ridge_weights(al.statistics(prompt), jnp.array([0.1, 0.2, 0.3, 4.0]))
-    expected = al.ridge({"noise_variance": jnp.array([0.1, 0.2, 0.3, 4.0])}, prompt)
-    np.testing.assert_allclose(jnp.einsum("bqd,bd->bq", prompt.x_query, w), expected[..., 0])
+    noise = jnp.array([0.1, 0.2, 0.3, 4.0])
+    w = ridge_weights(statistics_of(prompt), noise)
+    expected = np.asarray(jax.jit(al.ridge)({"noise_variance": noise}, prompt))
+    np.testing.assert_allclose(np.einsum("bqd,bd->bq", prompt.x_query, w), expected[..., 0])
 
 
 def test_the_oracle_is_the_posterior_mean():
     """Its error is that of the posterior, and every other learner's is larger by the excess."""
     episode = jax.jit(noisy_regression, static_argnums=1)(jax.random.key(0), TASK)
-    statistics = al.statistics(episode.prompt)
-    oracle = np.asarray(al.ridge_weights(statistics, episode.sigma**2))
+    statistics = statistics_of(episode.prompt)
+    oracle = np.asarray(ridge_weights(statistics, episode.sigma**2))
     truth = np.asarray(episode.weights)
-    for other in (al.adaptive_ridge_weights({}, statistics, 12), al.ridge_weights(statistics, 3.0)):
+    adaptive = jax.jit(al.adaptive_ridge_weights, static_argnums=2)({}, statistics, 12)
+    for other in (adaptive, ridge_weights(statistics, np.full(4_000, 3.0, np.float32))):
         excess = np.sum((np.asarray(other) - oracle) ** 2, 1)
         raw = np.sum((np.asarray(other) - truth) ** 2, 1) - np.sum((oracle - truth) ** 2, 1)
         gap = raw - excess
@@ -49,11 +55,25 @@ def test_the_oracle_is_the_posterior_mean():
 def test_without_noise_the_estimate_is_rounding_but_never_negative():
     """Sums of squares that cancel may come out below zero."""
     context = draw(jax.random.key(1), TASK)
-    statistics = context.at(jnp.zeros(4_000))
+    statistics = jax.jit(type(context).at)(context, jnp.zeros(4_000))
     # As rounding might have it: sums of squares that are slightly too small.
     statistics = statistics._replace(yy=statistics.yy * (1 - 1e-6))
-    found = np.asarray(al.estimated_noise_variance(statistics, 12))
+    found = np.asarray(jax.jit(al.estimated_noise_variance, static_argnums=1)(statistics, 12))
     assert (found >= 0).all() and (found == 0).mean() > 0.5 and found.max() < 1e-3
+
+
+def test_least_squares_of_equal_inputs_are_the_smallest(make_episode, x64):
+    """Beside a context that has one answer, which is not changed by them."""
+    prompt = make_episode(0, 2, 12, 5, 1, 3).prompt
+    equal = prompt._replace(x=prompt.x.at[1].set(prompt.x[1, :1]))
+    w = jax.jit(al.ridge_weights)(al.statistics(equal), 0.0)
+    for b in range(2):
+        x, y = (np.asarray(leaf[b]) for leaf in equal[:2])
+        np.testing.assert_allclose(w[b], np.linalg.pinv(x) @ y[:, 0], atol=1e-9)
+    alone = al.ridge_weights(al.statistics(prompt), 0.0)
+    np.testing.assert_array_equal(w[0], alone[0])
+    diagonal = Statistics(jnp.array([[2.0, 0.0]]), jnp.array([[3.0, 0.0]]), jnp.ones(1))
+    np.testing.assert_array_equal(al.ridge_weights(diagonal, 0.0), [[1.5, 0.0]])
 
 
 @pytest.mark.parametrize("pairs", [3, 5])

@@ -23,9 +23,8 @@ def eigenvalues(seed, count):
 
 def judge(values):
     """The expected loss on contexts of its own, in place of the algorithm's loss on tasks."""
-    return lambda params: float(
-        algorithms.expected_loss(params["rate"], params["gamma"], values, **SIZES)[-1]
-    )
+    loss = jax.jit(functools.partial(algorithms.expected_loss, **SIZES))
+    return lambda params: float(np.asarray(loss(params["rate"], params["gamma"], values))[-1])
 
 
 class ExpectedLossTest(chex.TestCase):
@@ -33,21 +32,19 @@ class ExpectedLossTest(chex.TestCase):
     def test_it_is_the_mean_loss_given_the_context(self):
         """For one context, averaged over w and x_query by quadrature of their second moments."""
         prompt = tasks.linear_regression(jax.random.key(0), TASK).prompt
-        rates, eye = jnp.array([2.0, 5.0, 3.0]), jnp.eye(4)
+        rates, eye = jnp.array([2.0, 5.0, 3.0]), np.eye(4, dtype=np.float32)
+        descend = jax.jit(functools.partial(algorithms.gd_plus_plus, all_steps=True))
         expected = self.variant(functools.partial(algorithms.expected_loss, **SIZES))
         for gamma in (0.0, 0.1):
             params = {"rate": rates, "gamma": jnp.full(3, gamma)}
-            for x_ND in prompt.x:
+            for x_ND in np.asarray(prompt.x):
                 # The prediction is bilinear in w and x_query: basis vectors give its matrix.
-                y_WNK = jnp.einsum("nd,wd->wn", x_ND, eye)[..., None]
-                basis = prompt._replace(
-                    x=jnp.broadcast_to(x_ND, (4, 6, 4)),
-                    y=y_WNK,
-                    x_query=jnp.broadcast_to(eye, (4, 4, 4)),
-                )
-                prediction = algorithms.gd_plus_plus(params, basis, all_steps=True)[..., 0]
-                exact = 0.5 / 12 * jnp.sum((prediction - eye[None]) ** 2, axis=(1, 2))
-                values = jnp.linalg.eigvalsh(x_ND.T @ x_ND)[None]
+                y_WNK = np.einsum("nd,wd->wn", x_ND, eye)[..., None]
+                x, x_query = (np.broadcast_to(a, (4, *a.shape)) for a in (x_ND, eye))
+                basis = prompt._replace(x=jnp.asarray(x), y=jnp.asarray(y_WNK), x_query=x_query)
+                prediction = np.asarray(descend(params, basis))[..., 0]
+                exact = 0.5 / 12 * np.sum((prediction - eye[None]) ** 2, axis=(1, 2))
+                values = jnp.asarray(np.linalg.eigvalsh(x_ND.T @ x_ND)[None])
                 by_spectrum = expected(params["rate"], params["gamma"], values)
                 chex.assert_trees_all_close(by_spectrum, exact, rtol=1e-4)
 

@@ -19,12 +19,14 @@ def test_it_returns_the_best_of_all_with_its_loss():
     candidates = {"rate": rng.uniform(1, 9, (6, 2)), "gamma": rng.uniform(0, 0.3, 6)}
     candidates = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), candidates)
     params, losses = grid_search(gd_plus_plus, candidates, SAMPLER, KEY)
-    episode = SAMPLER(KEY)
-    apply = jax.jit(gd_plus_plus)
-    each = [jax.tree.map(lambda leaf, i=i: leaf[i], candidates) for i in range(6)]
-    expected = [
-        half_squared_error(apply(one, episode.prompt), episode.y_query).mean() for one in each
-    ]
+
+    @jax.jit
+    def loss(params):
+        episode = SAMPLER(KEY)
+        return half_squared_error(gd_plus_plus(params, episode.prompt), episode.y_query).mean()
+
+    each = [jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], candidates) for i in range(6)]
+    expected = [float(loss(one)) for one in each]
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     best = each[int(np.argmin(expected))]
     jax.tree.map(np.testing.assert_array_equal, params, best)

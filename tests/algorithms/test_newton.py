@@ -1,13 +1,15 @@
 """Newton's method: ridge after one step, least squares after many."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ico.algorithms import newton, ridge
+from ico import algorithms
+
+# Compiled whole: one operation at a time they are dozens of small programs.
+newton = jax.jit(algorithms.newton, static_argnames=("num_steps", "all_steps"))
+ridge = jax.jit(algorithms.ridge)
 
 
 def test_one_full_step_is_ridge(make_episode, x64):
@@ -22,8 +24,7 @@ def test_many_steps_remove_the_bias_of_the_penalty(rate, damping, make_episode, 
     """Towards least squares: what is left is 1 - rate a step, or damping / eigenvalue at rate 1."""
     prompt = make_episode(1, 3, 12, 4, 2, 3).prompt
     x, y, query = map(np.asarray, prompt)
-    learner = jax.jit(functools.partial(newton, num_steps=6))
-    got = learner({"rate": rate, "damping": damping}, prompt)
+    got = newton({"rate": rate, "damping": damping}, prompt, num_steps=6)
     expected = query @ (np.linalg.pinv(x) @ y)
     np.testing.assert_allclose(got, (1 - (1 - rate) ** 6) * expected, atol=1e-9)
 
@@ -40,11 +41,12 @@ def test_steps_are_those_of_autodiff(make_episode, x64):
     def loss(w):
         return jnp.mean(jnp.sum((prompt.x[0] @ w.reshape(2, 3).T - prompt.y[0]) ** 2, axis=1)) / 2
 
-    w = w0.ravel()
+    derivatives = jax.jit(lambda w: (jax.hessian(loss)(w), jax.grad(loss)(w)))
+    w, query = np.asarray(w0).ravel(), np.asarray(prompt.x_query[0])
     for prediction in got:
-        hessian = jax.hessian(loss)(w) + 0.2 * jnp.eye(6)
-        w = w - 0.6 * jnp.linalg.solve(hessian, jax.grad(loss)(w))
-        np.testing.assert_allclose(prediction[0], prompt.x_query[0] @ w.reshape(2, 3).T, atol=1e-12)
+        hessian, gradient = map(np.asarray, derivatives(w))
+        w = w - 0.6 * np.linalg.solve(hessian + 0.2 * np.eye(6), gradient)
+        np.testing.assert_allclose(prediction[0], query @ w.reshape(2, 3).T, atol=1e-12)
 
 
 @pytest.mark.parametrize("num_steps", [0, -1])

@@ -152,6 +152,19 @@ class Learners(chex.TestCase):
             assert np.abs(silence).max() > 1e-3, "it is centred: say so in its entry"
 
     @each_learner
+    def test_degenerate_contexts_are_answered_by_numbers(self, name):
+        """Zeros, equal inputs, and no pairs at all, unless a learner refuses them by name."""
+        predict, prompt = compiled(name), draw(name)
+        zeros = prompt._replace(x=0 * prompt.x, y=0 * prompt.y)
+        equal = prompt._replace(x=jnp.broadcast_to(prompt.x[:, :1], prompt.x.shape))
+        none = prompt._replace(x=prompt.x[:, :0], y=prompt.y[:, :0])
+        chex.assert_tree_all_finite((predict(zeros), predict(equal)))
+        try:
+            chex.assert_tree_all_finite(predict(none))
+        except ValueError as error:
+            assert "more pairs than inputs" in str(error)
+
+    @each_learner
     def test_turned_inputs_are_nothing_where_it_says_so(self, name):
         predict, prompt = compiled(name), draw(name)
         turn = np.linalg.qr(np.random.default_rng(0).standard_normal((D, D)))[0]
@@ -192,6 +205,22 @@ class Learners(chex.TestCase):
         equal = {1: ("implicit_weights", "implicit_model"), 2: ("gd", "constructions.gd")}
         difference = result.sensitivity_difference[equal[num_outputs]]
         chex.assert_trees_all_close(difference, np.zeros(B), atol=1e-12)
+
+
+def test_no_context_is_answered_by_a_finite_number():
+    """No pairs, zeros and equal inputs: never NaN, where fewer pairs than inputs are allowed."""
+    for name, entry in LEARNERS.items():
+        prompt = draw(name)
+        contexts = {
+            "none": prompt._replace(x=prompt.x[:, :0], y=prompt.y[:, :0]),
+            "zeros": prompt._replace(x=0 * prompt.x, y=0 * prompt.y),
+            "equal": prompt._replace(x=0 * prompt.x + prompt.x[:, :1]),
+        }
+        if entry.apply is al.adaptive_ridge:
+            del contexts["none"]  # it refuses fewer pairs than inputs
+        for context, given in contexts.items():
+            found = call(name, params_of(name), given)
+            assert np.isfinite(found).all(), (name, context)
 
 
 EXPLICIT = [name for name, entry in LEARNERS.items() if entry.apply.__module__.startswith("ico")]

@@ -111,6 +111,21 @@ def test_gates_segments_and_states(form, x64):
     np.testing.assert_allclose(last, state, atol=1e-12)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_strong_gates_in_float32(form):
+    """Sums of their logarithms reach thousands in a chunk, where float32 has no decimals left."""
+    rng = np.random.default_rng(3)
+    q, k, v, _ = arrays(3, 1, 128, 128, 2, 4, 4, np.float32)
+    f = np.float32(rng.choice([0, 1e-30, 1e-12, 0.999], p=[0.1, 0.2, 0.2, 0.5], size=(1, 128, 2)))
+    found = jax.jit(functools.partial(linear_attention, form=form))(q, k, v, forget=jnp.asarray(f))
+    state, wanted = np.zeros((1, 2, 4, 4)), np.zeros(v.shape)
+    for t in range(128):
+        write = np.asarray(v[:, t, :, :, None] * k[:, t, :, None], np.float64)
+        state = f[:, t, :, None, None] * state + write
+        wanted[:, t] = np.einsum("bhvd,bhd->bhv", state, q[:, t])
+    np.testing.assert_allclose(found, wanted, atol=2e-6 * np.abs(wanted).max())
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("axes", [(2, 3, 6, 6), (1, 3, 6, 6), (2, 1, 6, 6)])
 def test_a_gate_of_scores_multiplies_them(causal, axes):

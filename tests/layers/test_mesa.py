@@ -198,8 +198,10 @@ def test_chunk_size_does_not_matter(form, x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("forget", [0.9, 0.5])
-def test_a_token_repeated_for_long_stays_finite(forget):
+@pytest.mark.parametrize(
+    ("forget", "form"), [(0.9, "recurrent"), (0.5, "recurrent"), (0.9, "chunked")]
+)
+def test_a_token_repeated_for_long_stays_finite(forget, form):
     """R grows by 1 / f a position in directions that no key shows: by 10^50 and more."""
     T = 1_200
     q, k, v, _ = sequences(T, 3, 2, B=1, H=1, dtype=np.float32)
@@ -208,14 +210,52 @@ def test_a_token_repeated_for_long_stays_finite(forget):
     @jax.jit
     def grads(q, k, v, f):
         return jax.value_and_grad(
-            lambda *a: jnp.sum(mesa(*a[:3], lam=jnp.ones(1), forget=a[3], form="recurrent") ** 2),
+            lambda *a: jnp.sum(mesa(*a[:3], lam=jnp.ones(1), forget=a[3], form=form) ** 2),
             (0, 1, 2, 3),
         )(q, k, v, f)
 
     chex.assert_tree_all_finite(grads(q, k, v, jnp.full((1, T, 1), forget)))
     # The map along the key is a mean of values; what rounding makes of it stays in proportion.
-    o = mesa(k, k, v, lam=jnp.ones(1), forget=jnp.full((1, T, 1), forget), form="recurrent")
+    o = mesa(k, k, v, lam=jnp.ones(1), forget=jnp.full((1, T, 1), forget), form=form)
     assert jnp.abs(o).max() < 5 * jnp.abs(v).max()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_small_gates_are_right_where_the_problem_is(form):
+    """Of width one the system is never singular: errors are roundings, whatever is forgotten.
+
+    Under `jax.vmap`, where only some examples need the chunks that are computed by positions.
+    """
+    T, gates = 64, (1, 0.9, 0.7, 0.5, 0.1, 1e-2, 1e-4, 1e-7, 1e-20, 0)
+    rng = np.random.default_rng(0)
+    q, k, v = (np.repeat(a, len(gates), 0) for a in rng.normal(size=(3, 1, T, 1, 1)))
+    f = np.repeat(np.float32(gates)[:, None, None], T, axis=1)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(form, *qkvf):
+        def layer(*qkvf):
+            q, k, v, f = (a[None] for a in qkvf)
+            return mesa(q, k, v, lam=jnp.full(1, 0.5), forget=f, form=form)[0]
+
+        return jax.vmap(layer)(*qkvf)
+
+    found = run(form, *(jnp.asarray(a, jnp.float32) for a in (q, k, v, f)))
+    # By hand, in float64. A factor of zero restarts from lam, and counts as one.
+    h, g = np.full(len(gates), 2.0), np.zeros(len(gates))
+    for t in range(T):
+        now = np.where(f[:, t, 0] > 0, f[:, t, 0], 1)
+        h, g = (np.where(f[:, t, 0] > 0, a, b) for a, b in ((h, 2.0), (g, 0.0)))
+        h, g = now * h + k[:, t, 0, 0] ** 2, now * g + (k * v)[:, t, 0, 0]
+        wanted = g / h * q[:, t, 0, 0]
+        np.testing.assert_allclose(found[:, t, 0, 0], wanted, rtol=1e-5, atol=3e-6)
+
+
+@pytest.mark.parametrize("form", ["chunked", "recurrent"])
+def test_a_regulariser_below_rounding_stays_finite(form):
+    """R is then rounding errors in the directions of the keys; its pivots must not vanish."""
+    q, k, v, _ = sequences(1_200, 3, 3, B=1, H=1, dtype=np.float32)
+    o = jax.jit(lambda *qkv: mesa(*qkv, lam=jnp.full(1, 1e8), form=form))(q, k, v)
+    chex.assert_tree_all_finite(o)
 
 
 @pytest.mark.parametrize("form", ["chunked", "parallel"])
@@ -303,3 +343,17 @@ def test_what_does_not_fit_is_named_in_decoding(change, word, annotations_off):
         mesa_decode(given.pop("state"), **given)
     with pytest.raises(ValueError, match="width"):
         mesa_state(jnp.ones((2, 4)), 2, 3, 5)
+
+
+def test_a_factor_of_zero_needs_lam_in_decoding():
+    ones = jnp.ones((2, 2, 4))
+    state, zero = mesa_state(jnp.ones(2), 2, 4, 4), jnp.zeros((2, 2))
+    with pytest.raises(ValueError, match="give lam"):
+        mesa_decode(state, ones, ones, ones, forget=zero)
+    anew, _ = mesa_decode(
+        MesaState(7 * state.inverse, 7 + state.memory),
+        *(ones, ones, ones),
+        forget=zero,
+        lam=jnp.ones(2),
+    )
+    chex.assert_trees_all_close(anew, mesa_decode(state, ones, ones, ones)[0], rtol=1e-6)

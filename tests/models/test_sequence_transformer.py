@@ -88,6 +88,20 @@ def test_a_sequence_ends_where_the_number_changes(x64):
     np.testing.assert_array_equal(packed, other)
 
 
+@pytest.mark.parametrize("kind", ["gated_linear", "gated_mesa"])
+def test_gates_of_large_tokens_are_finite(kind):
+    """Logits of hundreds: sigmoids are zero or one, their logarithms are exact."""
+    x = 100 * jax.random.normal(jax.random.key(0), (2, 20, 8))
+    mixer = Mixer(kind, 2, 4, normalise=True, gate_bias=0.0)
+    params = mixer.init(jax.random.key(1), x)
+
+    @jax.jit
+    def both(params):
+        return jax.value_and_grad(lambda params: jnp.sum(mixer.apply(params, x) ** 2))(params)
+
+    chex.assert_tree_all_finite(both(params))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_finite_and_the_second_call_compiles_nothing(kind):
     """Every parameter matters at the start; updates may come back as tokens."""

@@ -19,5 +19,10 @@ class Losses(chex.TestCase):
             np.take_along_axis(np.asarray(p), np.asarray(targets)[..., None], -1)[..., 0]
         )
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+        half = self.variant(tasks.token_losses)(logits.astype(jnp.bfloat16), targets)
+        exact = self.variant(tasks.token_losses)(
+            logits.astype(jnp.bfloat16) + jnp.float32(0), targets
+        )
+        chex.assert_trees_all_equal(half, exact)  # in float32, not only at the end
         moved = self.variant(tasks.token_losses)(logits + 50, targets)
         np.testing.assert_allclose(moved, theirs, rtol=1e-4)
