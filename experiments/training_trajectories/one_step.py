@@ -91,9 +91,10 @@ def one_step(run):
 def _theory(found):
     """Rank correlations over rates of predicted and measured change, by batch, and both [S, T]."""
     rates = found["best"][..., None] * np.array(SHARES)
-    numbers = (found[key][..., None] for key in (
-        "gradient_square", "batch_curvature", "full_slope", "full_curvature"
-    ))  # fmt: skip
+    numbers = (
+        found[key][..., None]
+        for key in ("gradient_square", "batch_curvature", "full_slope", "full_curvature")
+    )
     predicted = probes.predicted_step(rates, *numbers)
     values = {}
     for whose, guess in (("batch", predicted.batch), ("full", predicted.full)):
@@ -147,7 +148,7 @@ one_step.figure(
         log="y",
         xlabel="step / batch's best step",
         ylabel="loss on all images / before",
-    ),  # fmt: skip
+    ),
     "The loss on all images after one step along a mini-batch's gradient.",
     name="one_step_full",
 )
@@ -160,7 +161,7 @@ one_step.figure(
         log="y",
         xlabel="step / batch's best step",
         ylabel="loss of the batch / before",
-    ),  # fmt: skip
+    ),
     "Abstract. The loss of the mini-batch itself after one step along its gradient, for networks "
     "of several widths, depths and normalisations.",
     name="one_step_batch",

@@ -33,7 +33,7 @@ MAIN = "ResNet, batch norm"
 
 @lab.once
 def base(run, name=MAIN):
-    """A network after plain SGD, with its iterates where they are looked at, and one step on."""
+    """A network after plain SGD, with its iterates where it is looked at and a stretch before."""
     config = run.config
     steps = min(config.num_steps, max(config.look_at))
     at = sorted({*config.look_at, *(step - _stretch(run) for step in config.look_at)})
@@ -43,13 +43,19 @@ def base(run, name=MAIN):
     model = testbed.network(run, **NETWORKS[name])
     slug = name.replace(", ", "-").replace(" ", "-")
     return testbed.train(
-        run, slug, model, images.pixels, labels, recipe,
-        batch_size=config.batch_size, record_at=at,
-    )  # fmt: skip
+        run,
+        slug,
+        model,
+        images.pixels,
+        labels,
+        recipe,
+        batch_size=config.batch_size,
+        record_at=at,
+    )
 
 
 def _stretch(run) -> int:
-    """How many steps the path of SGD is followed back: a short one, a hundredth of the training."""
+    """How many steps the path of SGD is followed back: a quarter of those to the first look."""
     return max(1, min(run.config.look_at) // 4)
 
 
@@ -62,7 +68,7 @@ def draw(run, step: int):
 
 
 def along_line(model, params, direction, pair):
-    """Losses of a batch and of another at POINTS places up to twice the batch's best, and which.
+    """POINTS places up to twice a batch's best, and there the losses of it and of another batch.
 
     The sign of the direction is that in which the batch's loss falls.
     """
@@ -106,7 +112,7 @@ def _lines(model, unravel, flat_SD, before_SD, pairs):
 
 
 def fits(lines, whose="own"):
-    """R^2 of parabola and cubic, and the loss at the parabola's best over that at the start [S, T].
+    """R^2 of parabola and cubic [S, T].
 
     A line whose least loss is where it starts (its batch's loss does not fall) has no span and is
     NaN, which no claim hides: it makes the interval not finite.
@@ -224,7 +230,7 @@ quadratic_batches.figure(
         color="step",
         xlabel="step / best step",
         ylabel="loss / loss at the start",
-    ),  # fmt: skip
+    ),
     "Abstract. Losses of eight fixed mini-batches of one network (thin lines) and their mean along "
     "their gradients and along the path of SGD, after as many steps as the colours say.",
 )

@@ -74,9 +74,12 @@ def selective(run):
                 [probes.error_detection(s, w)] for s, w in zip(score_SN, wrong, strict=True)
             ]
             yield lab.record(
-                condition=condition, score=name, aurc=areas, auroc=np.array(found_errors),
+                condition=condition,
+                score=name,
+                aurc=areas,
+                auroc=np.array(found_errors),
                 error=np.array([[curve.at(0.9)] for curve in curves]),
-            )  # fmt: skip
+            )
             yield lab.record(
                 "curve",
                 condition=condition,
@@ -130,6 +133,6 @@ selective.figure(
         panel="condition",
         color="score",
         ylabel="error of those accepted",
-    ),  # fmt: skip
+    ),
     "Error on the accepted share of the test images, accepted in the order of each score.",
 )
