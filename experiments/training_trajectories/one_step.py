@@ -16,21 +16,19 @@ from experiments.training_trajectories.quadratic_batches import (
     NETWORKS,
     base,
     draw,
-    unravel_of,
+    params_at,
 )
 from ico import lab, probes, report
 
 # Steps of the theory's test, as shares of the batch's best one.
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-_SEARCH = np.geomspace(1e-3, 50, 80)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _effects(model, unravel, flat_SD, pairs, whole):
+@functools.partial(jax.jit, static_argnums=0)
+def _effects(model, params_S, pairs, whole):
     """Of every seed and batch: losses before and after steps, and the parabolas' numbers."""
 
-    def one(flat_D):
-        params = unravel(flat_D)
+    def one(params):
         full = functools.partial(testbed.batch_loss, batch=whole, model=model)
         full_gradient = jax.grad(full)(params)
 
@@ -39,9 +37,7 @@ def _effects(model, unravel, flat_SD, pairs, whole):
             loss = functools.partial(testbed.batch_loss, batch=batch, model=model)
             gradient = jax.grad(loss)(params)
             down = jax.tree.map(jnp.negative, gradient)
-            searched = probes.along(loss, params, down, jnp.asarray(_SEARCH))
-            searched = jnp.where(jnp.isfinite(searched), searched, jnp.inf)
-            best = jnp.asarray(_SEARCH, jnp.float32)[jnp.argmin(searched)]
+            best = testbed.best_step(loss, params, down)
             rates = best * jnp.asarray((0.0, *SHARES), jnp.float32)
             return {
                 "best": best,
@@ -55,7 +51,7 @@ def _effects(model, unravel, flat_SD, pairs, whole):
 
         return jax.lax.map(of_batch, pairs)
 
-    return jax.lax.map(one, flat_SD)
+    return jax.lax.map(one, params_S)
 
 
 def _dot(a, b):
@@ -68,8 +64,7 @@ def effects(run, name: str):
     images = testbed.looked_at(run).first(512)
     whole = jnp.asarray(images.pixels), jnp.asarray(images.labels)
     step = max(run.config.look_at)
-    flat = testbed.iterates(trained)[trained.spec["record_at"].index(step)]
-    found = _effects(trained.model, unravel_of(trained), flat, draw(run, step), whole)
+    found = _effects(trained.model, params_at(trained, step), draw(run, step), whole)
     return jax.tree.map(lambda leaf: np.asarray(leaf, float), found)
 
 

@@ -10,15 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from experiments.training_trajectories import testbed
 from experiments.training_trajectories.paper import paper
 from ico import lab, probes
 
 POINTS = 21
-# Where the least loss along a line is looked for, in units of the direction.
-_SEARCH = np.append(0, np.geomspace(1e-7, 50, 140))
 # What they change of `testbed.network`; the first three are looked at here, all in `one_step`.
 NETWORKS: dict[str, dict[str, Any]] = {
     "ResNet, batch norm": {"norm": "batch"},
@@ -77,10 +74,7 @@ def along_line(model, params, direction, pair):
     loss = functools.partial(testbed.batch_loss, batch=batch, model=model)
     slope = jax.jvp(loss, (params,), (direction,))[1]
     direction = jax.tree.map(lambda leaf: -jnp.sign(slope) * leaf, direction)
-    searched = probes.along(loss, params, direction, jnp.asarray(_SEARCH))
-    searched = jnp.where(jnp.isfinite(searched), searched, jnp.inf)
-    best = jnp.asarray(_SEARCH, jnp.float32)[jnp.argmin(searched)]
-    places = jnp.linspace(0, 2, POINTS) * best
+    places = jnp.linspace(0, 2, POINTS) * testbed.best_step(loss, params, direction)
     others = functools.partial(testbed.batch_loss, batch=other, model=model)
     return {
         "place": places,
@@ -89,14 +83,13 @@ def along_line(model, params, direction, pair):
     }
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _lines(model, unravel, flat_SD, before_SD, pairs):
+@functools.partial(jax.jit, static_argnums=0)
+def _lines(model, params_S, before_S, pairs):
     """Lines of every seed through every batch: along its gradient, and along the path so far."""
 
-    def one(flats):
-        flat_D, before_D = flats
-        params = unravel(flat_D)
-        path = unravel(flat_D - before_D)
+    def one(both):
+        params, before = both
+        path = jax.tree.map(jnp.subtract, params, before)
 
         def of_batch(pair):
             batch = jax.tree.map(lambda leaf: leaf[0], pair)
@@ -108,7 +101,7 @@ def _lines(model, unravel, flat_SD, before_SD, pairs):
 
         return jax.lax.map(of_batch, pairs)
 
-    return jax.lax.map(one, (flat_SD, before_SD))
+    return jax.lax.map(one, (params_S, before_S))
 
 
 def fits(lines, whose="own"):
@@ -155,26 +148,14 @@ def quadratic_batches(run):
 
 
 def _at(run, trained, step: int):
-    steps = trained.spec["record_at"]
-    now, before = (testbed.iterates(trained)[steps.index(s)] for s in (step, step - _stretch(run)))
-    return _lines(trained.model, unravel_of(trained), now, before, draw(run, step))
+    now, before = (params_at(trained, at) for at in (step, step - _stretch(run)))
+    return _lines(trained.model, now, before, draw(run, step))
 
 
-@functools.lru_cache(maxsize=8)
-def _unraveller(treedef, shapes):
-    def unravel(flat):
-        sizes = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
-        parts = jnp.split(flat, sizes)
-        leaves = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-        return jax.tree.unflatten(treedef, leaves)
-
-    return unravel
-
-
-def unravel_of(trained):
-    """Flat parameters to a tree; the same function for equal networks, so nothing recompiles."""
-    leaves, treedef = jax.tree.flatten(trained.params)
-    return _unraveller(treedef, tuple(leaf.shape[1:] for leaf in leaves))
+def params_at(trained, step: int):
+    """The parameters [S, ...] after so many steps."""
+    row = trained.spec["record_at"].index(step)
+    return testbed.from_flat(trained, testbed.iterates(trained)[row])
 
 
 def _untrained(run):
@@ -184,10 +165,8 @@ def _untrained(run):
     model = testbed.network(run, norm="none")
     params = jax.vmap(lambda key: model.init(key, one)["params"])(keys)
     large = jax.tree.map(lambda leaf: 4 * leaf, params)
-    flat = np.asarray(jax.vmap(lambda tree: ravel_pytree(tree)[0])(large))
-    leaves, treedef = jax.tree.flatten(large)
-    unravel = _unraveller(treedef, tuple(leaf.shape[1:] for leaf in leaves))
-    lines = _lines(model, unravel, flat, np.zeros_like(flat), draw(run, 0))
+    nothing = jax.tree.map(jnp.zeros_like, large)
+    lines = _lines(model, large, nothing, draw(run, 0))
     return fits(lines["gradient"])
 
 

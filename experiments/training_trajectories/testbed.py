@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ico import data, lab, models
+from ico import data, lab, models, probes
 from ico.models import Norm
 
 DIGITS_BATCH = 16
@@ -69,6 +69,17 @@ def batch_loss(params, batch, model, stats=None):
     images, labels = batch
     variables = {"params": params} | ({} if stats is None else {"batch_stats": stats})
     return cross_entropy(model.apply(variables, models.to_unit(images)), labels).mean()
+
+
+# Places on a line where its least loss is looked for, in units of the direction.
+_PLACES = np.append(0, np.geomspace(1e-7, 50, 140))
+
+
+def best_step(loss, params, direction):
+    """How far along a direction the loss is least, on a grid of steps of a sixth."""
+    losses = probes.along(loss, params, direction, jnp.asarray(_PLACES))
+    losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)
+    return jnp.asarray(_PLACES, jnp.float32)[jnp.argmin(losses)]
 
 
 def rated_loss(params, batch, given, rate=1.0, *, model):

@@ -170,8 +170,8 @@ claim(
 trained_average.note(
     "Head: iterates of the first half of the epochs; tail: of the second. TWA trains for an eighth "
     "of the epochs more. The form on validation data sees the images that learning rates are tuned "
-    "on, which carry no label noise: it is no fair rival of the others. It is trained by SGD, as the "
-    "other form is, where the journal has AdamW with a cosine."
+    "on, which carry no label noise: it is no fair rival of the others. It is trained by SGD, "
+    "as the other form is, where the journal has AdamW with a cosine."
 )
 trained_average.table("test loss and accuracy", lab.rows("loss", also=("right",)))
 trained_average.figure(
