@@ -8,6 +8,11 @@ from ico.algorithms._adaptive_ridge import (
     ridge_weights,
 )
 from ico.algorithms._best_rates import best_rates, expected_loss, gram_eigenvalues
+from ico.algorithms._class_means import (
+    class_means,
+    logistic_regression,
+    nearest_class_mean,
+)
 from ico.algorithms._diagonal import (
     DiagonalScalars,
     diagonal_heads,
@@ -53,6 +58,7 @@ __all__ = [
     "adaptive_ridge_weights",
     "best_noise_variance",
     "best_rates",
+    "class_means",
     "constructions",
     "descent_reading",
     "diagonal_heads",
@@ -64,13 +70,15 @@ __all__ = [
     "gd",
     "gd_plus_plus",
     "gd_plus_plus_error",
-    "implicit_model",
-    "implicit_weights",
     "gram_eigenvalues",
     "grid_search",
+    "implicit_model",
+    "implicit_weights",
     "layers_needed",
     "linear_losses",
     "log_uniform_spectrum",
+    "logistic_regression",
+    "nearest_class_mean",
     "newton",
     "next_vector_gd",
     "next_vector_ridge",

@@ -10,6 +10,7 @@ from ico.layers._iterative import (
 )
 from ico.layers._linear_attention import linear_attention
 from ico.layers._mesa import MesaState, mesa, mesa_decode, mesa_state
+from ico.layers._mesa_all_keys import mesa_all_keys
 from ico.layers._mesa_cg import MesaCgState, cap_forget, mesa_cg, mesa_cg_decode
 from ico.layers._softmax_attention import softmax_attention
 from ico.layers._toeplitz import toeplitz
@@ -24,6 +25,7 @@ __all__ = [
     "delta_rule",
     "linear_attention",
     "mesa",
+    "mesa_all_keys",
     "mesa_cg",
     "mesa_cg_decode",
     "mesa_decode",

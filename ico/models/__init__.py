@@ -8,6 +8,17 @@ from ico.models._classifiers import (
     PatchConv,
 )
 from ico.models._construction_error import construction_error
+from ico.models._convnet import (
+    Moments,
+    conv_block,
+    convnet,
+    convnet_features,
+    convnet_shapes,
+    convolve,
+    init_convnet,
+)
+from ico.models._few_shot import LinearHead, Maml, ProtoNet
+from ico.models._hypertransformer import HyperTransformer
 from ico.models._in_context_regression import (
     DiagonalLinearTransformer,
     FreeDiagonalLinearTransformer,
@@ -39,10 +50,13 @@ from ico.models._resnet import (
     batch_statistics,
 )
 from ico.models._sequence_transformer import SequenceTransformer, TokenTransformer
+from ico.models._set_attention import SetAttention, SetBlock, SetKind
+from ico.models._slices import Allocation, from_slices, to_slices
 from ico.models._vit import ViT, ViTBlock, ViTClassifier
 from ico.models._weights_loss import OneSeed, init_weights_model, weights_loss, weights_of
 
 __all__ = [
+    "Allocation",
     "AlternatingTransformer",
     "BatchNorm",
     "ConvClassifier",
@@ -50,16 +64,24 @@ __all__ = [
     "FreeDiagonalLinearTransformer",
     "FullLinearTransformer",
     "GdPlusPlusLinearTransformer",
+    "HyperTransformer",
+    "LinearHead",
     "LinearTransformer",
     "MLPClassifier",
+    "Maml",
     "Mixer",
     "MixerKind",
+    "Moments",
     "Norm",
     "OneSeed",
     "PatchConv",
     "PreconditionedStep",
+    "ProtoNet",
     "ResNetClassifier",
     "SequenceTransformer",
+    "SetAttention",
+    "SetBlock",
+    "SetKind",
     "SmallResNetClassifier",
     "TokenTransformer",
     "ViT",
@@ -69,12 +91,19 @@ __all__ = [
     "batch_statistics",
     "block_scalars",
     "construction_error",
+    "conv_block",
+    "convnet",
+    "convnet_features",
+    "convnet_shapes",
+    "convolve",
     "from_block_scalars",
+    "from_slices",
     "gd_plus_plus_gamma",
     "gradient_step_like",
     "gradient_step_rate",
     "image_logits",
     "image_loss",
+    "init_convnet",
     "init_weights_model",
     "interpolate",
     "learner",
@@ -85,6 +114,7 @@ __all__ = [
     "scale_updates",
     "sinusoidal_positions",
     "stacked_products",
+    "to_slices",
     "to_unit",
     "weights_loss",
     "weights_of",

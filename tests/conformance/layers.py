@@ -134,6 +134,7 @@ LAYERS = {
     "delta_rule, gated": gated(DELTA),
     "mesa": MESA,
     "mesa, gated": gated(MESA),
+    "mesa_all_keys": Layer(layers.mesa_all_keys, ("lam",), linear=("v",), causal=False),
     "mesa_cg": MESA_CG,
     "mesa_cg, gated": gated(MESA_CG),
     "chebyshev_queries": Layer(

@@ -1,0 +1,158 @@
+"""A small convolutional network as a plain dict of weights: what a HyperTransformer writes.
+
+    {"conv_0": {"kernel" [3, 3, C, F], "scale" [F], "bias" [F]}, ..., "head": {"kernel" [D, K],
+    "bias" [K]}}
+
+Each convolution (3 x 3, "SAME", no bias) is followed by ReLU, max-pooling by two and batch
+normalisation (2201.04182, from the authors' code), the last by the head on flattened features.
+
+Dimension key: N images, H height, W width, C and F channels, D features, K classes.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Weights = Mapping[str, Mapping[str, Array]]
+_EPSILON = 1e-5
+
+
+class Moments(NamedTuple):
+    """Mean and variance of each channel, which a layer is normalised with."""
+
+    mean: Float[Array, "F"]
+    var: Float[Array, "F"]
+
+
+def convolve(x: Float[Array, "N H W C"], kernel: Float[Array, "S S C F"]) -> Float[Array, "N H W F"]:
+    """A convolution of stride one, padded to the same size, as one product for each shift.
+
+    Under `vmap` over kernels XLA's own convolution becomes a grouped one, which is slow on CPU.
+
+    Args:
+      x: images.
+      kernel: of an odd size S.
+    """
+    S, (_, H, W, _) = len(kernel), x.shape
+    reach = S // 2
+    padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    y = jnp.zeros((*x.shape[:3], kernel.shape[-1]), x.dtype)
+    for i in range(S):
+        for j in range(S):
+            y = y + padded[:, i : i + H, j : j + W] @ kernel[i, j]
+    return y
+
+
+def max_pool(x: Float[Array, "N H W C"]) -> Float[Array, "N H2 W2 C"]:
+    """The largest of two by two pixels; an odd last row or column is left out."""
+    N, H, W, C = x.shape
+    x = x[:, : H - H % 2, : W - W % 2].reshape(N, H // 2, 2, W // 2, 2, C)
+    # The derivative of `max` looks for the entries that equal the largest. Where XLA computes them
+    # anew, rounded otherwise, none does, and the gradient is lost; a choice always has one winner.
+    x = jnp.where(x[:, :, 0] > x[:, :, 1], x[:, :, 0], x[:, :, 1])
+    return jnp.where(x[:, :, :, 0] > x[:, :, :, 1], x[:, :, :, 0], x[:, :, :, 1])
+
+
+def conv_block(
+    weights: Mapping[str, Array],
+    x: Float[Array, "N H W C"],
+    moments: Moments | None = None,
+    *,
+    activation: Callable[[Array], Array] = jax.nn.relu,
+) -> tuple[Float[Array, "N H2 W2 F"], Moments]:
+    """One layer of `convnet`; and the moments it was normalised with.
+
+    Args:
+      weights: {"kernel" [3, 3, C, F], optionally "scale" [F] and "bias" [F]}.
+      x: images.
+      moments: to normalise with; None takes those of x (transductive, as the paper does).
+      activation: between convolution and pooling.
+    """
+    x = max_pool(activation(convolve(x, weights["kernel"])))
+    if moments is None:
+        moments = Moments(x.mean((0, 1, 2)), x.var((0, 1, 2)))
+    factor = jax.lax.rsqrt(moments.var + _EPSILON)
+    x = (x - moments.mean[None, None, None]) * factor[None, None, None]
+    if "scale" in weights:
+        x = x * weights["scale"][None, None, None] + weights["bias"][None, None, None]
+    return x, moments
+
+
+def convnet_features(
+    weights: Weights,
+    x: Float[Array, "N H W C"],
+    moments: list[Moments] | None = None,
+    *,
+    activation: Callable[[Array], Array] = jax.nn.relu,
+) -> tuple[Float[Array, "N D"], list[Moments]]:
+    """What the head is given; and the moments of every layer.
+
+    Args:
+      weights: of a network; its head is not used.
+      x: images.
+      moments: of every layer, to normalise with; None takes those of x.
+      activation: between convolution and pooling.
+    """
+    found = []
+    for layer in range(num_convs(weights)):
+        given = None if moments is None else moments[layer]
+        x, used = conv_block(weights[f"conv_{layer}"], x, given, activation=activation)
+        found.append(used)
+    return x.reshape(len(x), -1), found
+
+
+def convnet(
+    weights: Weights,
+    x: Float[Array, "N H W C"],
+    moments: list[Moments] | None = None,
+    *,
+    activation: Callable[[Array], Array] = jax.nn.relu,
+) -> Float[Array, "N K"]:
+    """Logits of the network for images; see `convnet_features` for the arguments."""
+    features, _ = convnet_features(weights, x, moments, activation=activation)
+    return dense(weights["head"], features)
+
+
+def dense(weights: Mapping[str, Array], x: Float[Array, "N D"]) -> Float[Array, "N K"]:
+    """`x kernel + bias`."""
+    return x @ weights["kernel"] + weights["bias"][None]
+
+
+def num_convs(weights: Weights) -> int:
+    """How many convolutions a network has."""
+    return sum(name.startswith("conv_") for name in weights)
+
+
+def convnet_shapes(
+    image_shape: tuple[int, int, int], channels: int, num_convs: int, way: int
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shapes of a network's weights.
+
+    Raises:
+      ValueError: images that are too small to be halved so often.
+    """
+    H, W, C = image_shape
+    if min(H, W) < 2**num_convs:
+        raise ValueError(f"{num_convs} convolutions halve {H} x {W} images below one pixel")
+    shapes: dict[str, Any] = {}
+    for layer in range(num_convs):
+        kernel = (3, 3, channels if layer else C, channels)
+        shapes[f"conv_{layer}"] = {"kernel": kernel, "scale": (channels,), "bias": (channels,)}
+    D = (H >> num_convs) * (W >> num_convs) * channels
+    shapes["head"] = {"kernel": (D, way), "bias": (way,)}
+    return shapes
+
+
+def init_convnet(key: Array, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> dict[str, Any]:
+    """Weights to start from: He et al. 2015 for kernels, one and zero for scale and bias."""
+    weights: dict[str, Any] = {}
+    for number, (name, layer) in enumerate(sorted(shapes.items())):
+        key_of = jax.random.fold_in(key, number)
+        kernel = jax.nn.initializers.he_normal()(key_of, layer["kernel"])
+        weights[name] = {"kernel": kernel, "bias": jnp.zeros(layer["bias"])}
+        if "scale" in layer:
+            weights[name]["scale"] = jnp.ones(layer["scale"])
+    return weights
