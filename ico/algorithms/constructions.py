@@ -2,7 +2,8 @@
 
 Source: 2212.07677, Proposition 1, appendices A.1 and A.10; 2309.05858, Proposition 1 and section 5.
 `gd` and `gd_plus_plus` return parameters for `ico.models.LinearTransformer` with one head of token
-width E = D + K and no other parts; `next_vector` for `ico.models.SequenceTransformer`.
+width E = D + K and no other parts; `next_vector` for `ico.models.SequenceTransformer`;
+`prototype_head` for `ico.models.HyperTransformer`.
 Parameters act on rows: W_K = key^T, W_Q = query^T, W_V = value^T, P = out^T.
 """
 
@@ -131,3 +132,48 @@ def _attention(step, gamma, num_inputs, num_outputs, w0) -> PyTree:
         "value": value[None],
         "out": jnp.diag(step * y_part - gamma * x_part)[None],
     }
+
+
+def prototype_head(way: int, num_features: int, code_dim: int, sharpness: float = 60.0) -> PyTree:
+    """A head whose weights are class means, written by one attention layer (2201.04182, 3.2).
+
+    For `ico.models.HyperTransformer` with one block and head, no norms and no shared features,
+    `head_reads="features"` and all convolutions learned: a label's code matches the slice of its
+    class, so the slice's token becomes the mean of the features of the images with that label;
+    unlabelled ones are not seen. The written biases are zero. Exact up to exp(-sharpness).
+
+    Args:
+      way, num_features: K and D.
+      code_dim: width of the codes, more than K: the last coordinate marks an image with a label.
+      sharpness: of the softmax.
+
+    Returns:
+      The parameters "labels" and "writers_head".
+
+    Raises:
+      ValueError: codes that are too short.
+    """
+    if code_dim <= way:
+        raise ValueError(f"code_dim must be more than {way} ways, not {code_dim}")
+    d, D = code_dim, num_features
+    E = d + D + 1
+    labels = jnp.zeros((way + 1, d)).at[:way, :way].set(jnp.eye(way)).at[:way, d - 1].set(1)
+    slices = jnp.zeros((way, d)).at[:, :way].set(jnp.eye(way))
+    places, features = jnp.arange(way), jnp.arange(D)
+    # A slice's score with an image of its class is twice `sharpness`, with itself and with other
+    # images `sharpness`, with images without a label nothing.
+    query = jnp.zeros((E, 1, E)).at[places, 0, places].set(sharpness * E**0.5)
+    key = jnp.zeros((E, 1, E)).at[places, 0, places].set(1).at[d - 1, 0, d].set(1)
+    attention = {
+        "query": query,
+        "query_bias": jnp.zeros((1, E)).at[0, d].set(sharpness * E**0.5),
+        "key": key,
+        "key_bias": jnp.zeros((1, E)),
+        "value": jnp.zeros((E, 1, E)).at[d + features, 0, features].set(1),
+        "value_bias": jnp.zeros((1, E)),
+        "out": jnp.zeros((1, E, E)).at[0, features, d + features].set(1),
+        "out_bias": jnp.zeros(E),
+    }
+    nothing = {"kernel": jnp.zeros((E, E)), "bias": jnp.zeros(E)}
+    block = {"attention": attention, "up": nothing, "down": nothing}
+    return {"labels": labels, "writers_head": {"slices": slices, "block_0": block}}

@@ -246,6 +246,7 @@ HELPERS = {
         "next_vector_ridge",
         "preconditioned_inputs",
     ),  # for sequences
+    "constructions.prototype_head",
     *("class_means", "nearest_class_mean", "logistic_regression"),  # for classes
 }
 

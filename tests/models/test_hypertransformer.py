@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from ico import models
+from ico.algorithms import class_means, constructions
 from ico.models._convnet import max_pool
 from ico.types import Prompt
 
@@ -234,3 +235,21 @@ def test_unlabelled_images_do_not_move_maml_but_through_the_normalisation():
     apply = jax.jit(lambda p: model.apply({"params": params}, p))
     assert np.isfinite(apply(hidden)).all()
     assert np.abs(apply(hidden) - apply(few)).max() > 0
+
+
+def test_hand_set_attention_writes_the_class_means():
+    """Exactly: a prototype head, which does not see the images without a label."""
+    fields = SMALL | {"num_blocks": 1, "shared_dim": 0, "num_heads": 1, "norm": False}
+    model, params = built(**fields, learned=(0, 1), head_reads="features")
+    params = params | constructions.prototype_head(WAY, 8, fields["code_dim"])
+    one = prompt()
+    one = one._replace(y=one.y.at[:, 4].set(0))
+    weights, _ = model.apply({"params": params}, one, method="write")
+    for b in range(2):
+        network = jax.tree.map(lambda leaf, b=b: leaf[b], weights)
+        found, _ = models.convnet_features(network, one.x[b].reshape(-1, SIZE, SIZE, 1))
+        means = class_means(found[None], one.y[b][None])[0]
+        np.testing.assert_allclose(network["head"]["kernel"].T, means, atol=1e-5)
+        assert not np.any(network["head"]["bias"])
+    with pytest.raises(ValueError, match="code_dim"):
+        constructions.prototype_head(6, 8, 6)

@@ -1,0 +1,256 @@
+"""Letters by script, the models that learn from few of them, and how they are trained and tested.
+
+Dimension key: S seeds, T test episodes.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ico import algorithms, data, lab, models
+from ico.data import ClassImages, FewShot
+from ico.types import Episode
+
+ALL, LOGITS, PROTO, MAML, HEAD, PIXELS = (
+    "all layers",
+    "logits only",
+    "ProtoNet",
+    "MAML",
+    "linear head",
+    "pixels",
+)
+WRITTEN, RIVALS = (ALL, LOGITS), (PROTO, MAML, HEAD)
+# Scripts that models are tuned on, and those that they are tested on; all others are for training.
+VALID = ("ARABIC", "COPTIC")
+TEST = ("ARMENIAN", "HEBREW", "LAO", "TIFINAGH", "NKO", "OGHAM", "OLD")
+# Learning rates that each kind of model is tried at, as many for each.
+RATES = {
+    ALL: (1e-4, 2e-4, 5e-4),
+    LOGITS: (2e-4, 5e-4, 1e-3),
+    PROTO: (1e-3, 3e-3, 1e-2),
+    MAML: (1e-3, 3e-3, 1e-2),
+    HEAD: (1e-3, 3e-3, 1e-2),
+}
+_BATCH = 128  # images a step of the linear head's network
+
+
+class Split(NamedTuple):
+    """Classes to train on, to tune on, and to test on: no script is in two of them."""
+
+    train: ClassImages
+    valid: ClassImages
+    test: ClassImages
+
+
+@lab.once
+def letters(run) -> Split:
+    """Those of the fonts inside Matplotlib."""
+    whole = data.letters(run.config.image_size)
+    rest = [script for script in whole.all_groups if script not in VALID + TEST]
+    return Split(whole.of_groups(*rest), whole.of_groups(*VALID), whole.of_groups(*TEST))
+
+
+@lab.once
+def other_sets(run) -> dict[str, ClassImages]:
+    """What else models are tested on, where it is installed; they are not trained on it."""
+    found, size = {"training classes": letters(run).train}, run.config.image_size
+    if run.config.omniglot_dir:
+        try:
+            found["Omniglot"] = data.omniglot(run.config.omniglot_dir, size)
+        except FileNotFoundError as error:
+            raise lab.InputError("omniglot_dir", str(error)) from error
+    try:
+        whole = data.letters(size, noto=True)
+    except FileNotFoundError:
+        run.note("Fonts of Noto are not installed, so nothing is said about their scripts.")
+    else:
+        known = set(data.SCRIPTS)
+        found["Noto"] = whole.of_groups(*(g for g in whole.all_groups if g not in known))
+    return found
+
+
+def episodes(run, way: int, shot: int, unlabeled: int = 0, **fields) -> FewShot:
+    """What an episode consists of; turned letters are classes of their own in training."""
+    return FewShot(way, shot, unlabeled, run.config.queries, **fields)
+
+
+def model_of(run, kind: str, way: int, channels: int, **fields) -> Any:
+    """A model of a kind, all with the same small network."""
+    shape = (run.config.image_size, run.config.image_size, 1)
+    if kind == ALL:
+        return models.HyperTransformer(shape, way, channels, **fields)
+    if kind == LOGITS:
+        return models.HyperTransformer(shape, way, channels, learned=(0, 1, 2, 3), **fields)
+    if kind == PROTO:
+        return models.ProtoNet(shape, channels)
+    if kind == MAML:
+        return models.Maml(shape, way, channels, **fields)
+    return models.LinearHead(shape, 4 * len(letters(run).train.names), channels)
+
+
+def episode_loss(params, episode: Episode, given, *, model):
+    """Cross-entropy of the queries, nats, and their accuracy."""
+    del given
+    logits = model.apply({"params": params}, episode.prompt)
+    loss = optax.softmax_cross_entropy(logits, episode.y_query).mean()
+    right = logits.argmax(-1) == episode.y_query.argmax(-1)
+    return loss, {"accuracy": right.mean()}
+
+
+def sample_episodes(key, given, *, config: FewShot):
+    """Training episodes of the classes that are given."""
+    return data.few_shot(key, config, given)
+
+
+def class_loss(params, batch, given, *, model):
+    """Cross-entropy of all base classes, which the linear head's network is trained by."""
+    del given
+    images, labels = batch
+    logits = model.apply({"params": params}, images, method="class_logits")
+    right = (logits.argmax(-1) == labels).mean()
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return loss, {"accuracy": right}
+
+
+def sample_images(key, given, *, count: int):
+    """Images, each turned by any quarter, and their class; a turned class is another."""
+    keys = jax.random.split(key, 3)
+    K, N = given.pixels.shape[:2]
+    classes = jax.random.randint(keys[0], (count,), 0, K)
+    quarter = jax.random.randint(keys[1], (count,), 0, 4)
+    which = jax.random.randint(keys[2], (count,), 0, N)
+    pixels = given.pixels[classes, which].astype(jnp.float32) / 127.5 - 1
+    turned = jax.vmap(lambda x, q: jax.lax.select_n(q, *[jnp.rot90(x, k) for k in range(4)]))
+    return turned(pixels, quarter), 4 * classes + quarter
+
+
+def recipe(run, learning_rate: float, num_steps: int) -> lab.Recipe:
+    """Adam, where the paper has SGD for four million steps; a cosine with a warm-up.
+
+    A start that is still at chance after a fifth of the steps is dead, and is begun anew.
+    """
+    restart = lab.Restart(max(1, num_steps // 5), 1.5) if num_steps >= 1_000 else None
+    return lab.Recipe(
+        num_steps,
+        learning_rate,
+        schedule="cosine",
+        warmup=0.02,
+        end=0.02,
+        steps_per_call=min(250, num_steps),
+        restart=restart,
+    )
+
+
+def train(
+    run, name: str, model, config: FewShot, learning_rate: float, num_steps=0, num_seeds=None
+) -> lab.Trained:
+    """A model on episodes of the training scripts; the linear head's network on their classes."""
+    images = letters(run).train
+    config.check(images)
+    given = jax.tree.map(jnp.asarray, images.arrays)
+    how = recipe(run, learning_rate, num_steps or run.config.num_steps)
+    options: dict[str, Any] = {"given": given, "num_seeds": num_seeds, "stream": "episodes"}
+    if isinstance(model, models.LinearHead):
+        sampler = functools.partial(sample_images, count=_BATCH)
+        prompt = data.few_shot(jax.random.key(0), config, given).prompt
+        return lab.train(
+            run, name, model, sampler, _without_restart(how),
+            loss=functools.partial(class_loss, model=model),
+            init=lambda key: model.init(key, prompt)["params"],
+            **options,
+        )  # fmt: skip
+    sampler = functools.partial(sample_episodes, config=config)
+    loss = functools.partial(episode_loss, model=model)
+    return lab.train(run, name, model, sampler, how, loss=loss, **options)
+
+
+def _without_restart(how: lab.Recipe) -> lab.Recipe:
+    """Over thousands of classes, a loss of 1.5 nats is not chance."""
+    import dataclasses
+
+    return dataclasses.replace(how, restart=None)
+
+
+def trained(
+    run, kind: str, channels: int, way: int, shot: int, unlabeled: int = 0, **fields
+) -> lab.Trained:
+    """A model of a kind at its best learning rate; found again by every study that wants it."""
+    config = episodes(
+        run, way, shot, unlabeled, num_tasks=run.config.tasks_per_step, rotations=True
+    )
+    model = model_of(run, kind, way, channels, **fields)
+    name = f"{kind.replace(' ', '-')}-{channels}-{way}w{shot}s"
+    return train(run, name, model, config, best_rate(run, kind))
+
+
+@lab.once
+def best_rate(run, kind: str) -> float:
+    """Of three learning rates that with the highest accuracy on the scripts for tuning.
+
+    Tuned once, with one seed, at the fewest channels and shots, and used for all sizes.
+    """
+    way, shot, channels = min(run.config.ways), min(run.config.shots), min(run.config.channels)
+    config = episodes(run, way, shot, num_tasks=run.config.tasks_per_step, rotations=True)
+    scores = {}
+    for rate in RATES[kind]:
+        model = model_of(run, kind, way, channels)
+        name = f"tuning-{kind.replace(' ', '-')}"
+        found = train(run, name, model, config, rate, run.config.tuning_steps, num_seeds=1)
+        right = accuracy(run, found.model, found.params, letters(run).valid, way, shot)
+        scores[rate] = float(right.mean())
+    best = max(scores, key=lambda rate: scores[rate])
+    shown = ", ".join(f"{100 * score:.1f}% at {rate:g}" for rate, score in scores.items())
+    run.note(f"{kind}: {shown} on the scripts for tuning.")
+    return best
+
+
+def accuracy(
+    run, model, params, images: ClassImages, way: int, shot: int, unlabeled: int = 0
+) -> np.ndarray:
+    """Share of right answers of every seed on every test episode, [S, T]; the same for all models.
+
+    A model that has been trained with unlabelled images is tested with as many.
+    """
+    config = episodes(run, way, shot, unlabeled)
+    config.check(images)
+    keys = jax.random.split(run.key("test"), run.config.test_episodes)
+    arrays = jax.tree.map(jnp.asarray, images.arrays)
+    return np.asarray(_accuracies(model, params, arrays, keys, config))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "config"))
+def _accuracies(model, params, arrays, keys, config):
+    def of_episode(key):
+        prompt, y_query = data.few_shot(key, config, arrays)
+        answer = y_query.argmax(-1)
+
+        def one(params):
+            logits = model.apply({"params": params}, prompt)
+            return (logits.argmax(-1) == answer).mean()
+
+        return jax.vmap(one)(params)
+
+    return jax.lax.map(of_episode, keys, batch_size=20).T
+
+
+class Pixels:
+    """The nearest class mean of the pixels themselves: a floor. It has nothing to learn."""
+
+    def apply(self, variables, prompt):
+        """Logits."""
+        return algorithms.nearest_class_mean({}, prompt)
+
+    def __eq__(self, other):
+        return isinstance(other, Pixels)
+
+    def __hash__(self):
+        return hash(Pixels)
+
+
+def pixel_accuracy(run, images: ClassImages, way: int, shot: int) -> np.ndarray:
+    """Of the floor, [1, T]."""
+    return accuracy(run, Pixels(), {"nothing": jnp.zeros((1, 1))}, images, way, shot)
