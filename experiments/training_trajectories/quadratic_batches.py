@@ -29,11 +29,11 @@ MAIN = "ResNet, batch norm"
 
 
 @lab.once
-def base(run, name=MAIN):
-    """A network after plain SGD, with its iterates where it is looked at and a stretch before."""
+def base(run, name=MAIN, points=2):
+    """A network after plain SGD, with iterates over the stretch to each step it is looked at."""
     config = run.config
     steps = min(config.num_steps, max(config.look_at))
-    at = sorted({*config.look_at, *(step - _stretch(run) for step in config.look_at)})
+    at = sorted({at for step in config.look_at for at in _places(run, step, points)})
     images = testbed.looked_at(run)
     labels = np.broadcast_to(images.labels, (run.num_seeds, len(images.labels)))
     recipe = lab.Recipe(steps, config.learning_rate, "sgd", clip=None, steps_per_call=_stretch(run))
@@ -54,6 +54,12 @@ def base(run, name=MAIN):
 def _stretch(run) -> int:
     """How many steps the path of SGD is followed back: a quarter of those to the first look."""
     return max(1, min(run.config.look_at) // 4)
+
+
+def _places(run, step: int, points: int) -> list[int]:
+    """Steps of the stretch before one, both ends included."""
+    found = np.linspace(step - _stretch(run), step, points).round().astype(int)
+    return np.unique(found).tolist()
 
 
 def draw(run, step: int):
@@ -104,6 +110,36 @@ def _lines(model, params_S, before_S, pairs):
     return jax.lax.map(one, (params_S, before_S))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _followed(model, params_nS, pairs):
+    """The loss of every batch at every iterate, [S, T, n]."""
+
+    def one(params_n):
+        def of_batch(pair):
+            batch = jax.tree.map(lambda leaf: leaf[0], pair)
+            return jax.lax.map(lambda p: testbed.batch_loss(p, batch, model), params_n)
+
+        return jax.lax.map(of_batch, pairs)
+
+    return jax.lax.map(one, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), params_nS))
+
+
+def along_iterates(run) -> tuple[np.ndarray, np.ndarray]:
+    """R^2 of parabolas of fixed batches' losses over SGD's own iterates [S, T]; and one curve."""
+    trained, found, curves = base(run, MAIN, POINTS), [], []
+    for step in run.config.look_at:
+        rows = [trained.spec["record_at"].index(at) for at in _places(run, step, POINTS)]
+        flat_nSD = testbed.iterates(trained)[rows]
+        params_nS = jax.vmap(lambda flat_SD: testbed.from_flat(trained, flat_SD))(flat_nSD)
+        losses = np.asarray(_followed(trained.model, params_nS, draw(run, step)), float)
+        places = np.linspace(-1, 0, len(rows))
+        found.append(
+            np.array([[probes.polynomial_fit(places, y).r2 for y in row] for row in losses])
+        )
+        curves.append(losses[0, :8])
+    return np.concatenate(found, 1), curves[-1]
+
+
 def fits(lines, whose="own"):
     """R^2 of parabola and cubic [S, T].
 
@@ -144,6 +180,10 @@ def quadratic_batches(run):
         for (where, whose), parts in found.items():
             values = {key: np.concatenate([part[key] for part in parts], 1) for key in parts[0]}
             yield lab.record(network=name, along=where, batch=whose, **values)
+    r2, curves = along_iterates(run)
+    yield lab.record("iterates", r2=r2)
+    places = np.linspace(-1, 0, curves.shape[-1])
+    yield lab.record("followed", place=places, loss=curves / curves[:, :1])
     yield lab.record(network="untrained, large", along="gradient", batch="own", **_untrained(run))
 
 
@@ -181,6 +221,14 @@ for where, words in (("gradient", "its gradient"), ("path", "the path of SGD")):
         of=lab.median("r2", network=MAIN, along=where, batch="own"),
     )
 claim(
+    "iterates",
+    "And so it is over SGD's own iterates, a stretch of them before each look",
+    "abstract",
+    kind="core",
+    band=(0.97, None),
+    of=lab.median("r2", record="iterates"),
+)
+claim(
     "group_norm",
     "So it is with group normalisation",
     "ours",
@@ -212,4 +260,16 @@ quadratic_batches.figure(
     ),
     "Abstract. Losses of eight fixed mini-batches of one network (thin lines) and their mean along "
     "their gradients and along the path of SGD, after as many steps as the colours say.",
+)
+quadratic_batches.figure(
+    lab.lines(
+        "place",
+        "loss",
+        record="followed",
+        xlabel="iterates, from the first of the stretch (-1) to the last (0)",
+        ylabel="loss / loss at the first",
+    ),
+    "Losses of eight fixed mini-batches over SGD's own iterates, a stretch of them before the last "
+    "look, and their mean.",
+    name="quadratic_iterates",
 )

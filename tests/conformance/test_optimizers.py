@@ -61,6 +61,16 @@ def schedule_free_sgd(learning_rate: float = 1e-2):
     return ico.optim.averaging(optax.sgd(learning_rate), interpolation=0.9)
 
 
+def swa_of_sgd(learning_rate: float = 1e-2):
+    """Gradient descent with the mean of its last half; before that the average is the start."""
+    return ico.optim.averaged(optax.sgd(learning_rate), ico.optim.SWA(15_000), 30_000)
+
+
+def lawa_of_adam(learning_rate: float = 1e-1):
+    """Adam with the mean of its latest three checkpoints."""
+    return ico.optim.latest_averaging(optax.adam(learning_rate), 3, every=2)
+
+
 def _follow_momentum(theta, scale):
     """Hand-set weights: the first output is momentum over the root of the second moment."""
     network = jax.tree.map(jnp.zeros_like, theta["network"])
@@ -128,6 +138,8 @@ TestDirectionMLP = pytest.mark.slow(_cases(direction_mlp, 1e-3, slow=False))
 TestSparseAdam = pytest.mark.slow(
     _cases(sparse_adam, 1e-1, False, ("test_optimizers_can_be_wrapped_in_inject_hyperparams0",))
 )
+TestSwaOfSgd = pytest.mark.slow(_cases(swa_of_sgd, 1e-2, slow=False))
+TestLawaOfAdam = pytest.mark.slow(_cases(lawa_of_adam, 1e-1, slow=False))
 TestL3RSConverges = pytest.mark.slow(_cases(l3rs, 1.0, slow=True))
 TestL3RSAverageConverges = pytest.mark.slow(_cases(l3rs_average, 1.0, slow=True))
 TestEmaOfAdamConverges = pytest.mark.slow(_cases(ema_of_adam, 1e-1, slow=True))

@@ -48,6 +48,20 @@ optimizer = optim.L3RS().optimizer(optim.L3RS().init(key, large), num_steps=9)
 update = jax.jit(lambda g, s, p: optimizer.update(g, s, p, value=jnp.ones(())))
 program = update.lower(large, optimizer.init(large), large).compile().as_text()
 assert "all-reduce" in program and "all-gather" not in program
+# Trainable weight averaging with its checkpoints' rows on four devices: one all-reduce of D.
+rows = jax.random.normal(key, (8, 4096))
+sharded_rows = jax.device_put(rows, NamedSharding(mesh, P("model")))
+gradient, start = rows[0] ** 2, jnp.zeros(4096)
+
+@jax.jit
+def in_span(rows, gradient):
+    optimizer = optim.subspace(optax.adam(0.1), optim.Span(rows, start))
+    return optimizer.update(gradient, optimizer.init(start), start)[0]
+
+one, four = in_span(rows, gradient), in_span(sharded_rows, gradient)
+chex.assert_trees_all_close(one, four, rtol=1e-4, atol=1e-6)
+program = in_span.lower(sharded_rows, gradient).compile().as_text()
+assert "all-reduce" in program and "f32[8,4096]" not in program
 # Six tasks of a meta-training go on two of the four devices, the most that divide them.
 task = metatrain.Task(lambda key: {"a": jnp.ones(3)}, lambda key: jax.random.normal(key, (3,)),
                       lambda p, x: jnp.sum((p["a"] - x) ** 2))
