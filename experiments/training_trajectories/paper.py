@@ -87,7 +87,7 @@ paper = lab.Paper(
         "digit_rates": (0.1, 0.2),
         "gaps": (1, 2),
     },
-    cost={"cpu": "about an hour and a half on two cores", "paper": "days on one GPU (never run)"},
+    cost={"cpu": "about half an hour on two cores", "paper": "days on one GPU (never run)"},
     paper={
         "num_seeds": 1,
         "images": "ImageNet",

@@ -65,7 +65,7 @@ def lines(
                     _line(ax, mine, x, y, over, of, _label(color, one), dict(style))
             ax.set(xlabel=xlabel or x, ylabel=ylabel or y, title=title)
             if "x" in log:
-                ax.set_xscale("log")
+                report.panels.log_x(ax)
             elif all(np.asarray(one[x]).dtype.kind in "iu" for one in here):
                 report.panels.whole_x(ax)
             if "y" in log:
@@ -146,7 +146,7 @@ def bars(
         colors = found.axis(color) if color else [None]
         fig, axes = report.canvas(1 if len(groups) * len(colors) < 8 else 2, height=3.8)
         ax = axes[0, 0] if axes.size == 1 else _merge(axes)
-        width = 0.8 / len(colors)
+        width, named = 0.8 / len(colors), set()
         for number, one in enumerate(colors):
             look = report.panels.look(number)
             for group, place in enumerate(groups):
@@ -156,7 +156,8 @@ def bars(
                     value, *ends = report.panels.finite([value, *ends])  # a gap if it diverged
                     at = group + width * (number - (len(colors) - 1) / 2)
                     error = np.abs(np.array(ends)[:, None] - value)
-                    label = str(one) if one is not None and not group else None
+                    label = None if one is None or one in named else str(one)
+                    named.add(one)
                     ax.bar(at, value, 0.9 * width, color=look["color"], label=label)
                     ax.errorbar(at, value, error, color="0.15", capsize=3, linewidth=1.2)
         report.panels.name_places(ax, ["" if g is None else str(g) for g in groups])

@@ -89,22 +89,31 @@ def log_y(ax) -> None:
 
     Left linear where nothing positive is drawn.
     """
-    drawn = [np.asarray(line.get_ydata(), dtype=float).ravel() for line in ax.get_lines()]
+    _log(ax, ax.yaxis, ax.set_yscale, [line.get_ydata() for line in ax.get_lines()])
+
+
+def log_x(ax) -> None:
+    """The same for the x axis."""
+    _log(ax, ax.xaxis, ax.set_xscale, [line.get_xdata() for line in ax.get_lines()])
+
+
+def _log(ax, axis, set_scale, drawn) -> None:
+    drawn = [np.asarray(values, dtype=float).ravel() for values in drawn]
     values = np.concatenate([*drawn, [np.nan]])
     positive = values[np.isfinite(values) & (values > 0)]
     if not positive.size:
         return
-    ax.set_yscale("log")
+    set_scale("log")
     decades = np.log10(positive.max() / positive.min())
     from matplotlib import ticker
 
     plain = ticker.FuncFormatter(lambda value, _: f"{value:g}" if value < 1e5 else f"{value:.0e}")
     subs = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0) if decades < 1 else (1.0, 2.0, 5.0)
-    if decades < 4:
-        ax.yaxis.set_major_locator(ticker.LogLocator(subs=subs, numticks=15))
-        ax.yaxis.set_minor_locator(ticker.NullLocator())
-    ax.yaxis.set_major_formatter(plain)
-    ax.yaxis.set_minor_formatter(ticker.NullFormatter())
+    if decades < (4 if axis is ax.yaxis else 3):
+        axis.set_major_locator(ticker.LogLocator(subs=subs, numticks=15))
+        axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter(plain)
+    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def whole_x(ax) -> None:

@@ -98,3 +98,24 @@ def test_points_are_rows_of_every_curve():
         {"of": "a", "step": 1, "loss": 0.5},
         {"of": "a", "step": 2, "loss": 0.25},
     ]
+
+
+def test_every_colour_is_named_wherever_it_first_stands():
+    records = report.Records(
+        lab.record(place=place, method=method, loss=np.ones((2, 3)))
+        for place, method in [("a", "one"), ("b", "two"), ("b", "one"), ("c", "three")]
+    )
+    figure = lab.bars("loss", x="place", color="method")(records)
+    names = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert sorted(names) == ["one", "three", "two"]
+
+
+def test_numbers_on_logarithmic_axes_are_written_out_and_few():
+    records = report.Records(
+        lab.record(share=share, loss=np.full((2, 3), share)) for share in (0.02, 0.1, 0.8)
+    )
+    figure = lab.lines("share", "loss", log="xy")(records)
+    figure.canvas.draw()
+    for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+        shown = [label.get_text() for label in axis.get_ticklabels() if label.get_text()]
+        assert "0.05" in shown and len(shown) < 12
