@@ -43,7 +43,9 @@ def test_an_episode_draws_classes_and_images_without_replacement():
             assert len(set(numbers)) == 6
         np.testing.assert_array_equal(y_query[b].argmax(-1), np.repeat(np.arange(4), 3))
         known = prompt.y[b].reshape(4, 3, 4)
-        np.testing.assert_array_equal(known[:, :2].argmax(-1), np.repeat([[0], [1], [2], [3]], 2, 1))
+        np.testing.assert_array_equal(
+            known[:, :2].argmax(-1), np.repeat([[0], [1], [2], [3]], 2, 1)
+        )
         assert not known[:, 2].any()
 
 
@@ -150,7 +152,9 @@ def test_a_distortion_of_nothing_is_the_identity_and_a_shift_moves():
 def test_letters_are_hundreds_of_classes_no_two_of_which_look_alike():
     images = data.letters(16, 4)
     assert len(images.names) > 900 and set(images.all_groups) <= set(data.SCRIPTS)
-    assert images.pixels.shape[1:] == (4, 16, 16, 1) and (images.pixels.max((1, 2, 3, 4)) > 100).all()
+    assert (
+        images.pixels.shape[1:] == (4, 16, 16, 1) and (images.pixels.max((1, 2, 3, 4)) > 100).all()
+    )
     # Greek and Cyrillic letters that look like Latin ones are no classes of their own.
     assert {"A", "Ж", "Δ"} <= set(images.names) and not set("ΑАΒВΟО") & set(images.names)
     # A nearest-mean classifier tells drawings of unseen letters apart.
@@ -169,7 +173,11 @@ def test_twins_are_found_when_turned():
 
 
 def omniglot_files(folder):
-    for alphabet, character in [("Greek", "character01"), ("Greek", "character02"), ("Latin", "c1")]:
+    for alphabet, character in [
+        ("Greek", "character01"),
+        ("Greek", "character02"),
+        ("Latin", "c1"),
+    ]:
         for drawer in range(2):
             path = folder / alphabet / character / f"{drawer}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

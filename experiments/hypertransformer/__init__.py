@@ -1,0 +1,1 @@
+"""HyperTransformer: networks written by a transformer (Zhmoginov et al. 2022)."""

@@ -3,6 +3,8 @@
 Dimension key: S seeds, T test episodes.
 """
 
+from typing import Any
+
 import numpy as np
 
 from experiments.hypertransformer import testbed
@@ -10,7 +12,7 @@ from experiments.hypertransformer.paper import paper
 from ico import lab
 
 BASE = "by output channel"
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     BASE: {},
     "by pixel of the kernel": {"allocation": "spatial"},
     "encoder and decoder": {"separate": True},

@@ -19,8 +19,9 @@ _EPISODES = 32
 def attention_is_prototype(run):
     """Weights set by hand, on features of a network that was drawn at random."""
     channels, way, size = max(run.config.channels), 5, run.config.image_size
+    convs = run.config.num_convs
     model = models.HyperTransformer(
-        (size, size, 1), way, channels, learned=(0, 1, 2, 3), num_blocks=1, num_heads=1,
+        (size, size, 1), way, channels, convs, tuple(range(convs)), num_blocks=1, num_heads=1,
         norm=False, shared_dim=0, head_reads="features",
     )  # fmt: skip
     config = testbed.episodes(run, way, 2, 1, num_tasks=_EPISODES)

@@ -26,7 +26,7 @@ def kernels(run):
     written = found.mapped(
         lambda params: found.model.apply({"params": params}, prompt, method="write")[0]
     )
-    for layer in range(4):
+    for layer in range(run.config.num_convs):
         kernel = written[f"conv_{layer}"]["kernel"]  # [S, T, 3, 3, C, F]
         # How far a kernel is from its mean over the episodes, in units of its own size.
         gap = np.abs(kernel - kernel.mean(1, keepdims=True)).mean((2, 3, 4, 5))

@@ -31,6 +31,10 @@ class Config(lab.Config):
     image_size: Annotated[int, lab.Range(8)] = 16
     # Channels of the network that is written (or learned, by the rivals).
     channels: lab.Distinct[lab.Count] = (4, 8)
+    # Convolutions of that network.
+    num_convs: lab.Count = 4
+    # Layers of attention of the transformer that writes it.
+    num_blocks: lab.Count = 3
     # Classes of an episode.
     ways: lab.Distinct[Several] = (5,)
     # Labelled images of each class.
@@ -39,8 +43,8 @@ class Config(lab.Config):
     unlabeled: lab.Distinct[lab.Natural] = (0, 4, 9)
     # Training steps of every model.
     num_steps: lab.Count = 30_000
-    # Steps of each of the three trials that a kind of model has for its learning rate.
-    tuning_steps: lab.Count = 5_000
+    # Steps of each of the three trials that a kind of model has for its learning rate; 0: none.
+    tuning_steps: lab.Natural = 5_000
     # Episodes of a training step.
     tasks_per_step: lab.Count = 4
     # Queries of each class.
@@ -68,11 +72,14 @@ paper = lab.Paper(
     ),
     smoke={
         "num_seeds": 2,
-        "channels": (2, 3),
+        "image_size": 8,
+        "channels": (2,),
+        "num_convs": 2,
+        "num_blocks": 1,
         "shots": (1,),
         "unlabeled": (0, 1),
         "num_steps": 4,
-        "tuning_steps": 2,
+        "tuning_steps": 0,
         "tasks_per_step": 2,
         "queries": 2,
         "test_episodes": 4,

@@ -7,8 +7,7 @@ from experiments.hypertransformer import testbed
 from experiments.hypertransformer.paper import paper
 from ico import lab, report
 
-FEW = 1  # layers of attention, against the three of all other models
-BLOCKS = 3
+DEEP, ONE = "three", "one"  # layers of attention
 
 
 @paper.study("Do images without a label help?")
@@ -16,30 +15,32 @@ def semi_supervised(run):
     """All layers written, the fewest channels and ways, one labelled image of each class."""
     channels, way = min(run.config.channels), min(run.config.ways)
     none, most = min(run.config.unlabeled), max(run.config.unlabeled)
-    for blocks in (BLOCKS, FEW):
-        for unlabeled in run.config.unlabeled if blocks == BLOCKS else (none, most):
-            fields = {} if blocks == BLOCKS else {"num_blocks": blocks}
+    for layers in (DEEP, ONE):
+        for unlabeled in run.config.unlabeled if layers == DEEP else (none, most):
+            fields = {} if layers == DEEP else {"num_blocks": 1}
             found = testbed.trained(run, testbed.ALL, channels, way, 1, unlabeled, **fields)
             right = testbed.accuracy(
                 run, found.model, found.params, testbed.letters(run).test, way, 1, unlabeled
             )
             yield lab.record(
-                blocks=blocks, unlabeled=unlabeled, accuracy=100 * right,
+                layers=layers, unlabeled=unlabeled, accuracy=100 * right,
                 failure_rate=found.failure_rate,
             )  # fmt: skip
 
 
 def gains(records):
     """Of 4 and of 9 images without a label over none, in points."""
-    none = records.one(blocks=BLOCKS, unlabeled=0)["accuracy"]
-    found = [records.one(blocks=BLOCKS, unlabeled=u)["accuracy"] for u in (4, 9)]
+    none = records.one(layers=DEEP, unlabeled=0)["accuracy"]
+    found = [records.one(layers=DEEP, unlabeled=u)["accuracy"] for u in (4, 9)]
     return lab.EveryPair([(some, none) for some in found], report.difference)
 
 
 def share_of_one_block(records):
     """The gain of 9 images without a label with one layer of attention, over that with three."""
     found = [
-        records.one(blocks=blocks, unlabeled=u)["accuracy"] for blocks in (FEW, BLOCKS) for u in (9, 0)
+        records.one(layers=layers, unlabeled=u)["accuracy"]
+        for layers in (ONE, DEEP)
+        for u in (9, 0)
     ]
     return lab.measured(*found, statistic=lambda a, b, c, d: report.ratio(a - b, c - d))
 
@@ -65,9 +66,9 @@ semi_supervised.claim(
 semi_supervised.table("accuracy", lab.rows("accuracy"))
 semi_supervised.figure(
     lab.lines(
-        "unlabeled", "accuracy", color="blocks", xlabel="images of each class without a label",
+        "unlabeled", "accuracy", color="layers", xlabel="images of each class without a label",
         ylabel="accuracy, %",
     ),
-    "Accuracy on letters of unseen scripts, 5 ways and 1 labelled image of each class, with one and "
-    "with three layers of attention; 95% intervals over seeds and episodes.",
+    "Accuracy on letters of unseen scripts, 5 ways and 1 labelled image of each class, with one "
+    "and with three layers of attention; 95% intervals over seeds and episodes.",
 )  # fmt: skip

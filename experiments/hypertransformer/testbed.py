@@ -3,6 +3,7 @@
 Dimension key: S seeds, T test episodes.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -78,18 +79,20 @@ def episodes(run, way: int, shot: int, unlabeled: int = 0, **fields) -> FewShot:
     return FewShot(way, shot, unlabeled, run.config.queries, **fields)
 
 
-def model_of(run, kind: str, way: int, channels: int, **fields) -> Any:
+def model_of(run, method: str, way: int, channels: int, **fields: Any) -> Any:
     """A model of a kind, all with the same small network."""
-    shape = (run.config.image_size, run.config.image_size, 1)
-    if kind == ALL:
-        return models.HyperTransformer(shape, way, channels, **fields)
-    if kind == LOGITS:
-        return models.HyperTransformer(shape, way, channels, learned=(0, 1, 2, 3), **fields)
-    if kind == PROTO:
-        return models.ProtoNet(shape, channels)
-    if kind == MAML:
-        return models.Maml(shape, way, channels, **fields)
-    return models.LinearHead(shape, 4 * len(letters(run).train.names), channels)
+    size, convs = run.config.image_size, run.config.num_convs
+    shape = (size, size, 1)
+    if method in WRITTEN:
+        learned = tuple(range(convs)) if method == LOGITS else ()
+        whole: dict[str, Any] = {"num_blocks": run.config.num_blocks, "learned": learned}
+        whole |= fields
+        return models.HyperTransformer(shape, way, channels, convs, **whole)
+    if method == PROTO:
+        return models.ProtoNet(shape, channels, convs)
+    if method == MAML:
+        return models.Maml(shape, way, channels, convs, **fields)
+    return models.LinearHead(shape, 4 * len(letters(run).train.names), channels, convs)
 
 
 def episode_loss(params, episode: Episode, given, *, model):
@@ -148,7 +151,10 @@ def recipe(run, learning_rate: float, num_steps: int) -> lab.Recipe:
 def train(
     run, name: str, model, config: FewShot, learning_rate: float, num_steps=0, num_seeds=None
 ) -> lab.Trained:
-    """A model on episodes of the training scripts; the linear head's network on their classes."""
+    """A model on episodes of the training scripts; the linear head's network on their classes.
+
+    Over thousands of classes chance is not 1.5 nats, so no start of the latter counts as dead.
+    """
     images = letters(run).train
     config.check(images)
     given = jax.tree.map(jnp.asarray, images.arrays)
@@ -158,7 +164,7 @@ def train(
         sampler = functools.partial(sample_images, count=_BATCH)
         prompt = data.few_shot(jax.random.key(0), config, given).prompt
         return lab.train(
-            run, name, model, sampler, _without_restart(how),
+            run, name, model, sampler, dataclasses.replace(how, restart=None),
             loss=functools.partial(class_loss, model=model),
             init=lambda key: model.init(key, prompt)["params"],
             **options,
@@ -168,43 +174,38 @@ def train(
     return lab.train(run, name, model, sampler, how, loss=loss, **options)
 
 
-def _without_restart(how: lab.Recipe) -> lab.Recipe:
-    """Over thousands of classes, a loss of 1.5 nats is not chance."""
-    import dataclasses
-
-    return dataclasses.replace(how, restart=None)
-
-
 def trained(
-    run, kind: str, channels: int, way: int, shot: int, unlabeled: int = 0, **fields
+    run, method: str, channels: int, way: int, shot: int, unlabeled: int = 0, **fields: Any
 ) -> lab.Trained:
     """A model of a kind at its best learning rate; found again by every study that wants it."""
     config = episodes(
         run, way, shot, unlabeled, num_tasks=run.config.tasks_per_step, rotations=True
     )
-    model = model_of(run, kind, way, channels, **fields)
-    name = f"{kind.replace(' ', '-')}-{channels}-{way}w{shot}s"
-    return train(run, name, model, config, best_rate(run, kind))
+    model = model_of(run, method, way, channels, **fields)
+    name = f"{method.replace(' ', '-')}-{channels}-{way}w{shot}s"
+    return train(run, name, model, config, best_rate(run, method))
 
 
 @lab.once
-def best_rate(run, kind: str) -> float:
+def best_rate(run, method: str) -> float:
     """Of three learning rates that with the highest accuracy on the scripts for tuning.
 
     Tuned once, with one seed, at the fewest channels and shots, and used for all sizes.
     """
+    if not run.config.tuning_steps:
+        return RATES[method][1]
     way, shot, channels = min(run.config.ways), min(run.config.shots), min(run.config.channels)
     config = episodes(run, way, shot, num_tasks=run.config.tasks_per_step, rotations=True)
     scores = {}
-    for rate in RATES[kind]:
-        model = model_of(run, kind, way, channels)
-        name = f"tuning-{kind.replace(' ', '-')}"
+    for rate in RATES[method]:
+        model = model_of(run, method, way, channels)
+        name = f"tuning-{method.replace(' ', '-')}"
         found = train(run, name, model, config, rate, run.config.tuning_steps, num_seeds=1)
         right = accuracy(run, found.model, found.params, letters(run).valid, way, shot)
         scores[rate] = float(right.mean())
     best = max(scores, key=lambda rate: scores[rate])
     shown = ", ".join(f"{100 * score:.1f}% at {rate:g}" for rate, score in scores.items())
-    run.note(f"{kind}: {shown} on the scripts for tuning.")
+    run.note(f"{method}: {shown} on the scripts for tuning.")
     return best
 
 

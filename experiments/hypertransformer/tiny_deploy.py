@@ -50,12 +50,16 @@ def _flops(model, params, prompt) -> float:
     """Floating-point operations of writing one network."""
     one = jax.tree.map(lambda leaf: leaf[:1], prompt)
     write = jax.jit(lambda params, p: model.apply({"params": params}, p, method="write")[0])
-    return float(write.lower(params, one).compile().cost_analysis()["flops"])
+    return _of_program(write.lower(params, one))
 
 
 def _flops_alone(network, image) -> float:
     """Of classifying one image."""
-    return float(jax.jit(models.convnet).lower(network, image).compile().cost_analysis()["flops"])
+    return _of_program(jax.jit(models.convnet).lower(network, image))
+
+
+def _of_program(lowered) -> float:
+    return float((lowered.compile().cost_analysis() or {}).get("flops", np.nan))
 
 
 def largest(name):

@@ -18,7 +18,7 @@ def class_means(x: Float[Array, "B N D"], y: Float[Array, "B N K"]) -> Float[Arr
 
 
 def nearest_class_mean(params: PyTree, prompt: Prompt) -> Float[Array, "B Q K"]:
-    """Logits `-scale |x_query - mean_k|^2`: prototypes (Snell et al. 2017) of the inputs themselves.
+    """Logits `-scale |x_query - mean_k|^2`: the prototypes of Snell et al. 2017 for any inputs.
 
     Args:
       params: {"scale": optional, a number or [B]; default 1}.

@@ -7,6 +7,7 @@ width E = D + K and no other parts; `next_vector` for `ico.models.SequenceTransf
 Parameters act on rows: W_K = key^T, W_Q = query^T, W_V = value^T, P = out^T.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -176,4 +177,5 @@ def prototype_head(way: int, num_features: int, code_dim: int, sharpness: float 
     }
     nothing = {"kernel": jnp.zeros((E, E)), "bias": jnp.zeros(E)}
     block = {"attention": attention, "up": nothing, "down": nothing}
-    return {"labels": labels, "writers_head": {"slices": slices, "block_0": block}}
+    blocks = {"block": jax.tree.map(lambda leaf: leaf[None], block)}  # one of them
+    return {"labels": labels, "writers_head": {"slices": slices, "blocks": blocks}}

@@ -23,7 +23,7 @@ class ClassArrays(NamedTuple):
     """What a sampler needs on the device. Of class k the first `counts[k]` images are there."""
 
     pixels: UInt8[Array, "K N H W C"] | UInt8[np.ndarray, "K N H W C"]
-    counts: Int[Array, "K"] | Int[np.ndarray, "K"]
+    counts: Int[Array, K] | Int[np.ndarray, K]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ClassImages:
     """
 
     pixels: UInt8[np.ndarray, "K N H W C"]
-    counts: Int[np.ndarray, "K"]
+    counts: Int[np.ndarray, K]
     names: tuple[str, ...]
     groups: tuple[str, ...]
 
@@ -203,7 +203,7 @@ def _episode(key, config: FewShot, images: ClassArrays) -> Episode:
     K, N, *image_shape = images.pixels.shape
     keys = jax.random.split(key, 4)
     turns = 4 if config.rotations else 1
-    kinds = jax.random.choice(keys[0], turns * K, (way,), replace=False)
+    kinds = _distinct(keys[0], turns * K, way)
     classes, quarter = kinds // turns, kinds % turns
     present = jnp.arange(N)[None] < jnp.asarray(images.counts)[classes][:, None]
     order = jnp.argsort(jnp.where(present, jax.random.uniform(keys[1], (way, N)), 2.0), axis=1)
@@ -220,6 +220,18 @@ def _episode(key, config: FewShot, images: ClassArrays) -> Episode:
     y = jnp.where(known[None, :, None], targets[:, :shown], 0.0)
     prompt = Prompt(_join(x[:, :shown]), _join(y), _join(x[:, shown:]))
     return Episode(prompt, _join(targets[:, shown:]))
+
+
+def _distinct(key, below: int, count: int):
+    """Different numbers, drawn uniformly: a permutation of thousands of classes takes longer."""
+    free = jax.random.randint(key, (count,), 0, below - jnp.arange(count))  # which of those left
+
+    def draw(chosen, i):
+        # Every number chosen before, in rising order, moves it on by one.
+        place, _ = jax.lax.scan(lambda x, c: (x + (x >= c), None), free[i], jnp.sort(chosen))
+        return chosen.at[i].set(place), None
+
+    return jax.lax.scan(draw, jnp.full(count, below), jnp.arange(count))[0]
 
 
 def _join(x):

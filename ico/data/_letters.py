@@ -47,7 +47,9 @@ _HAND = Distortion(turn=0.12, slant=0.12, scale=0.1, shift=0.04, elastic=0.035)
 
 
 @functools.lru_cache(maxsize=4)
-def letters(size: int = 28, drawings: int = 20, *, noto: bool = False, seed: int = 0) -> ClassImages:
+def letters(
+    size: int = 28, drawings: int = 20, *, noto: bool = False, seed: int = 0
+) -> ClassImages:
     """Letters of fifteen scripts, hundreds of classes; the groups are the scripts.
 
     Each drawing has one of the fonts' faces (a drawer, so to speak) and is turned, slanted,

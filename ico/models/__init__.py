@@ -8,6 +8,12 @@ from ico.models._classifiers import (
     PatchConv,
 )
 from ico.models._construction_error import construction_error
+from ico.models._continual import (
+    ContinualHyperTransformer,
+    ContinualLoss,
+    TaskSequence,
+    backward_transfer,
+)
 from ico.models._convnet import (
     Moments,
     conv_block,
@@ -50,7 +56,7 @@ from ico.models._resnet import (
     batch_statistics,
 )
 from ico.models._sequence_transformer import SequenceTransformer, TokenTransformer
-from ico.models._set_attention import SetAttention, SetBlock, SetKind
+from ico.models._set_attention import SetAttention, SetBlock, SetBlocks, SetKind
 from ico.models._slices import Allocation, from_slices, to_slices
 from ico.models._vit import ViT, ViTBlock, ViTClassifier
 from ico.models._weights_loss import OneSeed, init_weights_model, weights_loss, weights_of
@@ -59,6 +65,8 @@ __all__ = [
     "Allocation",
     "AlternatingTransformer",
     "BatchNorm",
+    "ContinualHyperTransformer",
+    "ContinualLoss",
     "ConvClassifier",
     "DiagonalLinearTransformer",
     "FreeDiagonalLinearTransformer",
@@ -81,13 +89,16 @@ __all__ = [
     "SequenceTransformer",
     "SetAttention",
     "SetBlock",
+    "SetBlocks",
     "SetKind",
     "SmallResNetClassifier",
+    "TaskSequence",
     "TokenTransformer",
     "ViT",
     "ViTBlock",
     "ViTClassifier",
     "average_products",
+    "backward_transfer",
     "batch_statistics",
     "block_scalars",
     "construction_error",

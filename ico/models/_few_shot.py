@@ -177,5 +177,3 @@ def _images(x_BND, image_shape):
 
 def _unit(x):
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
-
-

@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.core import FrozenDict
 from jaxtyping import Array, Float
 
 from ico.models._classifiers import PatchConv
 from ico.models._convnet import conv_block, convnet, convnet_shapes
-from ico.models._set_attention import SetBlock, SetKind
+from ico.models._set_attention import SetBlocks, SetKind
 from ico.models._slices import Allocation, from_slices, num_slices, slice_width, to_slices
 from ico.types import Prompt
 
@@ -100,24 +101,21 @@ class LayerWriter(nn.Module):
             slices_BJE = jnp.concatenate([slices_BJE, before_BJS], -1)
         slices_BJE, samples_BNE = (_widened(t, width) for t in (slices_BJE, samples_BNE))
         inner = max(1, round(self.inner * width))
-        block = {
-            "kind": self.kind,
-            "num_heads": self.num_heads,
-            "head_dim": -(-inner // self.num_heads),
-            "hidden_dim": inner,
-            "norm": self.norm,
-        }
+        block = FrozenDict(
+            kind=self.kind,
+            num_heads=self.num_heads,
+            head_dim=-(-inner // self.num_heads),
+            hidden_dim=inner,
+            norm=self.norm,
+        )
         if self.separate:
-            for i in range(self.num_blocks):
-                samples_BNE = SetBlock(**block, name=f"encoder_{i}")(samples_BNE)
-            for i in range(self.num_blocks):
-                decoder = SetBlock(**block, cross=True, name=f"decoder_{i}")
-                slices_BJE = decoder(slices_BJE, samples_BNE)
+            samples_BNE = SetBlocks(self.num_blocks, block, name="encoder")(samples_BNE)
+            decoder = SetBlocks(self.num_blocks, block.copy({"cross": True}), name="decoder")
+            slices_BJE = decoder(slices_BJE, samples_BNE)
         else:
             tokens_BTE = jnp.concatenate([slices_BJE, samples_BNE], axis=1)
-            for i in range(self.num_blocks):
-                tokens_BTE = SetBlock(**block, name=f"block_{i}")(tokens_BTE)
-            slices_BJE = tokens_BTE[:, :J]
+            blocks = SetBlocks(self.num_blocks, block, name="blocks")
+            slices_BJE = blocks(tokens_BTE)[:, :J]
         return slices_BJE[..., d : d + S]
 
 
@@ -192,9 +190,7 @@ class HyperTransformer(nn.Module):
         return convnet_shapes(self.image_shape, self.channels, self.num_convs, outputs)
 
     def setup(self):
-        self.code = self.param(
-            "labels", nn.initializers.normal(1.0), (self.way + 1, self.code_dim)
-        )
+        self.code = self.param("labels", nn.initializers.normal(1.0), (self.way + 1, self.code_dim))
         if self.shared_dim:
             self.shared = SharedFeatures(self.shared_dim)
         writers, readers, weights = {}, {}, {}
@@ -230,9 +226,7 @@ class HyperTransformer(nn.Module):
             )
         return found
 
-    def __call__(
-        self, prompt: Prompt, all_layers: bool = False
-    ) -> Float[Array, "B Q K"]:
+    def __call__(self, prompt: Prompt, all_layers: bool = False) -> Float[Array, "B Q K"]:
         """Logits of the queries.
 
         Raises:

@@ -9,6 +9,7 @@ from typing import Literal, cast
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import FrozenDict
 from jaxtyping import Array, Float
 
 from ico.layers import linear_attention, mesa_all_keys, softmax_attention
@@ -42,7 +43,11 @@ class SetAttention(nn.Module):
             bias_HA = self.param(f"{name}_bias", nn.initializers.zeros, (H, A))
             return jnp.einsum("bte,eha->btha", of, kernel_EHA) + bias_HA[None, None]
 
-        q, k, v = projected("query", x_BTE), projected("key", context_BSE), projected("value", context_BSE)
+        q, k, v = (
+            projected("query", x_BTE),
+            projected("key", context_BSE),
+            projected("value", context_BSE),
+        )
         if self.kind == "softmax":
             o_BTHA = softmax_attention(q, k, v, causal=False)
         elif self.kind == "linear":
@@ -80,8 +85,8 @@ class SetBlock(nn.Module):
     @nn.compact
     def __call__(
         self, x_BTE: Float[Array, "B T E"], context_BSE: Float[Array, "B S E"] | None = None
-    ) -> Float[Array, "B T E"]:
-        """The members after the block; without a context they attend to each other alone."""
+    ) -> tuple[Float[Array, "B T E"], None]:
+        """The members after the block, and nothing, as `nn.scan` wants it."""
 
         def attend(x, context, name):
             update = SetAttention(self.kind, self.num_heads, self.head_dim, name=name)(x, context)
@@ -93,7 +98,33 @@ class SetBlock(nn.Module):
             x_BTE = attend(x_BTE, context_BSE, "cross")
         hidden = jax.nn.relu(nn.Dense(self.hidden_dim, name="up")(x_BTE))
         update = nn.Dense(x_BTE.shape[-1], name="down")(hidden)
-        return self._normed(x_BTE + update, "mlp_norm")
+        return self._normed(x_BTE + update, "mlp_norm"), None
 
     def _normed(self, x, name):
         return nn.LayerNorm(epsilon=1e-6, name=name)(x) if self.norm else x
+
+
+class SetBlocks(nn.Module):
+    """Blocks one after the other, compiled once: their parameters have a leading axis.
+
+    Fields:
+      num_blocks: how many.
+      block: fields of `SetBlock`.
+    """
+
+    num_blocks: int
+    block: FrozenDict
+
+    @nn.compact
+    def __call__(
+        self, x_BTE: Float[Array, "B T E"], context_BSE: Float[Array, "B S E"] | None = None
+    ) -> Float[Array, "B T E"]:
+        """The members after all blocks; without a context they attend to each other alone."""
+        scanned = nn.scan(
+            SetBlock,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.num_blocks,
+        )
+        return scanned(**self.block, name="block")(x_BTE, context_BSE)[0]
