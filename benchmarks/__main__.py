@@ -22,6 +22,7 @@ NAMES = (
     "mesa",
     "optimizers",
     "averaging",
+    "few_shot",
     "language_model",
     "imports",
 )

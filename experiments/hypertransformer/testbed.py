@@ -85,7 +85,9 @@ def model_of(run, method: str, way: int, channels: int, **fields: Any) -> Any:
     shape = (size, size, 1)
     if method in WRITTEN:
         learned = tuple(range(convs)) if method == LOGITS else ()
-        whole: dict[str, Any] = {"num_blocks": run.config.num_blocks, "learned": learned}
+        # Half as wide inside as its tokens, which the authors have for all sets but Omniglot.
+        whole: dict[str, Any] = {"num_blocks": run.config.num_blocks, "inner": 0.5}
+        whole |= {"learned": learned}
         whole |= fields
         return models.HyperTransformer(shape, way, channels, convs, **whole)
     if method == PROTO:

@@ -41,8 +41,8 @@ class ContinualHyperTransformer(nn.Module):
     Fields:
       writer: the HyperTransformer; its `outputs` are P, or K with `prototypes=False`.
       memory: "recursive", each network is written from the one before; "none", each from the
-        learned start, so that earlier tasks are forgotten; "fixed", the learned start is the network
-        of all tasks, which is a ProtoNet.
+        learned start, so that earlier tasks are forgotten; "fixed", the learned start is the
+        network of all tasks, which is a ProtoNet.
       prototypes: whether classes are told apart by the distance to the mean embedding of their
         support images, stored when their task was seen; else the outputs are logits.
     """

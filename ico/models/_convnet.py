@@ -128,9 +128,10 @@ def _block(weights, x_CNHW, moments, counted_N, activation):
 def _convolve(x_CNHW, kernel):
     S, (_, N, H, W), reach = len(kernel), x_CNHW.shape, len(kernel) // 2
     padded = jnp.pad(x_CNHW, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
-    shifted = [padded[:, :, i : i + H, j : j + W] for i in range(S) for j in range(S)]
-    patches = jnp.concatenate(shifted).reshape(-1, N * H * W)  # rows as in the kernel: i, j, C
-    return (kernel.reshape(-1, kernel.shape[-1]).T @ patches).reshape(-1, N, H, W)
+    wide = jnp.concatenate([padded[:, :, :, j : j + W] for j in range(S)])
+    patches = jnp.concatenate([wide[:, :, i : i + H] for i in range(S)])  # as kernels: i, j, C
+    products = kernel.reshape(-1, kernel.shape[-1]).T @ patches.reshape(-1, N * H * W)
+    return products.reshape(-1, N, H, W)
 
 
 def max_pool(x: Float[Array, "C N H W"]) -> Float[Array, "C N H2 W2"]:

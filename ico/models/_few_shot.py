@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from flax.core import unfreeze
 from jaxtyping import Array, Float
 
 from ico.algorithms import logistic_regression, nearest_class_mean
@@ -111,21 +112,29 @@ class Maml(nn.Module):
     head_only: bool = False
     inductive: bool = False
 
-    @nn.compact
+    def setup(self):
+        shapes = convnet_shapes(self.image_shape, self.channels, self.num_convs, self.way)
+        self.start = self.param("network", init_convnet, shapes)
+        self.rates = self.param("rates", self._rates, shapes)
+
     def __call__(self, prompt: Prompt, all_layers: bool = False) -> Float[Array, "B Q K"]:
         """Logits after the last step."""
         del all_layers
-        shapes = convnet_shapes(self.image_shape, self.channels, self.num_convs, self.way)
-        start = self.param("network", init_convnet, shapes)
-        rates = self.param("rates", self._rates, shapes)
+        queries = _images(prompt.x_query, self.image_shape)
+        if not self.inductive:
+            return jax.vmap(convnet)(self.write(prompt), queries)
 
-        def one(x, y, x_query):
-            weights = self._adapted(start, rates, x, y)
-            moments = convnet_features(weights, x)[1] if self.inductive else None
-            return convnet(weights, x_query, moments)
+        def one(weights, x, x_query):
+            return convnet(weights, x_query, convnet_features(weights, x)[1])
 
-        images, queries = (_images(a, self.image_shape) for a in (prompt.x, prompt.x_query))
-        return jax.vmap(one)(images, prompt.y, queries)
+        return jax.vmap(one)(self.write(prompt), _images(prompt.x, self.image_shape), queries)
+
+    def write(self, prompt: Prompt) -> dict[str, Any]:
+        """The network for each episode, as `ico.models.convnet` takes it, every leaf [B, ...]."""
+        # Linen freezes dicts that are attributes.
+        start, rates = unfreeze(self.start), unfreeze(self.rates)
+        adapt = jax.vmap(lambda x, y: self._adapted(start, rates, x, y))
+        return adapt(_images(prompt.x, self.image_shape), prompt.y)
 
     def _rates(self, key: Array, shapes) -> dict[str, Array]:
         """Of every layer that adapts, [T]."""
@@ -133,7 +142,7 @@ class Maml(nn.Module):
         names = ("head",) if self.head_only else tuple(shapes)
         return {name: jnp.full(self.num_steps, self.rate) for name in names}
 
-    def _adapted(self, start: Weights, rates: dict[str, Array], x, y) -> dict[str, Any]:
+    def _adapted(self, start: dict[str, Any], rates: dict[str, Array], x, y) -> dict[str, Any]:
         labelled = y.sum(-1)
 
         def loss(moving, fixed):

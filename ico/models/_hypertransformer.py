@@ -282,9 +282,8 @@ class HyperTransformer(nn.Module):
         samples = jnp.concatenate([known_BNE[..., :d], local, known_BNE[..., d:]], axis=-1)
         if previous is not None:
             previous = to_slices(previous, self.allocation, self.write_norm)
-        return from_slices(
-            self.writers[name](samples, previous), shapes, self.allocation, self.write_norm
-        )
+        slices = self.writers[name](samples, previous)
+        return from_slices(slices, shapes, self.allocation, self.write_norm)
 
     def _known(self, prompt: Prompt, images) -> Float[Array, "B N E"]:
         """Label code and shared features of every support image."""

@@ -71,6 +71,7 @@ def test_published_results_are_of_these_claims(name):
 
 # The study that compiles least, where that is not the first. test-full runs them all.
 QUICK = {
+    "hypertransformer": "attention_is_prototype",
     "noisy_regression": "gd_plus_plus_convergence",
     "outlandish": "spectrum",
 }
