@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks._measure import Row, data_alone, median_row, ratio_row, take_turns
-from experiments.noisy_regression import variants
-from ico import lab, models, tasks, train
+from ico import algorithms, lab, models, tasks, train
 
 TASK = tasks.NoisyRegression(batch_size=2048)
 # As the experiment trains.
@@ -71,13 +70,13 @@ def run() -> list[Row]:
     prior = tasks.NoisePrior.of(TASK.noise)
 
     def sampler(key):
-        return variants.spectral_contexts(key, spectra, prior, task=TASK)
+        return algorithms.sample_spectral_contexts(key, spectra, prior, task=TASK)
 
     def plain_loss(params, batch):
         return straightforward_loss(params, *batch), {}
 
     plain = _fit(plain_loss, straightforward_data, None, optax.adam(1e-4))
-    loss = variants.training_loss(MODEL, 100.0)
+    loss = models.weights_loss(MODEL, 100.0)
     data = functools.partial(tasks.spectral_context, spectra=spectra, config=TASK)
     ways = {
         "DIAG, 4 layers, closed form": _fit(loss, sampler, None),

@@ -1,14 +1,18 @@
 """What a user meets first: the import, the listing, the README, the pinned requirements."""
 
+import ast
+import importlib
 import io
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+OURS = ("ico", "experiments", "benchmarks")
 HEAVY = {"jax", "flax", "optax", "orbax", "matplotlib", "tensorflow", "sklearn", "tensorboardX"}
 
 
@@ -35,8 +39,6 @@ def test_every_public_name_is_there():
 
 
 def test_every_name_that_a_package_promises_is_there():
-    import importlib
-
     import ico
 
     for package in ico._PACKAGES:
@@ -45,6 +47,33 @@ def test_every_name_that_a_package_promises_is_there():
         module = importlib.import_module(f"ico.{package}")
         for name in getattr(module, "__all__", ()):
             assert hasattr(module, name), f"ico.{package}.{name}"
+
+
+def test_benchmarks_and_notebooks_use_names_that_are_there():
+    """They are run by hand alone, and so would not notice that something moved."""
+    for path in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "colabs").glob("*.py")]:
+        tree, modules = ast.parse(path.read_text()), {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in OURS:
+                module = importlib.import_module(str(node.module))
+                for name in node.names:
+                    try:
+                        found = getattr(module, name.name)
+                    except AttributeError:
+                        found = importlib.import_module(f"{node.module}.{name.name}")
+                    if isinstance(found, types.ModuleType):
+                        modules[name.asname or name.name] = found
+            elif isinstance(node, ast.Import):
+                names = [n.name for n in node.names if n.name.split(".")[0] in OURS]
+                modules |= {
+                    n.split(".")[0]: importlib.import_module(n.split(".")[0]) for n in names
+                }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                module = modules.get(node.value.id)
+                assert module is None or hasattr(module, node.attr), (
+                    f"{path.name}:{node.lineno}: {module.__name__} has no {node.attr!r}"
+                )
 
 
 @pytest.mark.parametrize("what", ["listing", "table"])
