@@ -31,7 +31,7 @@ def fresh_trace_counts():
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Whole models and trainings without jit, dozens of small compilations each, are slow tests."""
-    rooms = {"conformance", "lm", "metatrain", "models", "optim"}
+    rooms = {"algorithms", "conformance", "lm", "metatrain", "models", "optim"}
     for item in items:
         if "without_jit" in item.name and rooms & set(item.path.parts):
             item.add_marker(pytest.mark.slow)

@@ -3,6 +3,8 @@
 Dimension key: B sequences, T tasks, N support images, Q queries, K classes of a task.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,19 +46,21 @@ def by_hand(model, params, given, memory):
     """Networks one after the other, without a scan, of the first sequence."""
     writer, inner = model.writer, {"params": params["writer"]} if "writer" in params else None
     before = jax.tree.map(lambda leaf: leaf[None], params["start"])
-    networks = []
+    networks, write = [], jax.jit(functools.partial(writer.apply, method="write"))
     for t in range(T):
         if memory == "fixed":
             networks.append(before)
             continue
         prompt = Prompt(given.x[:1, t], given.y[:1, t], given.x[:1, t, :0])
-        after, _ = writer.apply(inner, prompt, before, method="write")
+        after, _ = write(inner, prompt, before)
         networks.append(after)
         before = after if memory == "recursive" else before
     return [jax.tree.map(lambda leaf: leaf[0], n) for n in networks]
 
 
-@pytest.mark.parametrize("memory", ["recursive", "none", "fixed"])
+@pytest.mark.parametrize(
+    "memory", ["recursive", pytest.param("none", marks=pytest.mark.slow), "fixed"]
+)
 def test_scores_are_those_of_networks_written_by_hand(memory):
     """Distances to the prototypes that were stored when each task was seen."""
     model, params = built(memory=memory)
@@ -117,6 +121,7 @@ def test_losses_and_accuracies_are_their_definitions(across):
     np.testing.assert_allclose(transfer, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, {"prototypes": False}, {"memory": "none"}])
 def test_the_gradient_reaches_everything_that_is_used(fields):
     model, params = built(WAY if "prototypes" in fields else 4, **fields)

@@ -37,6 +37,14 @@ VARIANTS = {
 }
 
 
+# `make test` has those that differ most; each takes seconds to compile.
+QUICK = ("all", "inductive")
+each_variant = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in VARIANTS],
+)
+
+
 def prompt(seed=0, B=2, N=5, Q=4, way=WAY):
     rng = np.random.default_rng(seed)
     labels = np.array([0, 1, 2, 0, 1])[:N]
@@ -99,7 +107,7 @@ class Variants(chex.TestCase):
             np.testing.assert_allclose(models.convnet(network, images), logits[b], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@each_variant
 def test_the_order_of_the_support_does_not_matter(name):
     """But that of the labels does: the labels of two classes exchanged exchange nothing else."""
     model, params = built(**VARIANTS[name])
@@ -113,7 +121,7 @@ def test_the_order_of_the_support_does_not_matter(name):
         assert np.abs(write(one)[layer]["kernel"] - other[layer]["kernel"]).max() > 1e-4
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@each_variant
 def test_every_parameter_has_a_gradient_and_that_of_no_label_only_where_there_is_none(name):
     model, params = built(**VARIANTS[name])
     one = prompt()
@@ -209,29 +217,28 @@ def test_rivals_use_the_labelled_images_alone_in_any_order(name):
 def test_maml_is_gradient_descent_and_its_first_order_form_has_the_same_forward_pass():
     one, shape = prompt(), (SIZE, SIZE, 1)
     model = models.Maml(shape, WAY, 2, 2, num_steps=1, rate=0.3)
-    params = model.init(jax.random.key(0), one)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), one)["params"]
     weights = params["network"]
 
     def loss(weights):
         logits = models.convnet(weights, one.x[0].reshape(-1, *shape))
         return optax.softmax_cross_entropy(logits, one.y[0]).mean()
 
-    moved = jax.tree.map(lambda w, g: w - 0.3 * g, weights, jax.grad(loss)(weights))
+    moved = jax.tree.map(lambda w, g: w - 0.3 * g, weights, jax.jit(jax.grad(loss))(weights))
     expected = models.convnet(moved, one.x_query[0].reshape(-1, *shape))
-    np.testing.assert_allclose(model.apply({"params": params}, one)[0], expected, atol=1e-5)
+    found = jax.jit(model.apply)({"params": params}, one)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
     def outer(first_order):
         variant = model.clone(first_order=first_order)
-        return jax.value_and_grad(
-            lambda p: (variant.apply({"params": p}, one) ** 2).mean()
-        )(params)  # fmt: skip
+        outer = jax.value_and_grad(lambda p: (variant.apply({"params": p}, one) ** 2).mean())
+        return jax.jit(outer)(params)
 
     (first, g_first), (second, g_second) = outer(True), outer(False)
     np.testing.assert_allclose(first, second, rtol=1e-6)
     gap = jax.tree.map(lambda a, b: np.abs(a - b).max(), g_first["network"], g_second["network"])
     assert max(jax.tree.leaves(gap)) > 1e-4
-    anil = model.clone(head_only=True)
-    body = anil.init(jax.random.key(0), one)["params"]
+    body = jax.eval_shape(model.clone(head_only=True).init, jax.random.key(0), one)["params"]
     assert set(body["rates"]) == {"head"}
 
 
