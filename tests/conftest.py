@@ -3,6 +3,7 @@
 Warnings are errors (pyproject.toml), and ico's jaxtyping annotations are enforced.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -26,6 +27,19 @@ hypothesis.settings.load_profile("ico")
 def fresh_trace_counts():
     """`chex.assert_max_traces` counts by the code of a function, over all tests of a process."""
     chex.clear_trace_counter()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_memory_maps():
+    """Forgets compiled programs before they fill the process's memory maps: each has several.
+
+    Linux allows 65,530; with more, LLVM crashes in the middle of a compilation.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -45,11 +45,14 @@ class ContinualHyperTransformer(nn.Module):
         network of all tasks, which is a ProtoNet.
       prototypes: whether classes are told apart by the distance to the mean embedding of their
         support images, stored when their task was seen; else the outputs are logits.
+      same_classes: whether all tasks have the same classes, a large support set in parts: then the
+        prototypes of the parts seen so far are averaged (UNVERIFIED), and K2 is K.
     """
 
     writer: HyperTransformer
     memory: Memory = "recursive"
     prototypes: bool = True
+    same_classes: bool = False
 
     def setup(self):
         self.start = self.param("start", init_convnet, self.writer.shapes)
@@ -58,7 +61,7 @@ class ContinualHyperTransformer(nn.Module):
         """Scores [b, t, s, q]: of query q of task s by the network after task t, where s <= t.
 
         K2 is T K: the classes of every task in order, those of tasks after t minus infinity. With
-        logits it is K, classes within the task.
+        logits or `same_classes` it is K, classes within the task.
         """
         B, T, N, D = tasks.x.shape
         # Linen freezes dicts that are attributes.
@@ -93,10 +96,16 @@ class ContinualHyperTransformer(nn.Module):
             found = jax.vmap(lambda w, x: convnet(w, x, counted=counted_Q))(weights, queries)
             if not self.prototypes:
                 return found.reshape(B, T, Q, -1)
-            means_BKP = jnp.moveaxis(means_TBKP, 0, 1).reshape(B, -1, means_TBKP.shape[-1])
+            seen_T = (jnp.arange(T) <= t).astype(queries.dtype)
+            if self.same_classes:
+                means_BKP = jnp.einsum("t,tbkp->bkp", seen_T / (t + 1), means_TBKP)
+            else:
+                means_BKP = jnp.moveaxis(means_TBKP, 0, 1).reshape(B, -1, means_TBKP.shape[-1])
             gaps = found[:, :, None] - means_BKP[:, None]
-            seen_K = jnp.repeat(jnp.arange(T) <= t, tasks.y.shape[-1])
-            scores = jnp.where(seen_K[None, None], -jnp.sum(gaps**2, axis=-1), -jnp.inf)
+            scores = -jnp.sum(gaps**2, axis=-1)
+            if not self.same_classes:
+                seen_K = jnp.repeat(seen_T > 0, tasks.y.shape[-1])
+                scores = jnp.where(seen_K[None, None], scores, -jnp.inf)
             return scores.reshape(B, T, Q, -1)
 
         return jax.lax.map(lambda given: after(*given), (jnp.arange(T), networks))

@@ -73,7 +73,9 @@ def test_published_results_are_of_these_claims(name):
 QUICK = {
     "hypertransformer": "attention_is_prototype",
     "noisy_regression": "gd_plus_plus_convergence",
+    "continual_hypertransformer": "mini_batches",
     "outlandish": "spectrum",
+    "training_trajectories": "stationary_distance",
 }
 
 

@@ -20,6 +20,7 @@ def excess(weights, statistics, sigma):
     return float(0.5 * jnp.mean(jnp.sum((weights - oracle) ** 2, axis=1)))
 
 
+@pytest.mark.slow
 def test_tuning_finds_the_least():
     found = tune_ridge(TASK, num_tasks=4_000, seed=3)
     context = draw(jax.random.key(3), TASK)  # the contexts that it was tuned on
@@ -74,6 +75,7 @@ def test_no_more_pairs_than_inputs_and_one_context_are_refused():
         tune_ridge(TASK, num_tasks=1)
 
 
+@pytest.mark.slow
 def test_baselines_have_the_papers_losses():
     """A small version of the first claims, at the paper's sizes."""
     task = NoisyRegression(20_000, noise=5.0)

@@ -59,7 +59,7 @@ def by_hand(model, params, given, memory):
 
 
 @pytest.mark.parametrize(
-    "memory", ["recursive", pytest.param("none", marks=pytest.mark.slow), "fixed"]
+    "memory", [pytest.param(m, marks=pytest.mark.slow) for m in ("recursive", "none")] + ["fixed"]
 )
 def test_scores_are_those_of_networks_written_by_hand(memory):
     """Distances to the prototypes that were stored when each task was seen."""
@@ -80,18 +80,20 @@ def test_scores_are_those_of_networks_written_by_hand(memory):
         assert np.all(np.isneginf(found[0, t, :, :, WAY * (t + 1) :]))
 
 
-def test_a_task_does_not_change_what_was_said_before_it():
+@pytest.mark.parametrize(
+    "fields", [{}, pytest.param({"prototypes": False}, marks=pytest.mark.slow)]
+)
+def test_a_task_does_not_change_what_was_said_before_it(fields):
     """Neither its support images nor its queries."""
-    for fields in ({}, {"prototypes": False}):
-        model, params = built(WAY if fields else 4, **fields)
-        given = tasks()
-        other = jax.tree.map(lambda a, b: a.at[:, 2].set(b[:, 2]), given, tasks(1))
-        first, second = scores(model, params, given), scores(model, params, other)
-        np.testing.assert_allclose(first[:, :2, :2], second[:, :2, :2], atol=1e-5)
-        assert np.abs(first[:, 2, 0, :, :2] - second[:, 2, 0, :, :2]).max() > 1e-4
+    model, params = built(WAY if fields else 4, **fields)
+    given = tasks()
+    other = jax.tree.map(lambda a, b: a.at[:, 2].set(b[:, 2]), given, tasks(1))
+    first, second = scores(model, params, given), scores(model, params, other)
+    np.testing.assert_allclose(first[:, :2, :2], second[:, :2, :2], atol=1e-5)
+    assert np.abs(first[:, 2, 0, :, :2] - second[:, 2, 0, :, :2]).max() > 1e-4
 
 
-@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize("across", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_losses_and_accuracies_are_their_definitions(across):
     model, params = built()
     given = tasks()
@@ -151,3 +153,22 @@ def test_counted_images_are_all_that_moments_are_of():
     x = jax.random.normal(jax.random.key(1), (5, SIZE, SIZE, 1))
     counted = models.convnet(weights, x, counted=jnp.array([1.0, 1, 1, 0, 0]))
     np.testing.assert_allclose(counted[:3], models.convnet(weights, x[:3]), atol=1e-5)
+
+
+def test_parts_of_one_support_set_share_their_prototypes():
+    """With one network for all parts: the mean over parts seen so far is that of their images."""
+    model, params = built(memory="fixed", same_classes=True)
+    given = tasks()
+    found = scores(model, params, given)
+    assert found.shape == (B, T, T, Q, WAY)
+    network = params["start"]
+    for t in range(T):
+        parts = [
+            models.convnet(network, given.x[0, s].reshape(-1, SIZE, SIZE, 1)) for s in range(t + 1)
+        ]
+        labels = np.arange(2 * WAY) % WAY
+        means = np.mean([[part[labels == k].mean(0) for k in range(WAY)] for part in parts], axis=0)
+        seen = given.x_query[0, : t + 1].reshape(-1, SIZE, SIZE, 1)
+        embedded = np.asarray(models.convnet(network, seen))
+        expected = -((embedded[:, None] - means[None]) ** 2).sum(-1)
+        np.testing.assert_allclose(found[0, t, : t + 1].reshape(-1, WAY), expected, atol=1e-3)

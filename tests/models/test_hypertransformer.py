@@ -37,8 +37,8 @@ VARIANTS = {
 }
 
 
-# `make test` has those that differ most; each takes seconds to compile.
-QUICK = ("all", "inductive")
+# `make test` has one; each takes seconds to compile.
+QUICK = ("all",)
 each_variant = pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in VARIANTS],

@@ -1,0 +1,1 @@
+"""Continual HyperTransformer: written weights as memory (Vladymyrov et al. 2023)."""

@@ -1,0 +1,89 @@
+"""Continual HyperTransformer: the written weights are fed back, and are all that is remembered.
+
+Paper:    Vladymyrov, Zhmoginov, Sandler, 2023, arXiv 2301.04584. The abstract, and the mechanism
+          from summaries; all sizes are UNVERIFIED, and bands are those of the project.
+Command:  python -m experiments.continual_hypertransformer      (preset cpu)
+Cost:     `cost` below; what a run really took stands in its report.
+Expected: earlier tasks are not forgotten (backward transfer above -2 points over five tasks), and
+          accuracy is above that of one fixed embedding of equal size.
+Known before the bands were fixed: nothing; the transfer of a fixed embedding is zero by
+          construction, but for the normalisation.
+
+Letters, splits and training are those of `experiments.hypertransformer`.
+"""
+
+from typing import Annotated
+
+from ico import lab
+
+Several = Annotated[int, lab.Range(2)]
+
+
+class Config(lab.Config):
+    """What a preset chooses."""
+
+    # Models of each kind that are trained, under one vmap.
+    num_seeds: lab.Count = 3
+    # Height and width of the images.
+    image_size: Annotated[int, lab.Range(8)] = 16
+    # Channels of the network that is written.
+    channels: lab.Count = 8
+    # Convolutions of that network.
+    num_convs: lab.Count = 4
+    # Layers of attention of the transformer that writes it.
+    num_blocks: lab.Count = 3
+    # Width of the embedding.
+    embedding: lab.Count = 16
+    # Classes of a task.
+    way: Several = 5
+    # Labelled images of each class.
+    shot: lab.Count = 1
+    # Tasks in a training sequence.
+    num_tasks: Several = 3
+    # Tasks in a test sequence.
+    test_tasks: Several = 5
+    # Tasks in the longest test sequence.
+    most_tasks: Several = 10
+    # Training steps of every model.
+    num_steps: lab.Count = 10_000
+    # Sequences of a training step.
+    tasks_per_step: lab.Count = 2
+    # Queries of each class.
+    queries: lab.Count = 8
+    # Test sequences.
+    test_episodes: Annotated[int, lab.Range(2)] = 600
+    # Learning rate of written networks, and of one that is not written.
+    learning_rate: lab.Positive = 2e-4
+    fixed_learning_rate: lab.Positive = 3e-3
+
+
+paper = lab.Paper(
+    "continual_hypertransformer",
+    config=Config,
+    authors="Vladymyrov, Zhmoginov, Sandler",
+    year=2023,
+    arxiv="2301.04584",
+    studies=(
+        "five_tasks",
+        "class_incremental",
+        "mini_batches",
+        "extrapolation",
+        "forgetting_baselines",
+    ),
+    smoke={
+        "num_seeds": 2,
+        "image_size": 8,
+        "channels": 2,
+        "num_convs": 1,
+        "num_blocks": 1,
+        "embedding": 3,
+        "way": 2,
+        "num_tasks": 2,
+        "test_tasks": 2,
+        "most_tasks": 3,
+        "num_steps": 4,
+        "queries": 2,
+        "test_episodes": 4,
+    },
+    cost={"cpu": "about three hours on two cores"},
+)

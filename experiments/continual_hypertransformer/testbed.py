@@ -1,0 +1,177 @@
+"""Sequences of tasks, the models that learn them, and their accuracy by network and task.
+
+Dimension key: S seeds, E test sequences, B sequences, T tasks, K classes of a task, N support
+images, Q queries, D pixels.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.hypertransformer.testbed import letters, recipe
+from ico import data, lab, models
+from ico.data import ClassImages, FewShot
+from ico.models import TaskSequence
+from ico.types import Episode
+
+CHT, CROSS, SEQUENTIAL, PROTO, MERGED = (
+    "continual",
+    "with cross-entropy",
+    "without recursion",
+    "ProtoNet",
+    "all tasks at once",
+)
+# What a model is made of, by name; all have the same network.
+MAKES: dict[str, dict[str, Any]] = {
+    CHT: {},
+    CROSS: {"prototypes": False},
+    SEQUENTIAL: {"memory": "none"},
+    PROTO: {"memory": "fixed"},
+}
+
+
+def in_tasks(episode: Episode, num_tasks: int) -> TaskSequence:
+    """Classes of one episode, in groups: each is a task with classes of its own."""
+    x, y, x_query = episode.prompt
+    B, _, D = x.shape
+    K = y.shape[-1] // num_tasks
+
+    def cut(inputs, targets):
+        rows = inputs.reshape(B, num_tasks, -1, D)
+        own = targets.reshape(B, num_tasks, -1, num_tasks, K).sum(3)  # within the task's classes
+        return rows, own
+
+    return TaskSequence(*cut(x, y), *cut(x_query, episode.y_query))
+
+
+def in_parts(episode: Episode, num_parts: int) -> TaskSequence:
+    """One episode whose support images come in parts, each with the same classes."""
+    x, y, x_query = episode.prompt
+    B, _, D = x.shape
+    K = y.shape[-1]
+
+    def cut(rows, width):
+        by_class = rows.reshape(B, K, num_parts, -1, width)
+        return jnp.swapaxes(by_class, 1, 2).reshape(B, num_parts, -1, width)
+
+    queries = cut(x_query, D), cut(episode.y_query, K)
+    return TaskSequence(cut(x, D), cut(y, K), *queries)
+
+
+def sequences(run, length: int, parts: bool = False, **fields) -> tuple[FewShot, Any]:
+    """Episodes that hold a whole sequence, and how they are cut."""
+    config = run.config
+    if parts:
+        sizes = config.way, config.shot * length, config.queries - config.queries % length
+        few = FewShot(sizes[0], sizes[1], 0, max(sizes[2], length), **fields)
+        return few, functools.partial(in_parts, num_parts=length)
+    few = FewShot(config.way * length, config.shot, 0, config.queries, **fields)
+    return few, functools.partial(in_tasks, num_tasks=length)
+
+
+def make(run, name: str, way: int, **fields: Any) -> models.ContinualHyperTransformer:
+    """A model by its name."""
+    config, size = run.config, run.config.image_size
+    whole = MAKES.get(name, {}) | fields
+    outputs = config.embedding if whole.get("prototypes", True) else way
+    writer = models.HyperTransformer(
+        (size, size, 1), way, config.channels, config.num_convs, outputs=outputs,
+        num_blocks=config.num_blocks, inner=0.5,
+    )  # fmt: skip
+    return models.ContinualHyperTransformer(writer, **whole)
+
+
+def sample(key, given, *, config: FewShot, cut):
+    """A batch of sequences of the classes that are given."""
+    return cut(data.few_shot(key, config, given))
+
+
+def loss(params, tasks, given, *, model, judge):
+    """Of all networks on all tasks that they have seen; and the last one's accuracy."""
+    del given
+    scores = model.apply({"params": params}, tasks)
+    right = judge.accuracy(scores, tasks)
+    return judge(scores, tasks), {"accuracy": right[:, -1].mean()}
+
+
+def trained(run, name: str, *, across: bool = False, parts: bool = False, num_tasks: int = 0):
+    """A model trained on sequences of the training scripts.
+
+    Args:
+      run: the run.
+      name: of the model.
+      across: whether classes are told apart across tasks.
+      parts: whether a sequence is one task in parts.
+      num_tasks: of a sequence, by default the configuration's. MERGED sees all of them at once.
+    """
+    config, num_tasks = run.config, num_tasks or run.config.num_tasks
+    images = letters(run).train
+    fields = {"num_tasks": config.tasks_per_step, "rotations": True}
+    few, cut = sequences(run, num_tasks, parts, **fields)
+    way = config.way
+    if name == MERGED:  # one task with all classes
+        cut, way = functools.partial(in_tasks, num_tasks=1), way * num_tasks
+    few.check(images)
+    model = make(run, name, way, same_classes=parts)
+    rate = config.fixed_learning_rate if name == PROTO else config.learning_rate
+    how = recipe(run, rate, config.num_steps)
+    sampler = functools.partial(sample, config=few, cut=cut)
+    given = jax.tree.map(jnp.asarray, images.arrays)
+    judge = models.ContinualLoss(across)
+    scenario = "parts" if parts else "classes" if across else "tasks"
+    return lab.train(
+        run,
+        f"{name.replace(' ', '-')}-{scenario}",
+        model,
+        sampler,
+        how,
+        loss=functools.partial(loss, model=model, judge=judge),
+        init=lambda key: model.init(key, sampler(key, given))["params"],
+        given=given,
+        stream=f"sequences-{scenario}",
+        spec={
+            "model": repr(model),
+            "sequences": few,
+            "scenario": scenario,
+            "merged": name == MERGED,
+        },
+    )
+
+
+def accuracy(
+    run, found: lab.Trained, images: ClassImages, num_tasks: int, *, across=False, parts=False
+) -> np.ndarray:
+    """Right answers of every seed by network and task, [S, E, T, T]; NaN for tasks not yet seen."""
+    few, cut = sequences(run, num_tasks, parts)
+    few.check(images)
+    keys = jax.random.split(run.key("test"), run.config.test_episodes)
+    arrays = jax.tree.map(jnp.asarray, images.arrays)
+    judge = models.ContinualLoss(across)
+    return np.asarray(_accuracies(found.model, found.params, arrays, keys, few, cut, judge))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "few", "cut", "judge"))
+def _accuracies(model, params, arrays, keys, few, cut, judge):
+    def of_sequence(key):
+        tasks = cut(data.few_shot(key, few, arrays))
+
+        def one(params):
+            return judge.accuracy(model.apply({"params": params}, tasks), tasks)[0]
+
+        return jax.vmap(one)(params)
+
+    return jnp.swapaxes(jax.lax.map(of_sequence, keys, batch_size=10), 0, 1)
+
+
+def scored(name: str, right: np.ndarray, **axes) -> Any:
+    """A record of a model: its accuracies [S, E], in per cent, and the whole matrix [T, T]."""
+    T = right.shape[-1]
+    last = np.nanmean(right[..., T - 1, :], axis=-1)
+    transfer = np.asarray(models.backward_transfer(right)) if T > 1 else np.zeros(right.shape[:2])
+    return lab.record(
+        model=name, **axes, accuracy=100 * last, transfer=100 * transfer,
+        matrix=100 * right.mean((0, 1))[None],
+    )  # fmt: skip
