@@ -27,7 +27,7 @@ class_incremental.claim(
     "abstract",
     kind="core",
     unit="points",
-    band=(-2, None),
+    band=(-2.0, None),
     of=lab.mean("transfer", model=CHT, asked="own task"),
 )
 class_incremental.claim(
@@ -45,6 +45,6 @@ class_incremental.note(
 )
 class_incremental.table("accuracy", lab.rows("accuracy", also=("transfer",)))
 class_incremental.figure(
-    lab.maps("matrix", each=("after each task (down), asked about each (across)",), high=100),
+    lab.maps("matrix", each=("after each task (down), asked about each (across)",), high=100.0),
     "Accuracy by network and task, over all classes so far and within the own task.",
 )

@@ -27,7 +27,7 @@ extrapolation.claim(
     "abstract",
     kind="core",
     unit="points",
-    band=(-5, None),
+    band=(-5.0, None),
     of=lab.difference("accuracy", model=CHT, tasks=(5, 3)),
 )
 extrapolation.table("accuracy", lab.rows("accuracy", also=("transfer",)))

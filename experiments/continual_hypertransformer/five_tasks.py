@@ -25,7 +25,7 @@ five_tasks.claim(
     "abstract",
     kind="core",
     unit="points",
-    band=(-2, None),
+    band=(-2.0, None),
     of=lab.mean("transfer", model=CHT),
 )
 five_tasks.claim(
@@ -43,12 +43,12 @@ five_tasks.claim(
     "abstract",
     kind="core",
     unit="points",
-    band=(None, -15),
+    band=(None, -15.0),
     of=lab.mean("transfer", model=CROSS),
 )
 five_tasks.table("accuracy after five tasks", lab.rows("accuracy", also=("transfer",)))
 five_tasks.figure(
-    lab.maps("matrix", each=("after each task (down), asked about each (across)",), high=100),
+    lab.maps("matrix", each=("after each task (down), asked about each (across)",), high=100.0),
     "Accuracy by network and task: a row after each task learned, a column for the task asked "
     "about. What is forgotten gets darker down a column.",
 )

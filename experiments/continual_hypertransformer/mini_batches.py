@@ -30,7 +30,7 @@ mini_batches.claim(
     "abstract",
     kind="core",
     unit="points",
-    band=(-2, None),
+    band=(-2.0, None),
     of=lab.mean("transfer", model=CHT),
 )
 mini_batches.claim(

@@ -18,7 +18,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "encoder and decoder": {"separate": True},
     "normalisation written, too": {"write_norm": True},
 }
-_ALIKE = (-2, 2)  # points, within which "very similar" is meant here
+_ALIKE = (-2.0, 2.0)  # points, within which "very similar" is meant here
 
 
 @paper.study("Does it matter how weights are cut into tokens?")

@@ -374,7 +374,7 @@ def _verdict_line(claim: dict[str, Any]) -> str:
     )
 
 
-def _band(low: float | None, high: float | None) -> str:
+def _band(low: int | float | None, high: int | float | None) -> str:
     if high is None:
         return f"at least {low:.4g}"
     return f"at most {high:.4g}" if low is None else f"{low:.4g} to {high:.4g}"
