@@ -111,9 +111,9 @@ def test_paper_preset_starts(tmp_path, monkeypatch):
 
     def only_shapes(step, state, data, config_of_loop, *, given, given_axes, **_):
         def once(state, given):
-            return step(state, data(jax.random.fold_in(state.key, state.step), *given), *given)
+            return step(state, data(jax.random.fold_in(state.key, state.step), given), given)
 
-        after, _ = jax.eval_shape(jax.vmap(once, in_axes=(0, *given_axes)), state, given)
+        after, _ = jax.eval_shape(jax.vmap(once, in_axes=(0, given_axes)), state, given)
         chex.assert_trees_all_equal_shapes_and_dtypes(
             state._replace(key=None), after._replace(key=None)
         )
