@@ -148,6 +148,30 @@ def gradient_cosine(first: PyTree, second: PyTree) -> Float[Array, ""]:
     return jnp.where(lengths == 0, 0, a @ b / jnp.where(lengths == 0, 1, lengths))
 
 
+class Travelled(NamedTuple):
+    """How far iterates went, up to each of them.
+
+    Fields:
+      path: along the way, the sum of the distances between neighbours.
+      straight: from the first.
+    """
+
+    path: Float[Array, "n"]
+    straight: Float[Array, "n"]
+
+
+def distance_travelled(iterates: Num[Any, "n D"]) -> Travelled:
+    """Along the way and straight, of flat iterates such as `ico.train.Trajectory.params` gives.
+
+    A random walk of equal steps has a straight distance that grows as the root of the path's; one
+    that circles a minimum goes on travelling and gets no further.
+    """
+    iterates = jnp.asarray(iterates)
+    steps = jnp.linalg.norm(jnp.diff(iterates, axis=0), axis=1)
+    path = jnp.concatenate([jnp.zeros(1, steps.dtype), jnp.cumsum(steps)])
+    return Travelled(path, jnp.linalg.norm(iterates - iterates[:1], axis=1))
+
+
 def stationary_variance(rate: ArrayLike, curvature: float, noise: float = 1.0) -> Any:
     """The variance of `w <- w - rate a (w - m_t)` in the long run, the m_t of variance `noise`.
 

@@ -102,3 +102,11 @@ def test_wrong_arguments_are_refused():
         probes.lanczos(lambda v: v, jnp.ones(3), 4)
     with pytest.raises(ValueError, match="at least 4 points"):
         probes.polynomial_fit(np.arange(3.0), np.arange(3.0))
+
+
+def test_distance_travelled_of_a_square_is_four_sides_and_ends_where_it_began():
+    corners = np.array([[0, 0], [2, 0], [2, 2], [0, 2], [0, 0]], np.float32)
+    found = probes.distance_travelled(corners)
+    np.testing.assert_allclose(found.path, [0, 2, 4, 6, 8])
+    np.testing.assert_allclose(found.straight, [0, 2, 8**0.5, 2, 0], rtol=1e-6)
+    np.testing.assert_array_equal(probes.distance_travelled(corners[:1]).path, [0])
