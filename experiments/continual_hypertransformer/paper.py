@@ -16,6 +16,7 @@ from typing import Annotated
 
 from ico import lab
 
+DRAWINGS = 20  # of each letter
 Several = Annotated[int, lab.Range(2)]
 
 
@@ -55,6 +56,17 @@ class Config(lab.Config):
     # Learning rate of written networks, and of one that is not written.
     learning_rate: lab.Positive = 2e-4
     fixed_learning_rate: lab.Positive = 3e-3
+
+    def check(self) -> None:
+        """Raises ValueError, its first word the field, for sizes that do not go together."""
+        least = 2**self.num_convs
+        if self.image_size < least:
+            raise ValueError(f"image_size must be at least {least} to be halved so often")
+        shown = max(self.test_tasks * self.shot, self.shot) + max(self.queries, self.test_tasks)
+        if shown > DRAWINGS:
+            raise ValueError(
+                f"queries and images shown are {shown} a class; a letter has {DRAWINGS}"
+            )
 
 
 paper = lab.Paper(

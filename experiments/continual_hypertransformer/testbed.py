@@ -78,9 +78,14 @@ def make(run, name: str, way: int, **fields: Any) -> models.ContinualHyperTransf
     whole = MAKES.get(name, {}) | fields
     outputs = config.embedding if whole.get("prototypes", True) else way
     writer = models.HyperTransformer(
-        (size, size, 1), way, config.channels, config.num_convs, outputs=outputs,
-        num_blocks=config.num_blocks, inner=0.5,
-    )  # fmt: skip
+        (size, size, 1),
+        way,
+        config.channels,
+        config.num_convs,
+        outputs=outputs,
+        num_blocks=config.num_blocks,
+        inner=0.5,
+    )
     return models.ContinualHyperTransformer(writer, **whole)
 
 
@@ -172,6 +177,9 @@ def scored(name: str, right: np.ndarray, **axes) -> Any:
     last = np.nanmean(right[..., T - 1, :], axis=-1)
     transfer = np.asarray(models.backward_transfer(right)) if T > 1 else np.zeros(right.shape[:2])
     return lab.record(
-        model=name, **axes, accuracy=100 * last, transfer=100 * transfer,
+        model=name,
+        **axes,
+        accuracy=100 * last,
+        transfer=100 * transfer,
         matrix=100 * right.mean((0, 1))[None],
-    )  # fmt: skip
+    )

@@ -5,8 +5,6 @@ Dimension key: S seeds, T test episodes.
 
 from typing import Any
 
-import numpy as np
-
 from experiments.hypertransformer import testbed
 from experiments.hypertransformer.paper import paper
 from ico import lab
@@ -23,16 +21,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @paper.study("What of the transformer matters?")
 def ablations(run):
     """All layers written, the fewest channels, ways and shots; one change at a time."""
-    place = min(run.config.channels), min(run.config.ways), min(run.config.shots)
-    for name, fields in VARIANTS.items():
-        found = testbed.trained(run, testbed.ALL, *place, **fields)
-        right = testbed.accuracy(
-            run, found.model, found.params, testbed.letters(run).test, *place[1:]
-        )
-        yield lab.record(
-            transformer=name, accuracy=100 * right, failure_rate=found.failure_rate,
-            parameters=np.asarray(found.num_parameters),
-        )  # fmt: skip
+    yield from testbed.compared(run, VARIANTS, "transformer")
 
 
 ablations.claim(

@@ -5,8 +5,6 @@ Dimension key: S seeds, T test episodes.
 
 from typing import Any
 
-import numpy as np
-
 from experiments.hypertransformer import testbed
 from experiments.hypertransformer.paper import paper
 from ico import lab
@@ -24,16 +22,7 @@ _ALIKE = (-2.0, 2.0)  # points, within which "very similar" is meant here
 @paper.study("Does it matter how weights are cut into tokens?")
 def allocation(run):
     """All layers written, the fewest channels, ways and shots."""
-    place = min(run.config.channels), min(run.config.ways), min(run.config.shots)
-    for name, fields in VARIANTS.items():
-        found = testbed.trained(run, testbed.ALL, *place, **fields)
-        right = testbed.accuracy(
-            run, found.model, found.params, testbed.letters(run).test, *place[1:]
-        )
-        yield lab.record(
-            weights=name, accuracy=100 * right, failure_rate=found.failure_rate,
-            parameters=np.asarray(found.num_parameters),
-        )  # fmt: skip
+    yield from testbed.compared(run, VARIANTS, "weights")
 
 
 for identity, name in zip(("spatial", "separate", "norms"), list(VARIANTS)[1:], strict=True):

@@ -21,9 +21,17 @@ def attention_is_prototype(run):
     channels, way, size = max(run.config.channels), 5, run.config.image_size
     convs = run.config.num_convs
     model = models.HyperTransformer(
-        (size, size, 1), way, channels, convs, tuple(range(convs)), num_blocks=1, num_heads=1,
-        norm=False, shared_dim=0, head_reads="features",
-    )  # fmt: skip
+        (size, size, 1),
+        way,
+        channels,
+        convs,
+        tuple(range(convs)),
+        num_blocks=1,
+        num_heads=1,
+        norm=False,
+        shared_dim=0,
+        head_reads="features",
+    )
     config = testbed.episodes(run, way, 2, 1, num_tasks=_EPISODES)
     arrays = jax.tree.map(jnp.asarray, testbed.letters(run).test.arrays)
     prompt = data.few_shot(run.key("prototypes"), config, arrays).prompt

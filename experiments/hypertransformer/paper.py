@@ -21,6 +21,7 @@ from typing import Annotated
 
 from ico import lab
 
+DRAWINGS = 20  # of each letter
 Several = Annotated[int, lab.Range(2)]
 
 
@@ -55,6 +56,17 @@ class Config(lab.Config):
     test_episodes: Annotated[int, lab.Range(2)] = 600
     # A folder with Omniglot's zips, to test on handwriting as well.
     omniglot_dir: str = ""
+
+    def check(self) -> None:
+        """Raises ValueError, its first word the field, for sizes that do not go together."""
+        least = 2**self.num_convs
+        if self.image_size < least:
+            raise ValueError(f"image_size must be at least {least} to be halved so often")
+        shown = max(*self.shots, 1 + max(self.unlabeled), 3) + self.queries
+        if shown > DRAWINGS:
+            raise ValueError(
+                f"queries and images shown are {shown} a class; a letter has {DRAWINGS}"
+            )
 
 
 paper = lab.Paper(

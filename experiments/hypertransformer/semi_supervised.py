@@ -20,12 +20,14 @@ def semi_supervised(run):
             fields = {} if layers == DEEP else {"num_blocks": 1}
             found = testbed.trained(run, testbed.ALL, channels, way, 1, unlabeled, **fields)
             right = testbed.accuracy(
-                run, found.model, found.params, testbed.letters(run).test, way, 1, unlabeled
+                run, found.apply, found.params, testbed.letters(run).test, way, 1, unlabeled
             )
             yield lab.record(
-                layers=layers, unlabeled=unlabeled, accuracy=100 * right,
+                layers=layers,
+                unlabeled=unlabeled,
+                accuracy=100 * right,
                 failure_rate=found.failure_rate,
-            )  # fmt: skip
+            )
 
 
 def gains(records):
@@ -66,9 +68,12 @@ semi_supervised.claim(
 semi_supervised.table("accuracy", lab.rows("accuracy"))
 semi_supervised.figure(
     lab.lines(
-        "unlabeled", "accuracy", color="layers", xlabel="images of each class without a label",
+        "unlabeled",
+        "accuracy",
+        color="layers",
+        xlabel="images of each class without a label",
         ylabel="accuracy, %",
     ),
     "Accuracy on letters of unseen scripts, 5 ways and 1 labelled image of each class, with one "
     "and with three layers of attention; 95% intervals over seeds and episodes.",
-)  # fmt: skip
+)

@@ -27,26 +27,36 @@ def _scores(run, kind, place):
     sets = {"unseen scripts": testbed.letters(run).test} | testbed.other_sets(run)
     for name, images in sets.items():
         right = testbed.accuracy(
-            run, found.model, found.params, images, place["way"], place["shot"]
+            run, found.apply, found.params, images, place["way"], place["shot"]
         )
         yield lab.record(
-            method=kind, classes=name, **place, accuracy=100 * right,
+            method=kind,
+            classes=name,
+            **place,
+            accuracy=100 * right,
             failure_rate=found.failure_rate,
-        )  # fmt: skip
+        )
     curve = found.history
     if kind != HEAD:  # its accuracy in training is that over all base classes
         yield lab.record(
-            "curve", method=kind, **place, step=curve["step"],
+            "curve",
+            method=kind,
+            **place,
+            step=curve["step"],
             accuracy=100 * curve["accuracy"].T,
-        )  # fmt: skip
+        )
 
 
 def _floor(run, way, shot):
     right = testbed.pixel_accuracy(run, testbed.letters(run).test, way, shot)
     yield lab.record(
-        method=PIXELS, classes="unseen scripts", channels=0, way=way, shot=shot,
+        method=PIXELS,
+        classes="unseen scripts",
+        channels=0,
+        way=way,
+        shot=shot,
         accuracy=100 * right,
-    )  # fmt: skip
+    )
 
 
 UNSEEN = {"classes": "unseen scripts", "way": 5, "shot": 1}
@@ -132,17 +142,27 @@ supervised.claim(
 supervised.table("accuracy", lab.rows("accuracy"))
 supervised.figure(
     lab.bars(
-        "accuracy", x="channels", color="method", ylabel="accuracy, %", **UNSEEN,
+        "accuracy",
+        x="channels",
+        color="method",
+        ylabel="accuracy, %",
+        **UNSEEN,
         xlabel="channels (0: none at all)",
     ),
     "Accuracy on letters of unseen scripts, 5 ways and 1 shot, with 95% intervals over seeds and "
     "episodes.",
-)  # fmt: skip
+)
 supervised.figure(
     lab.lines(
-        "step", "accuracy", color="method", panel="channels", record="curve",
-        ylabel="training accuracy, %", way=5, shot=1,
+        "step",
+        "accuracy",
+        color="method",
+        panel="channels",
+        record="curve",
+        ylabel="training accuracy, %",
+        way=5,
+        shot=1,
     ),
     "Accuracy on training episodes, 5 ways and 1 shot, a line a seed. Written layers stay on a "
     "plateau at first.",
-)  # fmt: skip
+)

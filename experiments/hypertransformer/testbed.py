@@ -14,7 +14,7 @@ import optax
 
 from ico import algorithms, data, lab, models
 from ico.data import ClassImages, FewShot
-from ico.types import Episode
+from ico.types import Episode, Learner
 
 ALL, LOGITS, PROTO, MAML, HEAD, PIXELS = (
     "all layers",
@@ -166,11 +166,15 @@ def train(
         sampler = functools.partial(sample_images, count=_BATCH)
         prompt = data.few_shot(jax.random.key(0), config, given).prompt
         return lab.train(
-            run, name, model, sampler, dataclasses.replace(how, restart=None),
+            run,
+            name,
+            model,
+            sampler,
+            dataclasses.replace(how, restart=None),
             loss=functools.partial(class_loss, model=model),
             init=lambda key: model.init(key, prompt)["params"],
             **options,
-        )  # fmt: skip
+        )
     sampler = functools.partial(sample_episodes, config=config)
     loss = functools.partial(episode_loss, model=model)
     return lab.train(run, name, model, sampler, how, loss=loss, **options)
@@ -203,7 +207,7 @@ def best_rate(run, method: str) -> float:
         model = model_of(run, method, way, channels)
         name = f"tuning-{method.replace(' ', '-')}"
         found = train(run, name, model, config, rate, run.config.tuning_steps, num_seeds=1)
-        right = accuracy(run, found.model, found.params, letters(run).valid, way, shot)
+        right = accuracy(run, found.apply, found.params, letters(run).valid, way, shot)
         scores[rate] = float(right.mean())
     best = max(scores, key=lambda rate: scores[rate])
     shown = ", ".join(f"{100 * score:.1f}% at {rate:g}" for rate, score in scores.items())
@@ -212,7 +216,7 @@ def best_rate(run, method: str) -> float:
 
 
 def accuracy(
-    run, model, params, images: ClassImages, way: int, shot: int, unlabeled: int = 0
+    run, apply: Learner, params, images: ClassImages, way: int, shot: int, unlabeled: int = 0
 ) -> np.ndarray:
     """Share of right answers of every seed on every test episode, [S, T]; the same for all models.
 
@@ -222,38 +226,38 @@ def accuracy(
     config.check(images)
     keys = jax.random.split(run.key("test"), run.config.test_episodes)
     arrays = jax.tree.map(jnp.asarray, images.arrays)
-    return np.asarray(_accuracies(model, params, arrays, keys, config))
+    return np.asarray(_accuracies(apply, params, arrays, keys, config))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "config"))
-def _accuracies(model, params, arrays, keys, config):
+@functools.partial(jax.jit, static_argnames=("apply", "config"))
+def _accuracies(apply, params, arrays, keys, config):
     def of_episode(key):
         prompt, y_query = data.few_shot(key, config, arrays)
         answer = y_query.argmax(-1)
 
         def one(params):
-            logits = model.apply({"params": params}, prompt)
-            return (logits.argmax(-1) == answer).mean()
+            return (apply(params, prompt).argmax(-1) == answer).mean()
 
         return jax.vmap(one)(params)
 
     return jax.lax.map(of_episode, keys, batch_size=20).T
 
 
-class Pixels:
-    """The nearest class mean of the pixels themselves: a floor. It has nothing to learn."""
-
-    def apply(self, variables, prompt):
-        """Logits."""
-        return algorithms.nearest_class_mean({}, prompt)
-
-    def __eq__(self, other):
-        return isinstance(other, Pixels)
-
-    def __hash__(self):
-        return hash(Pixels)
-
-
 def pixel_accuracy(run, images: ClassImages, way: int, shot: int) -> np.ndarray:
-    """Of the floor, [1, T]."""
-    return accuracy(run, Pixels(), {"nothing": jnp.zeros((1, 1))}, images, way, shot)
+    """Of the nearest class mean of the pixels themselves, a floor, [1, T]."""
+    nothing = {"scale": jnp.ones(1)}  # to learn
+    return accuracy(run, algorithms.nearest_class_mean, nothing, images, way, shot)
+
+
+def compared(run, variants: dict[str, dict[str, Any]], axis: str):
+    """Records of transformers that write all layers and differ in some fields; smallest size."""
+    place = min(run.config.channels), min(run.config.ways), min(run.config.shots)
+    for name, fields in variants.items():
+        found = trained(run, ALL, *place, **fields)
+        right = accuracy(run, found.apply, found.params, letters(run).test, *place[1:])
+        yield lab.record(
+            **{axis: name},
+            accuracy=100 * right,
+            failure_rate=found.failure_rate,
+            parameters=np.asarray(found.num_parameters),
+        )

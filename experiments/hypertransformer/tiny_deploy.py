@@ -76,15 +76,6 @@ tiny_deploy.claim(
     band=(None, 1e-5),
     of=largest("error"),
 )
-tiny_deploy.claim(
-    "tiny",
-    "It has less than a hundredth of the parameters of the transformer that wrote it",
-    "abstract",
-    kind="ours",
-    unit="%",
-    band=(None, 1),
-    of=largest("share"),
-)
 tiny_deploy.table(
     "size",
     lambda records: [

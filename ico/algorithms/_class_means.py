@@ -55,9 +55,8 @@ def logistic_regression(
     """
     check_prompt(prompt)
     dtype = working_dtype(*prompt)
-    x_BND, y_BNK, query_BQD = (_with_one(a) for a in (prompt.x, prompt.y, prompt.x_query))
-    x_BND, query_BQD = x_BND.astype(dtype), query_BQD.astype(dtype)
-    y_BNK = y_BNK[..., :-1].astype(dtype)
+    x_BND, query_BQD = (_with_one(a.astype(dtype)) for a in (prompt.x, prompt.x_query))
+    y_BNK = prompt.y.astype(dtype)
     B, D, K = len(x_BND), x_BND.shape[-1], y_BNK.shape[-1]
     penalty_B = jnp.broadcast_to(parameter(params, "penalty", dtype, (), (B,)), (B,))
     share_BN = y_BNK.sum(-1)

@@ -156,8 +156,12 @@ class FewShot:
 
     def __post_init__(self):
         for name, least in [
-            ("way", 2), ("shot", 1), ("unlabeled", 0), ("queries", 1), ("num_tasks", 1)
-        ]:  # fmt: skip
+            ("way", 2),
+            ("shot", 1),
+            ("unlabeled", 0),
+            ("queries", 1),
+            ("num_tasks", 1),
+        ]:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
 

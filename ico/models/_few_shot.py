@@ -25,6 +25,7 @@ from ico.models._convnet import (
     convnet_shapes,
     init_convnet,
 )
+from ico.models._mixer import unit
 from ico.types import Prompt
 
 
@@ -80,8 +81,8 @@ class LinearHead(nn.Module):
         """Logits of an episode."""
         del all_layers
         x, y, x_query = _embedded(self.weights, prompt, self)
-        unit = Prompt(_unit(x), y, _unit(x_query))
-        return logistic_regression({"penalty": self.penalty}, unit)
+        normalised = Prompt(unit(x), y, unit(x_query))
+        return logistic_regression({"penalty": self.penalty}, normalised)
 
     def class_logits(self, images: Float[Array, "N H W C"]) -> Float[Array, "N K"]:
         """Logits of the base classes."""
@@ -182,7 +183,3 @@ def _images(x_BND, image_shape):
     if x_BND.shape[-1] != int(np.prod(image_shape)):
         raise ValueError(f"inputs of {x_BND.shape[-1]} pixels are no images {image_shape}")
     return x_BND.reshape(*x_BND.shape[:2], *image_shape)
-
-
-def _unit(x):
-    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)

@@ -173,9 +173,10 @@ class HyperTransformer(nn.Module):
     def __post_init__(self):
         super().__post_init__()
         for name, allowed in [
-            ("kind", get_args(SetKind)), ("allocation", get_args(Allocation)),
+            ("kind", get_args(SetKind)),
+            ("allocation", get_args(Allocation)),
             ("head_reads", ("conv", "features")),
-        ]:  # fmt: skip
+        ]:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
         if self.write_norm and self.allocation != "output":

@@ -113,7 +113,7 @@ class Mixer(nn.Module):
                 for a, name in ((q_BTHA, "query"), (k_BTHA, "key"))
             )
         if self.normalise:
-            q_BTHA, k_BTHA = _unit(q_BTHA), _unit(k_BTHA)
+            q_BTHA, k_BTHA = unit(q_BTHA), unit(k_BTHA)
         return q_BTHA, k_BTHA, v_BTHA
 
     def _init(self, fan_in):
@@ -149,7 +149,7 @@ class Mixer(nn.Module):
         return jax.nn.log_sigmoid(logits)
 
 
-def _unit(x):
+def unit(x):
     """Normalises to length one; zero stays zero, and has a gradient."""
     wide = x.astype(working_dtype(x))
     wide = wide * jax.lax.rsqrt(jnp.sum(wide * wide, axis=-1, keepdims=True) + 1e-12)

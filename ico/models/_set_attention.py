@@ -13,6 +13,7 @@ from flax.core import FrozenDict
 from jaxtyping import Array, Float
 
 from ico.layers import linear_attention, mesa_all_keys, softmax_attention
+from ico.models._mixer import unit
 
 SetKind = Literal["softmax", "linear", "mesa"]
 
@@ -54,15 +55,11 @@ class SetAttention(nn.Module):
             o_BTHA = cast(Array, linear_attention(q, k, v / k.shape[1], causal=False))
         else:
             lam_H = self.param("lam", nn.initializers.zeros, (H,))
-            o_BTHA = mesa_all_keys(_unit(q), _unit(k), v, lam=jax.nn.softplus(lam_H))
+            o_BTHA = mesa_all_keys(unit(q), unit(k), v, lam=jax.nn.softplus(lam_H))
         init = nn.initializers.glorot_uniform(in_axis=(0, 1), out_axis=2)
         out_HAE = self.param("out", init, (H, A, E))
         bias_E = self.param("out_bias", nn.initializers.zeros, (E,))
         return jnp.einsum("btha,hae->bte", o_BTHA, out_HAE) + bias_E[None, None]
-
-
-def _unit(x):
-    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
 
 
 class SetBlock(nn.Module):
