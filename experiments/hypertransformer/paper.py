@@ -64,9 +64,7 @@ class Config(lab.Config):
             raise ValueError(f"image_size must be at least {least} to be halved so often")
         shown = max(*self.shots, 1 + max(self.unlabeled), 3) + self.queries
         if shown > DRAWINGS:
-            raise ValueError(
-                f"queries and images shown are {shown} a class; a letter has {DRAWINGS}"
-            )
+            raise ValueError(f"queries must be fewer: {shown} images a class, of {DRAWINGS} drawn")
 
 
 paper = lab.Paper(
