@@ -46,7 +46,7 @@ class Config(lab.Config):
     # Tasks in the longest test sequence.
     most_tasks: Several = 10
     # Training steps of every model.
-    num_steps: lab.Count = 10_000
+    num_steps: lab.Count = 6_000
     # Sequences of a training step.
     tasks_per_step: lab.Count = 2
     # Queries of each class.

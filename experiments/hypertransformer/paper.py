@@ -45,7 +45,7 @@ class Config(lab.Config):
     # Images of each class without a label, with one labelled image and the fewest channels.
     unlabeled: lab.Distinct[lab.Natural] = (0, 4, 9)
     # Training steps of every model.
-    num_steps: lab.Count = 15_000
+    num_steps: lab.Count = 10_000
     # Steps of each of the three trials that a kind of model has for its learning rate; 0: none.
     tuning_steps: lab.Natural = 3_000
     # Episodes of a training step.
