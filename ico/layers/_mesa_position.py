@@ -63,22 +63,30 @@ def updated_inverse(
     """`(f R^-1 + k k^T)^-1`, by the formula of Sherman and Morrison; f None is one."""
     # Without this the asymmetry of R from rounding would grow by 1/f per position.
     r = (r + jnp.swapaxes(r, -1, -2)) / 2
+    if f is not None:
+        return _decayed_inverse(r, k, f)
     rk = jnp.einsum("...de,...e->...d", r, k)
-    along = jnp.sum(k * rk, -1)
-    if f is None:
-        # |R k|^2 <= tr(R) <k, R k> holds exactly; it fails only where R is all rounding errors.
-        most = jnp.maximum(jnp.trace(r, axis1=-2, axis2=-1), jnp.finfo(r.dtype).eps)
-        along = jnp.maximum(along, jnp.sum(rk**2, -1) / most)
-        return r - (rk / (1 + along)[..., None])[..., :, None] * rk[..., None, :]
+    # |R k|^2 <= tr(R) <k, R k> holds exactly; it fails only where R is all rounding errors.
+    most = jnp.maximum(jnp.trace(r, axis1=-2, axis2=-1), jnp.finfo(r.dtype).eps)
+    along = jnp.maximum(jnp.sum(k * rk, -1), jnp.sum(rk**2, -1) / most)
+    return r - _outer(rk / (1 + along)[..., None], rk)
+
+
+class _Gain(NamedTuple):
+    """g = R' k of the updated R' = `(f R^-1 + k k^T)^-1`, and what it is made of."""
+
+    g: Float[Array, "... D"]
+    rk: Float[Array, "... D"]
+    along: Float[Array, "..."]  # <k, R k>
+    most: Float[Array, "..."]  # by which directions without keys may grow at this position
+
+
+def _gain(r, k, f) -> _Gain:
+    rk = jnp.einsum("...de,...e->...d", r, k)
     k_square, rk_square = (jnp.sum(jax.lax.stop_gradient(a) ** 2, -1) for a in (k, rk))
     # The largest ratio of eigenvalues that R may have. Kantorovich's inequality bounds <k, R k>.
     ratio = 0.1 / jnp.finfo(r.dtype).eps
-    along = jnp.maximum(along, 2 * jnp.sqrt(k_square * rk_square / ratio))
-    gain = rk / (f + along)[..., None]
-    # R's part along k cancels in R - g (R k)^T, and dividing by f would magnify its rounding error.
-    # So it is projected twice and added anew: (1 - g k^T) R (1 - k g^T) / f + g g^T (Joseph).
-    rest = r - gain[..., :, None] * rk[..., None, :]
-    rest = rest - jnp.einsum("...de,...e->...d", rest, k)[..., :, None] * gain[..., None, :]
+    along = jnp.maximum(jnp.sum(k * rk, -1), 2 * jnp.sqrt(k_square * rk_square / ratio))
     # In directions without keys R grows by 1/f per position; the bound keeps the ratio.
     diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)
     largest = jnp.maximum(jnp.max(diagonal, -1), jnp.finfo(r.dtype).tiny)
@@ -87,8 +95,55 @@ def updated_inverse(
     along_k = along / (f + along) / jnp.where(shown, k_square, 1)
     least = jnp.where(shown, jnp.minimum(least, along_k), least)
     bound = jax.lax.stop_gradient(ratio * least / largest)
-    grown = rest * jnp.minimum(1 / f, bound)[..., None, None]
-    return grown + gain[..., :, None] * gain[..., None, :]
+    return _Gain(rk / (f + along)[..., None], rk, along, jnp.minimum(1 / f, bound))
+
+
+@jax.custom_jvp
+def _decayed_inverse(r, k, f):
+    g, rk, _, most = _gain(r, k, f)
+    # R's part along k cancels in R - g (R k)^T, and dividing by f would magnify its rounding error.
+    # So it is projected twice and added anew: (1 - g k^T) R (1 - k g^T) / f + g g^T (Joseph).
+    rest = r - _outer(g, rk)
+    rest = rest - _outer(jnp.einsum("...de,...e->...d", rest, k), g)
+    return rest * most[..., None, None] + _outer(g, g)
+
+
+@_decayed_inverse.defjvp
+def _decayed_inverse_jvp(primals, tangents):
+    """d R' = -R' (d f R^-1 - f R^-1 d R R^-1 + d k k^T + k d k^T) R', without R^-1.
+
+    Where f is small, 1 - g k^T has next to nothing left along k, and that is all rounding error. So
+    with f < <k, R k> it is split into P = 1 - R k k^T / <k, R k>, whose part along k is zero, and
+    f / <k, R k> of g k^T. Automatic differentiation would divide the rounding error by f^2.
+    """
+    (r, k, f), (dr, dk, df) = primals, tangents
+    g, rk, along, most = _gain(r, k, f)
+    after = _decayed_inverse(r, k, f)
+    small = f < along
+    safe = jnp.where(small, along, 1)
+    over = jnp.where(small, 1 / safe, 0)  # of (1 - g k^T - P) / f, in units of g k^T
+    # Divided last: with one entry this is 1 - x / x, zero to the last bit.
+    times = jnp.where(small[..., None], rk, g)
+    identity = jnp.broadcast_to(jnp.eye(k.shape[-1], dtype=r.dtype), r.shape)
+    project = identity - _outer(times, k) / safe[..., None, None]
+
+    def projected(a):
+        return jnp.einsum("...de,...ef,...gf->...dg", project, a, project) * most[..., None, None]
+
+    def both(a, b):
+        return _outer(a, b) + _outer(b, a)
+
+    unforgotten = projected(r) + (f * over)[..., None, None] * _outer(g, g)
+    dr_k = jnp.einsum("...de,...e->...d", dr, k)
+    across = over[..., None] * jnp.einsum("...de,...e->...d", project, dr_k)
+    within = f * over**2 * jnp.sum(k * dr_k, -1)
+    by_r = projected(dr) + both(across, g) + within[..., None, None] * _outer(g, g)
+    by_k = both(jnp.einsum("...de,...e->...d", after, dk), g)
+    return after, by_r - by_k - (df / f)[..., None, None] * unforgotten
+
+
+def _outer(a, b):
+    return a[..., :, None] * b[..., None, :]
 
 
 def chunk_forward(start: States, at: Chunk, r_new: Float[Array, "M D D"]):
