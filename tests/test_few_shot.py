@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ico import data
+from ico.data import _letters
 from ico.data._letters import _different, _draw, _matplotlib_letters
 from ico.files import FileError
 
@@ -202,6 +203,47 @@ def test_omniglot_reads_folders_and_zips_and_counts_an_alphabet_once(tmp_path):
         data.omniglot(tmp_path)
     with pytest.raises(FileNotFoundError, match="Omniglot"):
         data.omniglot(tmp_path / "nothing")
+
+
+def test_omniglot_comes_through_tfds(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    with tfds.testing.mock_data(num_examples=6):
+        found = data.omniglot(size=14)
+    assert found.pixels.shape[2:] == (14, 14, 1) and found.counts.sum() == 12
+    assert all(name.startswith(f"{g}/") for name, g in zip(found.names, found.groups, strict=True))
+
+
+def test_letters_are_a_tfds_set(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    whole = data.letters()
+    builder = data.tfds_letters(data_dir=str(tmp_path))
+    builder.download_and_prepare(file_format="array_record")
+    source = builder.as_data_source(split="train")
+    assert len(source) == whole.counts.sum()
+    example = source[777]
+    label, script = int(example["label"]), builder.info.features["script"].int2str
+    assert script(int(example["script"])) == whole.groups[label]
+    assert any(np.array_equal(example["image"], image) for image in whole.pixels[label])
+    images = data.tfds_images("letters", "train[:40]", eight_bits=True, data_dir=tmp_path)
+    assert images.pixels.shape == (40, 28, 28, 1)
+
+
+def test_letters_are_drawn_once_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("ICO_CACHE_DIR", str(tmp_path))
+    arguments = {"size": 12, "drawings": 2}
+    drawn = data.letters.__wrapped__(**arguments)
+    (file,) = tmp_path.glob("letters/*.npz")
+    before = file.read_bytes()
+    monkeypatch.setattr(_letters, "_all_drawn", None)  # not drawn again
+    kept = data.letters.__wrapped__(**arguments)
+    assert (kept.names, kept.groups) == (drawn.names, drawn.groups)
+    chex.assert_trees_all_equal(kept.arrays, drawn.arrays)
+    # A damaged file is made anew.
+    monkeypatch.undo()
+    monkeypatch.setenv("ICO_CACHE_DIR", str(tmp_path))
+    file.write_bytes(before[: len(before) // 2])
+    chex.assert_trees_all_equal(data.letters.__wrapped__(**arguments).arrays, drawn.arrays)
+    assert file.read_bytes() == before
 
 
 def test_a_folder_of_photographs(tmp_path):

@@ -12,7 +12,7 @@ from ico import lab
 @paper.study("Can classes of all tasks so far be told apart?")
 def class_incremental(run):
     """Trained and tested on all classes seen so far."""
-    images = testbed.letters(run).test
+    images = testbed.classes(run).test
     for name in (CHT, PROTO):
         found = testbed.trained(run, name, across=True)
         right = testbed.accuracy(run, found, images, run.config.test_tasks, across=True)

@@ -12,7 +12,7 @@ from ico import lab
 @paper.study("How does a model trained on three tasks do on five and on ten?")
 def extrapolation(run):
     """Task-incremental, at each length of the sequence."""
-    images = testbed.letters(run).test
+    images = testbed.classes(run).test
     config = run.config
     for name in (CHT, PROTO):
         found = testbed.trained(run, name)

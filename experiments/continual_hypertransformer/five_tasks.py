@@ -12,7 +12,7 @@ from ico import lab
 @paper.study("Are earlier tasks forgotten when five are learned one after the other?")
 def five_tasks(run):
     """Trained on sequences of three tasks; an image's task is known (task-incremental)."""
-    images = testbed.letters(run).test
+    images = testbed.classes(run).test
     for name in (CHT, CROSS, PROTO):
         found = testbed.trained(run, name)
         right = testbed.accuracy(run, found, images, run.config.test_tasks)

@@ -16,7 +16,7 @@ from ico import data, lab
 @paper.study("What is lost without the recursion?")
 def forgetting_baselines(run):
     """Sequences as long as those of training; an image's task is known."""
-    images, length = testbed.letters(run).test, run.config.num_tasks
+    images, length = testbed.classes(run).test, run.config.num_tasks
     for name in (CHT, SEQUENTIAL, PROTO):
         found = testbed.trained(run, name)
         yield testbed.scored(name, testbed.accuracy(run, found, images, length))

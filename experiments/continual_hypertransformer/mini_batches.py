@@ -14,7 +14,7 @@ from ico import lab
 @paper.study("Does a network get better when one task's images come in parts?")
 def mini_batches(run):
     """One labelled image of each class a part; prototypes are averaged over parts."""
-    images = testbed.letters(run).test
+    images = testbed.classes(run).test
     for name in (CHT, PROTO):
         found = testbed.trained(run, name, parts=True)
         right = testbed.accuracy(run, found, images, run.config.test_tasks, parts=True)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.hypertransformer.testbed import letters, recipe
+from experiments.hypertransformer.testbed import classes, recipe
 from ico import data, lab, models
 from ico.data import ClassImages, FewShot
 from ico.models import TaskSequence
@@ -113,7 +113,7 @@ def trained(run, name: str, *, across: bool = False, parts: bool = False, num_ta
       num_tasks: of a sequence, by default the configuration's. MERGED sees all of them at once.
     """
     config, num_tasks = run.config, num_tasks or run.config.num_tasks
-    images = letters(run).train
+    images = classes(run).train
     fields = {"num_tasks": config.tasks_per_step, "rotations": True}
     few, cut = sequences(run, num_tasks, parts, **fields)
     way = config.way

@@ -33,7 +33,7 @@ def attention_is_prototype(run):
         head_reads="features",
     )
     config = testbed.episodes(run, way, 2, 1, num_tasks=_EPISODES)
-    arrays = jax.tree.map(jnp.asarray, testbed.letters(run).test.arrays)
+    arrays = jax.tree.map(jnp.asarray, testbed.classes(run).test.arrays)
     prompt = data.few_shot(run.key("prototypes"), config, arrays).prompt
     params = model.init(run.key("features"), prompt)["params"]
     num_features = model.shapes["head"]["kernel"][0]

@@ -24,7 +24,7 @@ def kernels(run):
     channels, way, shot = (min(x) for x in (run.config.channels, run.config.ways, run.config.shots))
     found = testbed.trained(run, testbed.ALL, channels, way, shot)
     config = testbed.episodes(run, way, shot, num_tasks=_EPISODES)
-    arrays = jax.tree.map(jnp.asarray, testbed.letters(run).test.arrays)
+    arrays = jax.tree.map(jnp.asarray, testbed.classes(run).test.arrays)
     prompt = data.few_shot(run.key("kernels"), config, arrays).prompt
     untrained = jax.vmap(lambda key: found.model.init(key, prompt)["params"])
     keys = jax.random.split(run.key("untrained"), run.num_seeds)

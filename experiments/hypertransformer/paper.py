@@ -17,7 +17,7 @@ machine has the same classes; scripts that models are tested on stand in no trai
 fonts of Noto and Omniglot's handwriting say, where they are installed, stands beside it.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from ico import lab
 
@@ -30,6 +30,8 @@ class Config(lab.Config):
 
     # Models of each kind that are trained, under one vmap.
     num_seeds: lab.Count = 3
+    # What models are trained and tested on: letters drawn with fonts, or Omniglot's handwriting.
+    dataset: Literal["letters", "omniglot"] = "letters"
     # Height and width of the images.
     image_size: Annotated[int, lab.Range(8)] = 16
     # Channels of the network that is written (or learned, by the rivals).
@@ -54,7 +56,7 @@ class Config(lab.Config):
     queries: lab.Count = 8
     # Episodes that models are tested on, of each set of classes.
     test_episodes: Annotated[int, lab.Range(2)] = 600
-    # A folder with Omniglot's zips, to test on handwriting as well.
+    # A folder with Omniglot's zips, to test on handwriting as well; empty: TFDS's, if `dataset`.
     omniglot_dir: str = ""
 
     def check(self) -> None:
@@ -76,6 +78,7 @@ paper = lab.Paper(
     studies=(
         "supervised",
         "semi_supervised",
+        "maml",
         "allocation",
         "ablations",
         "kernels",
@@ -98,6 +101,7 @@ paper = lab.Paper(
     },
     cost={"cpu": "about three hours on two cores", "paper": "days on one GPU (never run)"},
     paper={
+        "dataset": "omniglot",
         "image_size": 28,
         "channels": (2, 4, 6, 8),
         "ways": (5, 20),

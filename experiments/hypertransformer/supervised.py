@@ -24,7 +24,7 @@ def supervised(run):
 
 def _scores(run, kind, place):
     found = testbed.trained(run, kind, place["channels"], place["way"], place["shot"])
-    sets = {"unseen scripts": testbed.letters(run).test} | testbed.other_sets(run)
+    sets = {"unseen scripts": testbed.classes(run).test} | testbed.other_sets(run)
     for name, images in sets.items():
         right = testbed.accuracy(
             run, found.apply, found.params, images, place["way"], place["shot"]
@@ -48,7 +48,7 @@ def _scores(run, kind, place):
 
 
 def _floor(run, way, shot):
-    right = testbed.pixel_accuracy(run, testbed.letters(run).test, way, shot)
+    right = testbed.pixel_accuracy(run, testbed.classes(run).test, way, shot)
     yield lab.record(
         method=PIXELS,
         classes="unseen scripts",

@@ -1,4 +1,4 @@
-"""Letters by script, the models that learn from few of them, and how they are trained and tested.
+"""Classes by script, the models that learn from few images, and how they are trained and tested.
 
 Dimension key: S seeds, T test episodes.
 """
@@ -14,7 +14,7 @@ import optax
 
 from ico import algorithms, data, lab, models
 from ico.data import ClassImages, FewShot
-from ico.types import Episode, Learner
+from ico.types import Episode, Learner, Prompt
 
 ALL, LOGITS, PROTO, MAML, HEAD, PIXELS = (
     "all layers",
@@ -48,8 +48,15 @@ class Split(NamedTuple):
 
 
 @lab.once
-def letters(run) -> Split:
-    """Those of the fonts inside Matplotlib."""
+def classes(run) -> Split:
+    """Letters of the fonts inside Matplotlib by script; or Omniglot's handwriting.
+
+    Of Omniglot's 1,623 characters 1,150 are for training and 423 for testing, as in the authors'
+    code, but drawn by another generator.
+    """
+    if run.config.dataset == "omniglot":
+        whole = _omniglot(run)
+        return Split(*whole.split(1_150 / 1_623, 50 / 1_623, seed=2_022))
     whole = data.letters(run.config.image_size)
     rest = [script for script in whole.all_groups if script not in VALID + TEST]
     return Split(whole.of_groups(*rest), whole.of_groups(*VALID), whole.of_groups(*TEST))
@@ -58,12 +65,9 @@ def letters(run) -> Split:
 @lab.once
 def other_sets(run) -> dict[str, ClassImages]:
     """What else models are tested on, where it is installed; they are not trained on it."""
-    found, size = {"training classes": letters(run).train}, run.config.image_size
-    if run.config.omniglot_dir:
-        try:
-            found["Omniglot"] = data.omniglot(run.config.omniglot_dir, size)
-        except FileNotFoundError as error:
-            raise lab.InputError("omniglot_dir", str(error)) from error
+    found, size = {"training classes": classes(run).train}, run.config.image_size
+    if run.config.omniglot_dir and run.config.dataset != "omniglot":
+        found["Omniglot"] = _omniglot(run)
     try:
         whole = data.letters(size, noto=True)
     except FileNotFoundError:
@@ -72,6 +76,14 @@ def other_sets(run) -> dict[str, ClassImages]:
         known = set(data.SCRIPTS)
         found["Noto"] = whole.of_groups(*(g for g in whole.all_groups if g not in known))
     return found
+
+
+def _omniglot(run) -> ClassImages:
+    folder = run.config.omniglot_dir
+    try:
+        return data.omniglot(folder or None, run.config.image_size)
+    except (FileNotFoundError, ImportError) as error:
+        raise lab.InputError("omniglot_dir" if folder else "dataset", str(error)) from error
 
 
 def episodes(run, way: int, shot: int, unlabeled: int = 0, **fields) -> FewShot:
@@ -94,7 +106,7 @@ def model_of(run, method: str, way: int, channels: int, **fields: Any) -> Any:
         return models.ProtoNet(shape, channels, convs)
     if method == MAML:
         return models.Maml(shape, way, channels, convs, **fields)
-    return models.LinearHead(shape, 4 * len(letters(run).train.names), channels, convs)
+    return models.LinearHead(shape, 4 * len(classes(run).train.names), channels, convs)
 
 
 def episode_loss(params, episode: Episode, given, *, model):
@@ -109,6 +121,23 @@ def episode_loss(params, episode: Episode, given, *, model):
 def sample_episodes(key, given, *, config: FewShot):
     """Training episodes of the classes that are given."""
     return data.few_shot(key, config, given)
+
+
+def sample_with_strangers(key, given, *, config: FewShot):
+    """The same, but that images without a label are of as many other classes."""
+    wide = dataclasses.replace(config, way=2 * config.way)
+    (x, y, x_query), y_query = data.few_shot(key, wide, given)
+    B, way = len(x), config.way
+    x, y = (a.reshape(B, 2 * way, -1, a.shape[-1]) for a in (x, y[..., :way]))
+    labelled = jnp.arange(x.shape[2]) < config.shot
+    # Of each class the labelled images, and the others of the class that is as far on.
+    x = jnp.where(labelled[None, None, :, None], x[:, :way], x[:, way:])
+    prompt = Prompt(_flat(x), _flat(y[:, :way]), x_query[:, : x_query.shape[1] // 2])
+    return Episode(prompt, y_query[:, : x_query.shape[1] // 2, :way])
+
+
+def _flat(x):
+    return x.reshape(len(x), -1, x.shape[-1])
 
 
 def class_loss(params, batch, given, *, model):
@@ -151,13 +180,20 @@ def recipe(run, learning_rate: float, num_steps: int) -> lab.Recipe:
 
 
 def train(
-    run, name: str, model, config: FewShot, learning_rate: float, num_steps=0, num_seeds=None
+    run,
+    name: str,
+    model,
+    config: FewShot,
+    learning_rate: float,
+    num_steps=0,
+    num_seeds=None,
+    draw=sample_episodes,
 ) -> lab.Trained:
     """A model on episodes of the training scripts; the linear head's network on their classes.
 
     Over thousands of classes chance is not 1.5 nats, so no start of the latter counts as dead.
     """
-    images = letters(run).train
+    images = classes(run).train
     config.check(images)
     given = jax.tree.map(jnp.asarray, images.arrays)
     how = recipe(run, learning_rate, num_steps or run.config.num_steps)
@@ -175,13 +211,20 @@ def train(
             init=lambda key: model.init(key, prompt)["params"],
             **options,
         )
-    sampler = functools.partial(sample_episodes, config=config)
+    sampler = functools.partial(draw, config=config)
     loss = functools.partial(episode_loss, model=model)
     return lab.train(run, name, model, sampler, how, loss=loss, **options)
 
 
 def trained(
-    run, method: str, channels: int, way: int, shot: int, unlabeled: int = 0, **fields: Any
+    run,
+    method: str,
+    channels: int,
+    way: int,
+    shot: int,
+    unlabeled: int = 0,
+    draw=sample_episodes,
+    **fields: Any,
 ) -> lab.Trained:
     """A model of a kind at its best learning rate; found again by every study that wants it."""
     config = episodes(
@@ -189,7 +232,7 @@ def trained(
     )
     model = model_of(run, method, way, channels, **fields)
     name = f"{method.replace(' ', '-')}-{channels}-{way}w{shot}s"
-    return train(run, name, model, config, best_rate(run, method))
+    return train(run, name, model, config, best_rate(run, method), draw=draw)
 
 
 @lab.once
@@ -207,7 +250,7 @@ def best_rate(run, method: str) -> float:
         model = model_of(run, method, way, channels)
         name = f"tuning-{method.replace(' ', '-')}"
         found = train(run, name, model, config, rate, run.config.tuning_steps, num_seeds=1)
-        right = accuracy(run, found.apply, found.params, letters(run).valid, way, shot)
+        right = accuracy(run, found.apply, found.params, classes(run).valid, way, shot)
         scores[rate] = float(right.mean())
     best = max(scores, key=lambda rate: scores[rate])
     shown = ", ".join(f"{100 * score:.1f}% at {rate:g}" for rate, score in scores.items())
@@ -216,7 +259,14 @@ def best_rate(run, method: str) -> float:
 
 
 def accuracy(
-    run, apply: Learner, params, images: ClassImages, way: int, shot: int, unlabeled: int = 0
+    run,
+    apply: Learner,
+    params,
+    images: ClassImages,
+    way: int,
+    shot: int,
+    unlabeled: int = 0,
+    draw=sample_episodes,
 ) -> np.ndarray:
     """Share of right answers of every seed on every test episode, [S, T]; the same for all models.
 
@@ -226,13 +276,13 @@ def accuracy(
     config.check(images)
     keys = jax.random.split(run.key("test"), run.config.test_episodes)
     arrays = jax.tree.map(jnp.asarray, images.arrays)
-    return np.asarray(_accuracies(apply, params, arrays, keys, config))
+    return np.asarray(_accuracies(apply, params, arrays, keys, config, draw))
 
 
-@functools.partial(jax.jit, static_argnames=("apply", "config"))
-def _accuracies(apply, params, arrays, keys, config):
+@functools.partial(jax.jit, static_argnames=("apply", "config", "draw"))
+def _accuracies(apply, params, arrays, keys, config, draw):
     def of_episode(key):
-        prompt, y_query = data.few_shot(key, config, arrays)
+        prompt, y_query = draw(key, arrays, config=config)
         answer = y_query.argmax(-1)
 
         def one(params):
@@ -249,12 +299,12 @@ def pixel_accuracy(run, images: ClassImages, way: int, shot: int) -> np.ndarray:
     return accuracy(run, algorithms.nearest_class_mean, nothing, images, way, shot)
 
 
-def compared(run, variants: dict[str, dict[str, Any]], axis: str):
-    """Records of transformers that write all layers and differ in some fields; smallest size."""
+def compared(run, variants: dict[str, dict[str, Any]], axis: str, method: str = ALL):
+    """Records of models of a kind that differ in some fields; smallest size."""
     place = min(run.config.channels), min(run.config.ways), min(run.config.shots)
     for name, fields in variants.items():
-        found = trained(run, ALL, *place, **fields)
-        right = accuracy(run, found.apply, found.params, letters(run).test, *place[1:])
+        found = trained(run, method, *place, **fields)
+        right = accuracy(run, found.apply, found.params, classes(run).test, *place[1:])
         yield lab.record(
             **{axis: name},
             accuracy=100 * right,

@@ -19,7 +19,7 @@ _EPISODES = 32
 def tiny_deploy(run):
     """Of each width: written once, saved, read again, and run without the transformer."""
     way, shot = min(run.config.ways), min(run.config.shots)
-    arrays = jax.tree.map(jnp.asarray, testbed.letters(run).test.arrays)
+    arrays = jax.tree.map(jnp.asarray, testbed.classes(run).test.arrays)
     for channels in run.config.channels:
         found = testbed.trained(run, testbed.ALL, channels, way, shot)
         config = testbed.episodes(run, way, shot, num_tasks=_EPISODES)

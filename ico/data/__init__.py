@@ -1,5 +1,6 @@
 """Arrays on disk, as numpy, images and text. Nothing here knows a task."""
 
+from ico.data._class_files import image_folder, omniglot
 from ico.data._distort import Distortion, distort
 from ico.data._few_shot import ClassArrays, ClassImages, FewShot, few_shot
 from ico.data._image_sets import images
@@ -11,7 +12,7 @@ from ico.data._images import (
     glyphs,
     tfds_images,
 )
-from ico.data._letters import SCRIPTS, image_folder, letters, omniglot
+from ico.data._letters import SCRIPTS, letters, tfds_letters
 from ico.data._tables import breast_cancer, diabetes, digits, wine
 from ico.data._text import (
     TextRows,
@@ -48,6 +49,7 @@ __all__ = [
     "python_docs",
     "text_rows",
     "tfds_images",
+    "tfds_letters",
     "tfds_texts",
     "tokens",
     "train_bpe",

@@ -1,4 +1,4 @@
-"""Letters of many scripts as classes for few-shot learning: drawn from fonts, or handwritten.
+"""Letters of many scripts as classes for few-shot learning, drawn from fonts.
 
 Dimension key: K classes, N drawings of a class, F faces, H height and width.
 """
@@ -6,9 +6,8 @@ Dimension key: K classes, N drawings of a class, F faces, H height and width.
 from __future__ import annotations
 
 import functools
-import io
+import importlib.metadata
 import unicodedata
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ico.data import _distort
 from ico.data._distort import Distortion, distort
 from ico.data._few_shot import ClassImages
-from ico.files import FileError
+from ico.files import cached
 
 # Scripts of the fonts inside Matplotlib, by the first word of their letters' Unicode names.
 SCRIPTS = (
@@ -55,7 +55,8 @@ def letters(
     Each drawing has one of the fonts' faces (a drawer, so to speak) and is turned, slanted,
     scaled, moved and bent at random. Letters fill the same box whatever their size in the font, and
     of letters that look alike, turned by quarters or not, only the first is taken: in Latin, Greek
-    and Cyrillic "A" is one class, and no class of one script stands in another.
+    and Cyrillic "A" is one class, and no class of one script stands in another. What was drawn once
+    is kept on disk (`ico.files.cached`) while fonts, libraries and this code stay as they are.
 
     Args:
       size: H.
@@ -66,35 +67,78 @@ def letters(
     Raises:
       FileNotFoundError: `noto` without those fonts.
     """
+    paths = [*_matplotlib_fonts(), *(_noto_fonts() if noto else [])]
+    depends_on = {
+        "arguments": [size, drawings, noto, seed],
+        "fonts": [(path.name, path.stat().st_size) for path in paths],
+        "libraries": {n: importlib.metadata.version(n) for n in ("matplotlib", "pillow", "jax")},
+        "code": [Path(file).read_text() for file in (__file__, _distort.__file__)],
+    }
+    found = cached("letters", depends_on, lambda: _all_drawn(size, drawings, noto, seed))
+    names, groups = (tuple(str(name) for name in found[field]) for field in ("names", "groups"))
+    return ClassImages(found["pixels"], found["counts"], names, groups)
+
+
+def tfds_letters(**options):
+    """The TFDS builder `letters/1.0.0` (ArrayRecord, no TensorFlow); registers it, too.
+
+    Its one split, "train", has 20 drawings of 28 x 28 of every class of `letters()`.
+
+        builder = tfds_letters(data_dir="...")
+        builder.download_and_prepare(file_format="array_record")
+        source = builder.as_data_source(split="train")
+
+    Args:
+      **options: of `tfds.core.GeneratorBasedBuilder`.
+
+    Raises:
+      ModuleNotFoundError: tensorflow-datasets is not installed (extra "data").
+    """
+    from ico.data._letters_builder import Letters
+
+    return Letters(**options)
+
+
+def _all_drawn(size: int, drawings: int, noto: bool, seed: int) -> dict[str, np.ndarray]:
+    """The fields of a `ClassImages`, as arrays."""
     faces, names, groups = [], [], []
     for script, letter, fonts in _different([*_matplotlib_letters(), *_noto_letters(noto)]):
         drawn = [image for path in fonts if (image := _draw(path, letter, 2 * size)) is not None]
         faces.append(np.stack(drawn))
         names.append(letter)
         groups.append(script)
-    pixels = _drawn_by_hand(faces, drawings, jax.random.key(seed))
-    counts = np.full(len(faces), drawings, np.int32)
-    return ClassImages(pixels, counts, tuple(names), tuple(groups))
+    return {
+        "pixels": _drawn_by_hand(faces, drawings, jax.random.key(seed)),
+        "counts": np.full(len(faces), drawings, np.int32),
+        "names": np.array(names),
+        "groups": np.array(groups),
+    }
 
 
-def _matplotlib_letters() -> Iterator[Letter]:
+def _matplotlib_fonts() -> list[Path]:
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     paths = [path for path in sorted(folder.glob("*.ttf")) if path.stem.startswith(_FACES)]
     # The plain DejaVu Sans has every letter, and shows what it looks like.
-    paths = sorted(paths, key=lambda path: (path.stem != "DejaVuSans", path.stem))
-    yield from _letters_of(paths, SCRIPTS)
+    return sorted(paths, key=lambda path: (path.stem != "DejaVuSans", path.stem))
 
 
-def _noto_letters(wanted: bool) -> Iterator[Letter]:
+def _noto_fonts() -> list[Path]:
     """Scripts that Matplotlib's fonts lack: each has its own file, Noto<Style><Script>-<Face>."""
-    if not wanted:
-        return
     files = sorted(_NOTO.glob("Noto*-*.ttf"))
     if not files:
         raise FileNotFoundError(f"{_NOTO} has no Noto fonts; install Debian's fonts-noto-core")
-    yield from _letters_of(files, None)
+    return files
+
+
+def _matplotlib_letters() -> Iterator[Letter]:
+    yield from _letters_of(_matplotlib_fonts(), SCRIPTS)
+
+
+def _noto_letters(wanted: bool) -> Iterator[Letter]:
+    if wanted:
+        yield from _letters_of(_noto_fonts(), None)
 
 
 def _letters_of(paths: list[Path], scripts: tuple[str, ...] | None) -> Iterator[Letter]:
@@ -178,70 +222,3 @@ def _drawn_by_hand(faces: list[np.ndarray], drawings: int, key) -> np.ndarray:
 
     keys = jax.random.split(key, K)
     return np.stack([np.asarray(by_hand(keys[k], chosen[k])) for k in range(K)])
-
-
-def omniglot(folder: str | Path, size: int = 28) -> ClassImages:
-    """Handwritten characters (Lake et al. 2015) from the original zips or what they unpack to.
-
-    Args:
-      folder: with any of `images_background*.zip` and `images_evaluation.zip`, or their folders
-        `<alphabet>/<character>/*.png`. An alphabet that is in two of them counts once.
-      size: H; strokes are white, as in `letters`.
-
-    Raises:
-      FileNotFoundError: there is nothing of the kind.
-      FileError: a zip that cannot be read.
-    """
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for path, data in _png_files(Path(folder)):
-        *_, alphabet, character, name = path.split("/")
-        found.setdefault(f"{alphabet}/{character}", {})[name] = _ink(data, size)
-    if not found:
-        raise FileNotFoundError(
-            f"{folder} has no images_background.zip or images_evaluation.zip of Omniglot, nor "
-            "folders <alphabet>/<character>/*.png"
-        )
-    images = {name: np.stack([f[k] for k in sorted(f)]) for name, f in sorted(found.items())}
-    return ClassImages.of(images, {name: name.split("/")[0] for name in images})
-
-
-def _png_files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for path in sorted(folder.glob("images_*.zip")):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    if name.endswith(".png") and not name.startswith("__MACOSX"):
-                        yield name, archive.read(name)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise FileError(f"{path} cannot be read as a zip: {error}") from error
-    for path in sorted(folder.glob("**/*/*/*.png")):
-        yield path.relative_to(folder).as_posix(), path.read_bytes()
-
-
-def _ink(data: bytes, size: int) -> np.ndarray:
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(data)).convert("L")
-    small = image.resize((size, size), Image.Resampling.BOX)
-    return 255 - np.asarray(small)[..., None]
-
-
-def image_folder(folder: str | Path, size: int = 84) -> ClassImages:
-    """Photographs from a folder with a folder of images for each class: mini-ImageNet, say.
-
-    Images are cut to their middle square and brought to size x size, in colour.
-
-    Raises:
-      FileNotFoundError: there is no folder with images.
-    """
-    from PIL import Image, ImageOps
-
-    found = {}
-    for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []:
-        files = sorted(f for f in path.glob("*") if f.suffix.lower() in (".png", ".jpg", ".jpeg"))
-        if files:
-            images = [ImageOps.fit(Image.open(f).convert("RGB"), (size, size)) for f in files]
-            found[path.name] = np.stack([np.asarray(image) for image in images])
-    if not found:
-        raise FileNotFoundError(f"{folder} has no folders of images, one for each class")
-    return ClassImages.of(found)

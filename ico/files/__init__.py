@@ -3,9 +3,11 @@
 Every reader of JSON and .npz in `ico` goes through here. Whatever bytes a file holds, a reader
 returns or raises `FileError`, which names the file, and needs memory in proportion to its size.
 
-Also which commit the code in a folder is at, since results and artefacts record it.
+Also a cache of what takes long to make, and which commit the code in a folder is at, since results
+and artefacts record it.
 """
 
+from ico.files._cache import cache_folder, cached
 from ico.files._commit import commit_of
 from ico.files._read import FileError, check_fields, parse_json, read_bytes, read_json, read_text
 from ico.files._trees import (
@@ -20,6 +22,8 @@ from ico.files._write import write_atomically
 
 __all__ = [
     "FileError",
+    "cache_folder",
+    "cached",
     "check_fields",
     "commit_of",
     "flatten",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import jax
 
+from ico.files import cache_folder
+
 
 def enable_compilation_cache(path: str | os.PathLike[str] | None = None) -> Path | None:
     """Keeps compiled programs on disk, so that a second run starts without compiling.
@@ -48,9 +50,7 @@ def enable_compilation_cache(path: str | os.PathLike[str] | None = None) -> Path
 def _default_folder() -> Path:
     if folder := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return Path(folder)
-    if folder := os.environ.get("ICO_CACHE_DIR"):
-        return Path(folder) / "xla"
-    return Path.home() / ".cache" / "ico" / "xla"
+    return cache_folder("xla")
 
 
 def compile_quickly() -> None:
