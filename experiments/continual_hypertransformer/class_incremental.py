@@ -5,7 +5,7 @@ Dimension key: S seeds, E test sequences, T tasks.
 
 from experiments.continual_hypertransformer import testbed
 from experiments.continual_hypertransformer.paper import paper
-from experiments.continual_hypertransformer.testbed import CHT, PROTO
+from experiments.continual_hypertransformer.testbed import CHT, CLASSES, PROTO
 from ico import lab
 
 
@@ -14,8 +14,8 @@ def class_incremental(run):
     """Trained and tested on all classes seen so far."""
     images = testbed.classes(run).test
     for name in (CHT, PROTO):
-        found = testbed.trained(run, name, across=True)
-        right = testbed.accuracy(run, found, images, run.config.test_tasks, across=True)
+        found = testbed.trained(run, name, CLASSES)
+        right = testbed.accuracy(run, found, images, run.config.test_tasks, CLASSES)
         fixed = testbed.accuracy(run, found, images, run.config.test_tasks)
         yield testbed.scored(name, right, asked="all classes")
         yield testbed.scored(name, fixed, asked="own task")

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.continual_hypertransformer import testbed
 from experiments.continual_hypertransformer.paper import paper
-from experiments.continual_hypertransformer.testbed import CHT, PROTO
+from experiments.continual_hypertransformer.testbed import CHT, PARTS, PROTO
 from ico import lab
 
 
@@ -16,8 +16,8 @@ def mini_batches(run):
     """One labelled image of each class a part; prototypes are averaged over parts."""
     images = testbed.classes(run).test
     for name in (CHT, PROTO):
-        found = testbed.trained(run, name, parts=True)
-        right = testbed.accuracy(run, found, images, run.config.test_tasks, parts=True)
+        found = testbed.trained(run, name, PARTS)
+        right = testbed.accuracy(run, found, images, run.config.test_tasks, PARTS)
         yield testbed.scored(name, right)
         for part in range(right.shape[-1]):
             after = np.nanmean(right[..., part, :], axis=-1)

@@ -77,6 +77,7 @@ paper = lab.Paper(
         "five_tasks",
         "class_incremental",
         "mini_batches",
+        "domains",
         "extrapolation",
         "forgetting_baselines",
     ),

@@ -17,6 +17,7 @@ from ico.data import ClassImages, FewShot
 from ico.models import TaskSequence
 from ico.types import Episode
 
+TASKS, CLASSES, PARTS, DOMAINS = "tasks", "classes", "parts", "domains"  # the scenarios
 CHT, CROSS, SEQUENTIAL, PROTO, MERGED = (
     "continual",
     "with cross-entropy",
@@ -61,12 +62,38 @@ def in_parts(episode: Episode, num_parts: int) -> TaskSequence:
     return TaskSequence(cut(x, D), cut(y, K), *queries)
 
 
-def sequences(run, length: int, parts: bool = False, **fields) -> tuple[FewShot, Any]:
+def in_domains(episode: Episode, num_parts: int, size: int) -> TaskSequence:
+    """The same, each part drawn another way: plain, negative, outlined, mirrored, shaded."""
+    tasks = in_parts(episode, num_parts)
+
+    def drawn(x_BTND):
+        images = x_BTND.reshape(*x_BTND.shape[:3], size, size)
+        found = [_DRAWN[t % len(_DRAWN)](images[:, t]) for t in range(num_parts)]
+        return jnp.stack(found, 1).reshape(x_BTND.shape)
+
+    return tasks._replace(x=drawn(tasks.x), x_query=drawn(tasks.x_query))
+
+
+def _outlined(x):
+    down, right = (jnp.diff(x, axis=axis, append=-1.0) for axis in (-2, -1))
+    return jnp.clip(jnp.abs(down) + jnp.abs(right), 0, 2) - 1
+
+
+def _shaded(x):
+    return x / 2 + jnp.broadcast_to(jnp.linspace(-0.5, 0.5, x.shape[-1]), x.shape)
+
+
+_DRAWN = (lambda x: x, lambda x: -x, _outlined, lambda x: x[..., ::-1], _shaded)
+
+
+def sequences(run, length: int, scenario: str = TASKS, **fields) -> tuple[FewShot, Any]:
     """Episodes that hold a whole sequence, and how they are cut."""
     config = run.config
-    if parts:
+    if scenario in (PARTS, DOMAINS):
         sizes = config.way, config.shot * length, config.queries - config.queries % length
         few = FewShot(sizes[0], sizes[1], 0, max(sizes[2], length), **fields)
+        if scenario == DOMAINS:
+            return few, functools.partial(in_domains, num_parts=length, size=config.image_size)
         return few, functools.partial(in_parts, num_parts=length)
     few = FewShot(config.way * length, config.shot, 0, config.queries, **fields)
     return few, functools.partial(in_tasks, num_tasks=length)
@@ -102,31 +129,22 @@ def loss(params, tasks, given, *, model, judge):
     return judge(scores, tasks), {"accuracy": right[:, -1].mean()}
 
 
-def trained(run, name: str, *, across: bool = False, parts: bool = False, num_tasks: int = 0):
-    """A model trained on sequences of the training scripts.
-
-    Args:
-      run: the run.
-      name: of the model.
-      across: whether classes are told apart across tasks.
-      parts: whether a sequence is one task in parts.
-      num_tasks: of a sequence, by default the configuration's. MERGED sees all of them at once.
-    """
-    config, num_tasks = run.config, num_tasks or run.config.num_tasks
+def trained(run, name: str, scenario: str = TASKS):
+    """A model trained on sequences of the training scripts; MERGED sees all tasks at once."""
+    config, num_tasks = run.config, run.config.num_tasks
     images = classes(run).train
     fields = {"num_tasks": config.tasks_per_step, "rotations": True}
-    few, cut = sequences(run, num_tasks, parts, **fields)
+    few, cut = sequences(run, num_tasks, scenario, **fields)
     way = config.way
     if name == MERGED:  # one task with all classes
         cut, way = functools.partial(in_tasks, num_tasks=1), way * num_tasks
     few.check(images)
-    model = make(run, name, way, same_classes=parts)
+    model = make(run, name, way, same_classes=scenario in (PARTS, DOMAINS))
     rate = config.fixed_learning_rate if name == PROTO else config.learning_rate
     how = recipe(run, rate, config.num_steps)
     sampler = functools.partial(sample, config=few, cut=cut)
     given = jax.tree.map(jnp.asarray, images.arrays)
-    judge = models.ContinualLoss(across)
-    scenario = "parts" if parts else "classes" if across else "tasks"
+    judge = models.ContinualLoss(across=scenario == CLASSES)
     return lab.train(
         run,
         f"{name.replace(' ', '-')}-{scenario}",
@@ -147,14 +165,14 @@ def trained(run, name: str, *, across: bool = False, parts: bool = False, num_ta
 
 
 def accuracy(
-    run, found: lab.Trained, images: ClassImages, num_tasks: int, *, across=False, parts=False
+    run, found: lab.Trained, images: ClassImages, num_tasks: int, scenario: str = TASKS
 ) -> np.ndarray:
     """Right answers of every seed by network and task, [S, E, T, T]; NaN for tasks not yet seen."""
-    few, cut = sequences(run, num_tasks, parts)
+    few, cut = sequences(run, num_tasks, scenario)
     few.check(images)
     keys = jax.random.split(run.key("test"), run.config.test_episodes)
     arrays = jax.tree.map(jnp.asarray, images.arrays)
-    judge = models.ContinualLoss(across)
+    judge = models.ContinualLoss(across=scenario == CLASSES)
     return np.asarray(_accuracies(found.model, found.params, arrays, keys, few, cut, judge))
 
 

@@ -162,12 +162,13 @@ def sample_images(key, given, *, count: int):
     return turned(pixels, quarter), 4 * classes + quarter
 
 
-def recipe(run, learning_rate: float, num_steps: int) -> lab.Recipe:
+def recipe(run, learning_rate: float, num_steps: int, restart: bool = True) -> lab.Recipe:
     """Adam, where the paper has SGD for four million steps; a cosine with a warm-up.
 
-    A start that is still at chance after a fifth of the steps is dead, and is begun anew.
+    A start that is still at chance after a fifth of the steps is dead, and is begun anew; over
+    thousands of classes chance is not 1.5 nats, so none of theirs counts as dead.
     """
-    restart = lab.Restart(max(1, num_steps // 5), 1.5) if num_steps >= 1_000 else None
+    again = restart and num_steps >= 1_000
     return lab.Recipe(
         num_steps,
         learning_rate,
@@ -175,7 +176,7 @@ def recipe(run, learning_rate: float, num_steps: int) -> lab.Recipe:
         warmup=0.02,
         end=0.02,
         steps_per_call=min(250, num_steps),
-        restart=restart,
+        restart=lab.Restart(max(1, num_steps // 5), 1.5) if again else None,
     )
 
 
@@ -189,16 +190,14 @@ def train(
     num_seeds=None,
     draw=sample_episodes,
 ) -> lab.Trained:
-    """A model on episodes of the training scripts; the linear head's network on their classes.
-
-    Over thousands of classes chance is not 1.5 nats, so no start of the latter counts as dead.
-    """
+    """A model on episodes of the training scripts; the linear head's network on their classes."""
     images = classes(run).train
     config.check(images)
     given = jax.tree.map(jnp.asarray, images.arrays)
-    how = recipe(run, learning_rate, num_steps or run.config.num_steps)
+    heads = isinstance(model, models.LinearHead)
+    how = recipe(run, learning_rate, num_steps or run.config.num_steps, restart=not heads)
     options: dict[str, Any] = {"given": given, "num_seeds": num_seeds, "stream": "episodes"}
-    if isinstance(model, models.LinearHead):
+    if heads:
         sampler = functools.partial(sample_images, count=_BATCH)
         prompt = data.few_shot(jax.random.key(0), config, given).prompt
         return lab.train(
@@ -206,7 +205,7 @@ def train(
             name,
             model,
             sampler,
-            dataclasses.replace(how, restart=None),
+            how,
             loss=functools.partial(class_loss, model=model),
             init=lambda key: model.init(key, prompt)["params"],
             **options,

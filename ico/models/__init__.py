@@ -32,6 +32,7 @@ from ico.models._in_context_regression import (
     GdPlusPlusLinearTransformer,
     stacked_products,
 )
+from ico.models._in_order import learn_in_order
 from ico.models._interpolation import (
     average_products,
     block_scalars,
@@ -117,6 +118,7 @@ __all__ = [
     "init_convnet",
     "init_weights_model",
     "interpolate",
+    "learn_in_order",
     "learner",
     "measure_images",
     "normalise",

@@ -21,9 +21,7 @@ def numbered(K, N, size):
 def test_strangers_are_of_no_class_of_the_episode():
     images = numbered(20, 12, 2)
     config = data.FewShot(way=4, shot=2, unlabeled=3, queries=5, num_tasks=30)
-    prompt, y_query = testbed.sample_with_strangers(
-        jax.random.key(0), images.arrays, config=config
-    )
+    prompt, y_query = testbed.sample_with_strangers(jax.random.key(0), images.arrays, config=config)
     chex.assert_shape([prompt.y, y_query], [(30, 20, 4), (30, 20, 4)])
     chex.assert_shape([prompt.x, prompt.x_query], (30, 20, 4))
     of_support, of_query = (
