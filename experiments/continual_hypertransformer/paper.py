@@ -12,7 +12,7 @@ Known before the bands were fixed: nothing; the transfer of a fixed embedding is
 Letters, splits and training are those of `experiments.hypertransformer`.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from ico import lab
 
@@ -25,6 +25,10 @@ class Config(lab.Config):
 
     # Models of each kind that are trained, under one vmap.
     num_seeds: lab.Count = 3
+    # What models are trained and tested on: letters drawn with fonts, or Omniglot's handwriting.
+    dataset: Literal["letters", "omniglot"] = "letters"
+    # A folder with Omniglot's zips; empty: TFDS's, if `dataset` says so.
+    omniglot_dir: str = ""
     # Height and width of the images.
     image_size: Annotated[int, lab.Range(8)] = 16
     # Channels of the network that is written.
