@@ -24,6 +24,16 @@ from ico.models._convnet import (
     init_convnet,
 )
 from ico.models._few_shot import LinearHead, Maml, ProtoNet
+from ico.models._fine_tuning import (
+    AdaMix,
+    Adapters,
+    FineTuning,
+    Lora,
+    Memory,
+    Prompts,
+    WholeModel,
+    consistency,
+)
 from ico.models._hypertransformer import HyperTransformer
 from ico.models._in_context_regression import (
     DiagonalLinearTransformer,
@@ -47,6 +57,7 @@ from ico.models._interpolation import (
 )
 from ico.models._learner import learner
 from ico.models._linear_transformer import LinearTransformer
+from ico.models._memory import concatenate_tasks, drop_tasks, memory_logits, new_task, sees_mask
 from ico.models._mixer import Mixer, MixerKind
 from ico.models._preconditioned_step import PreconditionedStep, preconditioned_start
 from ico.models._resnet import (
@@ -59,10 +70,13 @@ from ico.models._resnet import (
 from ico.models._sequence_transformer import SequenceTransformer, TokenTransformer
 from ico.models._set_attention import SetAttention, SetBlock, SetBlocks, SetKind
 from ico.models._slices import Allocation, from_slices, to_slices
-from ico.models._vit import ViT, ViTBlock, ViTClassifier
+from ico.models._vit import Additions, ViT, ViTBlock, ViTClassifier
 from ico.models._weights_loss import OneSeed, init_weights_model, weights_loss, weights_of
 
 __all__ = [
+    "AdaMix",
+    "Adapters",
+    "Additions",
     "Allocation",
     "AlternatingTransformer",
     "BatchNorm",
@@ -70,14 +84,17 @@ __all__ = [
     "ContinualLoss",
     "ConvClassifier",
     "DiagonalLinearTransformer",
+    "FineTuning",
     "FreeDiagonalLinearTransformer",
     "FullLinearTransformer",
     "GdPlusPlusLinearTransformer",
     "HyperTransformer",
     "LinearHead",
     "LinearTransformer",
+    "Lora",
     "MLPClassifier",
     "Maml",
+    "Memory",
     "Mixer",
     "MixerKind",
     "Moments",
@@ -85,6 +102,7 @@ __all__ = [
     "OneSeed",
     "PatchConv",
     "PreconditionedStep",
+    "Prompts",
     "ProtoNet",
     "ResNetClassifier",
     "SequenceTransformer",
@@ -98,16 +116,20 @@ __all__ = [
     "ViT",
     "ViTBlock",
     "ViTClassifier",
+    "WholeModel",
     "average_products",
     "backward_transfer",
     "batch_statistics",
     "block_scalars",
+    "concatenate_tasks",
+    "consistency",
     "construction_error",
     "conv_block",
     "convnet",
     "convnet_features",
     "convnet_shapes",
     "convolve",
+    "drop_tasks",
     "from_block_scalars",
     "from_slices",
     "gd_plus_plus_gamma",
@@ -121,10 +143,13 @@ __all__ = [
     "learn_in_order",
     "learner",
     "measure_images",
+    "memory_logits",
+    "new_task",
     "normalise",
     "preconditioned_start",
     "products",
     "scale_updates",
+    "sees_mask",
     "sinusoidal_positions",
     "stacked_products",
     "to_slices",
