@@ -57,7 +57,14 @@ from ico.models._interpolation import (
 )
 from ico.models._learner import learner
 from ico.models._linear_transformer import LinearTransformer
-from ico.models._memory import concatenate_tasks, drop_tasks, memory_logits, new_task, sees_mask
+from ico.models._memory import (
+    attention_to_memory,
+    concatenate_tasks,
+    drop_tasks,
+    memory_logits,
+    new_task,
+    sees_mask,
+)
 from ico.models._mixer import Mixer, MixerKind
 from ico.models._preconditioned_step import PreconditionedStep, preconditioned_start
 from ico.models._resnet import (
@@ -117,6 +124,7 @@ __all__ = [
     "ViTBlock",
     "ViTClassifier",
     "WholeModel",
+    "attention_to_memory",
     "average_products",
     "backward_transfer",
     "batch_statistics",

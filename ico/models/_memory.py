@@ -4,7 +4,8 @@ Source: "Fine-tuning Image Transformers using Learnable Memory", Sandler et al. 
 Verified: memory as keys and values alone, new in every layer, and who sees whom (its Table 1).
 
 A task is a plain dict, {"class_token" [D], "memory" [L, M, D], "head": {"kernel" [D, K], "bias"
-[K]}}, and tasks are a dict of those by name, to be trained, saved and merged as such.
+[K]}}, without "memory" if it has none, and tasks are a dict of those by name, to be trained, saved
+and merged as such.
 
 Dimension key: B images, L blocks, M memory tokens of a task, D width, K classes, T tokens of an
 image, N tasks.
@@ -53,11 +54,13 @@ def new_task(
     D, depth = params["class_token"].shape[0], sum(name.startswith("block_") for name in params)
     keys = jax.random.split(key)
     own = params["class_token"] + params["position"][0]
-    return {
+    task = {
         "class_token": own if copy_class_token else 0.02 * jax.random.normal(keys[1], (D,)),
-        "memory": 0.02 * jax.random.normal(keys[0], (depth, cells, D)),
         "head": {"kernel": jnp.zeros((D, num_classes)), "bias": jnp.zeros(num_classes)},
     }
+    if cells:
+        task["memory"] = 0.02 * jax.random.normal(keys[0], (depth, cells, D))
+    return task
 
 
 def concatenate_tasks(*tasks: Tasks) -> dict[str, TaskParams]:
@@ -142,14 +145,51 @@ def memory_logits(
       ValueError: as `sees_mask`.
     """
     T = params["position"].shape[0]
-    cells = {name: task["memory"].shape[1] for name, task in tasks.items()}
-    mask = sees_mask(T, cells, extends)
+    memory = {name: task["memory"] for name, task in tasks.items() if "memory" in task}
+    cells = {name: memory[name].shape[1] if name in memory else 0 for name in tasks}
     given = Additions(
         jnp.stack([task["class_token"] for task in tasks.values()]),
-        jnp.concatenate([task["memory"] for task in tasks.values()], axis=1),
-        mask,
+        jnp.concatenate(list(memory.values()), axis=1) if memory else None,
+        sees_mask(T, cells, extends),
     )
     tokens: Any = vit.apply({"params": params}, images, given, method="extended")
     own = zip(tasks.items(), jnp.moveaxis(tokens[:, T:], 1, 0), strict=True)
     logits = {name: dense(task["head"], features) for (name, task), features in own}
     return logits, tokens[:, :T]
+
+
+def attention_to_memory(
+    vit: ViT, params: Mapping[str, Any], task: TaskParams, images: Float[Array, "B Y X C"]
+) -> Float[Array, "L B"]:
+    """Share of its attention that a task's class token gives to its memory, the mean over heads.
+
+    Args:
+      vit: with a class token.
+      params: its parameters.
+      task: with one cell of memory at least; see `new_task`.
+      images: of the size that the `ViT` has positions for.
+    """
+    bound, B = vit.bind({"params": params}), len(images)
+    mask = jnp.asarray(sees_mask(params["position"].shape[0], {"": task["memory"].shape[1]}))
+    own = jnp.broadcast_to(task["class_token"][None, None], (B, 1, vit.dim))
+    x, found = jnp.concatenate([bound.embed(images), own], axis=1), []
+    for layer, block in enumerate(bound.blocks):
+        memory = jnp.broadcast_to(task["memory"][layer][None], (B, *task["memory"].shape[1:]))
+        weights = params[f"block_{layer}"]
+        seen = jnp.concatenate([x, memory], axis=1)
+        normed = _normed(weights["attention_norm"], seen, vit.norm_epsilon)
+        q, k = (
+            jnp.einsum("btd,dha->btha", normed, weights["attention"][name]["kernel"])
+            + weights["attention"][name]["bias"][None, None]
+            for name in ("query", "key")
+        )
+        scores = jnp.einsum("bha,bsha->bhs", q[:, x.shape[1] - 1], k) * q.shape[-1] ** -0.5
+        shares = jax.nn.softmax(scores)[..., x.shape[1] :]
+        found.append(shares.sum(-1).mean(1))
+        x = block(x, mask[None, None], memory)
+    return jnp.stack(found)
+
+
+def _normed(weights: Mapping[str, Array], x, epsilon: float):
+    x = (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + epsilon)
+    return x * weights["scale"][None, None] + weights["bias"][None, None]

@@ -1,0 +1,1 @@
+"""Fine-tuning image transformers with learnable memory (Sandler et al. 2022)."""
