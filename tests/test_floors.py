@@ -16,6 +16,7 @@ ALLOWED = {
     "layers": set(),
     "tasks": set(),
     "probes": set(),
+    "losses": set(),
     "algorithms": {"tasks"},  # the loss that rates are searched by stands once
     "optim": {"files"},
     "data": {"files"},
@@ -25,6 +26,7 @@ ALLOWED = {
     "_compare": {"tasks", "algorithms"},
     "train": {"optim", "files"},
     "_run": {"models", "train", "files"},
+    "peers": {"losses"},
     "metatrain": {"optim", "train", "files"},
     "worlds": {"lm", "train", "data", "files"},
     "poison": {"worlds", "lm", "optim", "train", "data", "report", "files"},

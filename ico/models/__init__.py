@@ -5,6 +5,7 @@ from ico.models._classification import image_logits, image_loss, measure_images,
 from ico.models._classifiers import (
     ConvClassifier,
     MLPClassifier,
+    MultiHeadClassifier,
     PatchConv,
 )
 from ico.models._construction_error import construction_error
@@ -103,6 +104,7 @@ __all__ = [
     "Maml",
     "Memory",
     "Mixer",
+    "MultiHeadClassifier",
     "MixerKind",
     "Moments",
     "Norm",

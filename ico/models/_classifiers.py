@@ -74,3 +74,34 @@ class ConvClassifier(nn.Module):
         for i, width in enumerate(self.widths):
             x = jax.nn.relu(PatchConv(width, name=f"conv_{i}")(x))
         return nn.Dense(self.num_classes, name="head")(x.reshape(len(x), -1))
+
+
+class MultiHeadClassifier(nn.Module):
+    """Convolutions of stride two, an embedding, and several linear heads on it (2211.15774).
+
+    The heads are one kernel [D, (H + 1) K].
+
+    Fields:
+      num_classes: K.
+      aux_heads: H, beside the main one.
+      widths: of the convolutions.
+      dim: D.
+    """
+
+    num_classes: int
+    aux_heads: int = 0
+    widths: Sequence[int] = (16, 32)
+    dim: int = 64
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B Y X C"]
+    ) -> tuple[Float[Array, "B D"], Float[Array, "H B K"]]:
+        """Embeddings, and the logits of the main head and then of the others."""
+        for i, width in enumerate(self.widths):
+            x = jax.nn.relu(PatchConv(width, name=f"conv_{i}")(x))
+        embedding = jax.nn.relu(nn.Dense(self.dim, name="embed")(x.reshape(len(x), -1)))
+        heads = 1 + self.aux_heads
+        logits = nn.Dense(heads * self.num_classes, name="head")(embedding)
+        logits = logits.reshape(len(x), heads, self.num_classes)
+        return embedding, jnp.moveaxis(logits, 1, 0)
