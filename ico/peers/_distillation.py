@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -24,6 +25,7 @@ from ico.losses import TargetRule, choose_targets, embedding_distance, soft_cros
 PyTree = Any
 # (params, inputs) -> embeddings [N, D], and logits of the main and the other heads [H + 1, N, C].
 Apply = Callable[[PyTree, Array], tuple[Array, Array]]
+Graphs = Bool[Array, "G K K"] | Bool[np.ndarray, "G K K"]
 _AXIS = "clients"
 
 
@@ -166,7 +168,7 @@ def peers_step(
     groups: Sequence[Apply],
     optimizer: optax.GradientTransformation,
     config: Distillation,
-    graphs: Bool[Array, "G K K"],
+    graphs: Graphs,
     *,
     period: int = 1,
 ) -> Callable[[Sequence[PeersState], Batch, Key[Array, ""]], tuple[list[PeersState], dict]]:
@@ -196,9 +198,9 @@ def peers_step(
         for apply, state in zip(groups, states, strict=True):
             count = len(jax.tree.leaves(state.params)[0])
             clients = first + jnp.arange(count)
-            own = jax.tree.map(lambda leaf, f=first, c=count: leaf[f : f + c], batch[:2])
+            x, y = (leaf[first : first + count] for leaf in (batch.x, batch.y))
             new, measured = _advance(
-                apply, optimizer, config, state, *own, batch, everything, graph, clients, key
+                apply, optimizer, config, state, x, y, batch, everything, graph, clients, key
             )
             found.append(new)
             metrics.append(measured)
@@ -212,7 +214,7 @@ def sharded_step(
     apply: Apply,
     optimizer: optax.GradientTransformation,
     config: Distillation,
-    graphs: Bool[Array, "G K K"],
+    graphs: Graphs,
     mesh: Mesh,
     *,
     period: int = 1,
@@ -228,6 +230,7 @@ def sharded_step(
     """
     graphs = jnp.asarray(graphs)
     split, whole = PartitionSpec(_AXIS), PartitionSpec()
+    own = PeersState._make([split, split, split, whole])
 
     def local(state: PeersState, batch: Batch, key: Key[Array, ""]):
         graph = graphs[(state.step // period) % len(graphs)]
@@ -252,12 +255,8 @@ def sharded_step(
     return jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(
-            PeersState(split, split, split, whole),
-            Batch(split, split, whole, whole),
-            whole,
-        ),
-        out_specs=(PeersState(split, split, split, whole), split),
+        in_specs=(own, Batch._make([split, split, whole, whole]), whole),
+        out_specs=(own, split),
         check_vma=False,
     )
 
