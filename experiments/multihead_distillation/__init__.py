@@ -1,0 +1,1 @@
+"""Decentralized learning with multi-headed distillation (Zhmoginov et al. 2022)."""
