@@ -21,7 +21,7 @@ ALLOWED = {
     "optim": {"files"},
     "data": {"files"},
     "report": {"files"},
-    "models": {"layers", "algorithms"},  # some hold an algorithm's numbers as parameters
+    "models": {"layers", "algorithms", "files"},  # some hold an algorithm's numbers as parameters
     "lm": {"layers", "data", "files"},
     "_compare": {"tasks", "algorithms"},
     "train": {"optim", "files"},

@@ -31,6 +31,8 @@ class Config(lab.Config):
     dim: lab.Count = 64
     depth: lab.Count = 4
     num_heads: lab.Count = 4
+    # What the backbone learns, beside letters: seven kinds of Fashion-MNIST's clothes.
+    clothes: bool = True
     # Training steps of the backbone, and images of each.
     pretraining_steps: lab.Count = 4_000
     pretraining_batch: lab.Count = 128
@@ -78,6 +80,7 @@ paper = lab.Paper(
         "dim": 8,
         "depth": 1,
         "num_heads": 2,
+        "clothes": False,
         "pretraining_steps": 2,
         "pretraining_batch": 4,
         "targets": ("digits", "HEBREW"),

@@ -103,12 +103,16 @@ def source(run) -> dict[str, np.ndarray]:
     found = whole.of_groups(*(g for g in whole.all_groups if g not in run.config.targets))
     pixels = found.pixels.reshape(-1, _SIZE, _SIZE, 1)
     labels = np.repeat(np.arange(len(found.names)), DRAWINGS)
-    clothes = _clothes("train").of_classes(range(_CLOTHES))
+    kinds = _CLOTHES if run.config.clothes else 0
+    others = Images(pixels, labels)
+    if kinds:
+        others = _clothes("train").of_classes(range(kinds))
+        others = others._replace(labels=others.labels + len(found.names))
     return {
-        "pixels": np.concatenate([pixels, clothes.pixels]),
-        "labels": np.concatenate([labels, clothes.labels + len(found.names)]).astype(np.int32),
+        "pixels": np.concatenate([pixels, others.pixels]),
+        "labels": np.concatenate([labels, others.labels]).astype(np.int32),
         "num_letters": np.asarray(len(pixels)),
-        "num_classes": np.asarray(len(found.names) + _CLOTHES),
+        "num_classes": np.asarray(len(found.names) + kinds),
     }
 
 

@@ -13,7 +13,7 @@ labels alike, or "private", over labels as often as the client has them; both ar
 clients.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from ico import lab
 
@@ -30,6 +30,8 @@ class Config(lab.Config):
     skews: lab.Distinct[lab.NonNegative] = (0.0, 10.0, 100.0)
     # Auxiliary heads.
     heads: lab.Distinct[lab.Natural] = (0, 1, 2, 3, 4)
+    # Fashion-MNIST at 14 x 14, or the digits of scikit-learn, which need no installation.
+    images: Literal["clothes", "digits"] = "clothes"
     # Training images in all, and the share of them that is public.
     num_images: lab.Count = 20_000
     public: Annotated[float, lab.Range(0.01, 0.9)] = 0.1
@@ -69,6 +71,7 @@ paper = lab.Paper(
         "num_clients": 4,
         "skews": (0.0, 100.0),
         "heads": (0, 1),
+        "images": "digits",
         "num_images": 400,
         "widths": (2,),
         "dim": 4,

@@ -3,6 +3,8 @@
 Dimension key: S seeds, N test images.
 """
 
+import dataclasses
+
 from experiments.multihead_distillation import testbed
 from experiments.multihead_distillation.paper import paper
 from experiments.multihead_distillation.testbed import Setting
@@ -15,10 +17,10 @@ CONFIDENT, RANDOM, AVERAGE, OTHERS = (
     "most confident of others",
 )
 _RULES = {
-    CONFIDENT: {},
-    RANDOM: {"rule": "random"},
-    AVERAGE: {"rule": "average"},
-    OTHERS: {"own": False},
+    CONFIDENT: Setting(),
+    RANDOM: Setting(rule="random"),
+    AVERAGE: Setting(rule="average"),
+    OTHERS: Setting(own=False),
 }
 
 
@@ -26,8 +28,8 @@ _RULES = {
 def targets(run):
     """All heads, a complete graph, the largest skew."""
     most, skew = max(run.config.heads), max(run.config.skews)
-    for name, fields in _RULES.items():
-        setting = Setting(heads=most, skew=skew, **fields)
+    for name, rule in _RULES.items():
+        setting = dataclasses.replace(rule, heads=most, skew=skew)
         yield testbed.recorded(run, setting, target=name)
 
 

@@ -72,21 +72,27 @@ class Sets(NamedTuple):
 
 
 @lab.once
-def clothes(run) -> Sets:
-    """Fashion-MNIST, half as high and wide."""
+def images(run) -> Sets:
+    """Those that the configuration names; what is not trained on is for tuning, but for tests."""
     config = run.config
-    try:
-        whole, test = (data.fashion_mnist(split).shrunk().in_bytes() for split in ("train", "test"))
-    except FileNotFoundError as error:
-        raise lab.InputError("num_images", str(error)) from error
-    whole = whole.shuffled(0)
-    cut = config.num_images
-    valid = data.Images(whole.pixels[cut:], whole.labels[cut:])
-    return Sets(
-        whole.first(cut),
-        valid.first(config.test_images),
-        test.shuffled(0).first(config.test_images),
-    )
+    if config.images == "digits":
+        whole = data.digit_images().in_bytes().shuffled(0)
+        test, whole = whole.first(config.test_images), _after(whole, config.test_images)
+    else:
+        try:
+            parts = [data.fashion_mnist(split).shrunk().in_bytes() for split in ("train", "test")]
+        except FileNotFoundError as error:
+            raise lab.InputError("images", str(error)) from error
+        whole, test = (part.shuffled(0) for part in parts)
+    rest = _after(whole, config.num_images)
+    if not len(rest.labels):
+        raise lab.InputError("num_images", "there are no more images to tune by")
+    count = config.test_images
+    return Sets(whole.first(config.num_images), rest.first(count), test.first(count))
+
+
+def _after(found: data.Images, count: int) -> data.Images:
+    return data.Images(found.pixels[count:], found.labels[count:])
 
 
 class Population(NamedTuple):
@@ -155,6 +161,7 @@ def _kept(run, setting: Setting, rate: float, steps: int, seeds: int, valid=Fals
         for name in (
             "num_clients",
             "primaries",
+            "images",
             "num_images",
             "public",
             "widths",
@@ -218,7 +225,7 @@ class _Given(NamedTuple):
 
 
 def _fit(run, setting: Setting, rate: float, steps: int, seeds: int, valid: bool) -> dict[str, Any]:
-    config, sets = run.config, clothes(run)
+    config, sets = run.config, images(run)
     networks = _networks(run, setting)
     parts = [_partition(run, setting, sets.train.labels, seed) for seed in range(seeds)]
     given = _given(sets.train, parts)
@@ -266,12 +273,12 @@ def _fit(run, setting: Setting, rate: float, steps: int, seeds: int, valid: bool
     }
 
 
-def _given(images: data.Images, parts: list[peers.Partition]) -> _Given:
+def _given(found: data.Images, parts: list[peers.Partition]) -> _Given:
     longest = max(part.private.shape[1] for part in parts)
     private = [np.pad(p.private, ((0, 0), (0, longest - p.private.shape[1]))) for p in parts]
     return _Given(
-        jnp.asarray(images.pixels),
-        jnp.asarray(images.labels),
+        jnp.asarray(found.pixels),
+        jnp.asarray(found.labels),
         jnp.asarray(np.stack(private)),
         jnp.asarray(np.stack([part.counts for part in parts])),
         jnp.asarray(np.stack([part.public for part in parts])),

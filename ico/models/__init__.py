@@ -22,6 +22,7 @@ from ico.models._convnet import (
     convnet_features,
     convnet_shapes,
     convolve,
+    dense,
     init_convnet,
 )
 from ico.models._few_shot import LinearHead, Maml, ProtoNet
@@ -79,6 +80,7 @@ from ico.models._sequence_transformer import SequenceTransformer, TokenTransform
 from ico.models._set_attention import SetAttention, SetBlock, SetBlocks, SetKind
 from ico.models._slices import Allocation, from_slices, to_slices
 from ico.models._vit import Additions, ViT, ViTBlock, ViTClassifier
+from ico.models._vit_files import load_vit
 from ico.models._weights_loss import OneSeed, init_weights_model, weights_loss, weights_of
 
 __all__ = [
@@ -139,6 +141,7 @@ __all__ = [
     "convnet_features",
     "convnet_shapes",
     "convolve",
+    "dense",
     "drop_tasks",
     "from_block_scalars",
     "from_slices",
@@ -153,6 +156,7 @@ __all__ = [
     "learn_in_order",
     "learner",
     "measure_images",
+    "load_vit",
     "memory_logits",
     "new_task",
     "normalise",

@@ -72,6 +72,8 @@ def test_published_results_are_of_these_claims(name):
 # The study that compiles least, where that is not the first. test-full runs them all.
 QUICK = {
     "hypertransformer": "attention_is_prototype",
+    "learnable_memory": "memory_in_linear_attention",
+    "multihead_distillation": "dropout",
     "noisy_regression": "gd_plus_plus_convergence",
     "continual_hypertransformer": "mini_batches",
     "outlandish": "spectrum",
