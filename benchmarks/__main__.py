@@ -23,6 +23,7 @@ NAMES = (
     "optimizers",
     "averaging",
     "few_shot",
+    "adaptation",
     "language_model",
     "imports",
 )
