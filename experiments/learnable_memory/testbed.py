@@ -62,7 +62,7 @@ def way_of(run, name: str, num_classes: int) -> models.FineTuning:
         TOKEN: lambda: models.Memory(vit, num_classes, cells=0),
         UNMASKED: lambda: models.Memory(vit, num_classes, 5, masked=False),
         HANDED_ON: lambda: models.Memory(vit, num_classes, 5, masked=False, propagated=True),
-        LORA: lambda: models.Lora(vit, num_classes, rank=1),
+        LORA: lambda: models.Lora(vit, num_classes, rank=1, alpha=4.0),
         ADAPTERS: lambda: models.Adapters(vit, num_classes, width=2),
         ADAMIX: lambda: models.AdaMix(vit, num_classes, width=2),
         INDEPENDENT: lambda: models.AdaMix(vit, num_classes, width=2, copied=False),
@@ -282,8 +282,8 @@ def adapt(run, name: str, target: str, below: str = "") -> Adapted:
 
     Memory may be learned on top of that of another target, `below`, which stays as it is.
 
-    SGD with momentum and a warm-up, as in the paper; its clip is left out, with which a rate would
-    not be a factor of the loss.
+    SGD with momentum and a warm-up, as in the paper. A rate is a factor of the loss, so that all are
+    trained side by side: what is clipped at length one is the rate times the gradient.
     """
     images, config = targets(run)[target], run.config
     way = way_of(run, name, images.num_classes)
@@ -295,7 +295,7 @@ def adapt(run, name: str, target: str, below: str = "") -> Adapted:
         momentum=0.9,
         schedule="cosine",
         warmup=0.05,
-        clip=None,
+        clip=1.0,
         steps_per_call=min(100, config.num_steps),
     )
     frozen = {"vit": trained.params["vit"]}
