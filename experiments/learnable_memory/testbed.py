@@ -282,8 +282,8 @@ def adapt(run, name: str, target: str, below: str = "") -> Adapted:
 
     Memory may be learned on top of that of another target, `below`, which stays as it is.
 
-    SGD with momentum and a warm-up, as in the paper. A rate is a factor of the loss, so that all are
-    trained side by side: what is clipped at length one is the rate times the gradient.
+    SGD with momentum and a warm-up, as in the paper. A rate is a factor of the loss, so that all
+    are trained side by side: what is clipped at length one is the rate times the gradient.
     """
     images, config = targets(run)[target], run.config
     way = way_of(run, name, images.num_classes)
