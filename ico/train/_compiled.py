@@ -11,7 +11,7 @@ from ico.optim import eval_params
 from ico.train._data import Sampler
 from ico.train._state import TrainState
 from ico.train._step import Step
-from ico.train.mesh import shard_batch
+from ico.train.mesh import replicated, shard_batch
 
 PyTree = Any
 Evaluate = Callable[..., dict[str, jax.Array]]
@@ -66,11 +66,12 @@ def compiled_chunk(
 
 @functools.lru_cache(maxsize=16)
 def compiled_evaluation(
-    evaluate: Evaluate, seeds: bool, given_axes: Frozen
+    evaluate: Evaluate, seeds: bool, given_axes: Frozen, mesh: Mesh
 ) -> Callable[[TrainState, tuple], dict[str, jax.Array]]:
     """(state, given) -> dict of metrics [*S], at the parameters that are to be used."""
 
     def one(state: TrainState, given: tuple) -> dict[str, jax.Array]:
         return evaluate(eval_params(state.opt_state, state.params), *given)
 
-    return jax.jit(jax.vmap(one, in_axes=(0, given_axes.tree)) if seeds else one)
+    every = jax.vmap(one, in_axes=(0, given_axes.tree)) if seeds else one
+    return jax.jit(every, out_shardings=replicated(mesh))

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ico.train import _processes
 from ico.train._state import TrainState
 
 PyTree = Any
@@ -33,9 +33,8 @@ def describe_leaves(state: TrainState, crc: bool = True) -> dict[str, dict[str, 
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         described[name] = {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
         if crc:
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                leaf = jax.random.key_data(leaf)
-            described[name]["crc32"] = zlib.crc32(np.ascontiguousarray(leaf).tobytes())
+            value = np.ascontiguousarray(_processes.whole(leaf))
+            described[name]["crc32"] = zlib.crc32(value.tobytes())
     return described
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ico.files import check_fields, parse_json, read_bytes, write_atomically
+from ico.train import _processes
 from ico.train._errors import CheckpointError
 from ico.train.checkpoint import writing
 
@@ -20,7 +21,7 @@ _TENSORBOARD_SECONDS = 10.0
 
 
 class MetricLog:
-    """One row a compiled call, in memory and, given a directory, on disk.
+    """One row a compiled call, in memory and, given a directory, on disk by the first process.
 
     `directory/metrics.jsonl` has one object a line: step, seconds, each metric (a list over the
     seed axis). Floats round-trip exactly; those JSON lacks are the strings "nan", "inf", "-inf".
@@ -50,8 +51,10 @@ class MetricLog:
                         f"{path} has no row for the restored step {step}; the history has a gap",
                         stacklevel=3,
                     )
-                write_atomically(path, "".join(_encode(row) for row in self._rows))
-                self._file = path.open("a")
+                _processes.meet("metrics are read")
+                if _processes.is_first():
+                    write_atomically(path, "".join(_encode(row) for row in self._rows))
+                    self._file = path.open("a")
         for row in self._rows:
             for name, value in row.items():
                 self._shapes.setdefault(name, np.shape(value))

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ico.optim import eval_params
+from ico.train import _processes
 from ico.train._compiled import Evaluate, Frozen, compiled_chunk, compiled_evaluation
 from ico.train._data import Sampler, Stream, as_source, take
 from ico.train._errors import CheckpointError, Interrupted, NonFiniteLoss
@@ -21,7 +22,7 @@ from ico.train._state import TrainState
 from ico.train._step import NORMS, Step
 from ico.train._trajectory import Trajectory
 from ico.train.checkpoint import Checkpoints
-from ico.train.mesh import make_mesh, replicated
+from ico.train.mesh import DATA_AXIS, make_mesh, replicated
 
 PyTree = Any
 
@@ -125,13 +126,17 @@ def fit(
     Same inputs, machine and devices: the same numbers to the last bit, however often the run was
     killed and called again. The caller's `state` stays usable.
 
+    Several processes joined by `jax.distributed.initialize` all call it alike, with a directory
+    that they share: the first writes metrics, all of them write checkpoints.
+
     Args:
       step: for one seed, from `make_step`. Keep the function: a new one compiles anew. By its
         attribute `optimizer`, if it has one, checkpoints of another optimizer are told apart.
       state: from `init_state`, with or without a seed axis.
       data: a pure sampler, key -> batch, run on the device with each seed's own key; or a Stream,
         whose batches all seeds share; without a directory any iterable of batches will do, which
-        is read on from where it is. Leaves of a batch are [B, ...].
+        is read on from where it is. Leaves of a batch are [B, ...]. Of several processes each
+        reads its own shard of a Stream, and a batch is the rows of all of them.
       config: the counts.
       given: what step, sampler and evaluation need beside their arguments, and what no step moves
         (a prior, a frozen model, a world's tables): their last argument, if it is not None. It is
@@ -145,8 +150,8 @@ def fit(
       label: stands before the progress bar.
       progress: whether to show the bar, if stderr is a terminal.
       trajectory: records the iterates at the steps it names, and predictions (`Trajectory`).
-      mesh: from `make_mesh`, by default all local devices; batches are split over its "data"
-        axis, parameters are on every device unless they come sharded.
+      mesh: from `make_mesh`, by default all devices of all processes; batches are split over its
+        "data" axis, parameters are on every device unless they come sharded.
       donate: whether the caller gives up `state`, which spares a copy of it.
 
     Returns:
@@ -180,7 +185,7 @@ def fit(
                 resumed, (state, position) = True, restored
                 if isinstance(data, Stream):
                     data.restore(position)
-        start = int(np.max(state.step))
+        start = int(np.max(_processes.whole(state.step)))
         if start > config.num_steps:
             raise CheckpointError(
                 f"{directory or 'the state'} is at step {start}, beyond num_steps "
@@ -188,7 +193,7 @@ def fit(
             )
         log = MetricLog(directory, start, resumed=resumed)
         stack.callback(log.close)
-        bar = Progress(label, start, config.num_steps, progress)
+        bar = Progress(label, start, config.num_steps, progress and _processes.is_first())
         stack.callback(bar.close)
         if config.precision != "default":
             stack.enter_context(jax.default_matmul_precision(config.precision))
@@ -236,7 +241,7 @@ class _Run:
     trajectory: Trajectory | None
 
     def train(self, state: TrainState, start: int, stop: StopSignal) -> TrainState:
-        done, waiting = start, None
+        done, waiting, stopping = start, None, stop.name
         while done < self.config.num_steps:
             end = self.config.next_boundary(done)
             state, metrics = self.dispatch(state, end - done)
@@ -245,12 +250,12 @@ class _Run:
             evaluated = {}
             if self.evaluate is not None and self.config.evaluates(end):
                 seeds = state.step.ndim > 0
-                compiled = compiled_evaluation(self.evaluate, seeds, self.given.axes)
+                compiled = compiled_evaluation(self.evaluate, seeds, self.given.axes, self.mesh)
                 evaluated = compiled(state, self.given.args)
             waiting = _Call(done, end, metrics, evaluated)
             if self.trajectory is not None:
                 self.trajectory.record(end, state.params, state.step.ndim > 0)
-            done, stopping = end, stop.name
+            done, stopping = end, _processes.first_of(stop.name)
             if stopping or self.config.is_due(self.config.checkpoint_every, done):
                 self.settle(waiting)
                 waiting = None
@@ -259,8 +264,8 @@ class _Run:
                 break
         if self.saved is not None:
             self.saved.wait()
-        if stop.name:
-            raise Interrupted(stop.name, done, self.log.directory)
+        if stopping:
+            raise Interrupted(stopping, done, self.log.directory)
         return state
 
     def dispatch(self, state: TrainState, length: int) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -268,6 +273,8 @@ class _Run:
         batches, sampler = None, self.data
         if isinstance(self.data, Stream):
             batches, sampler = take(self.data, length), None
+            if _processes.several():
+                batches = _processes.joined(batches, _by_rows(self.mesh))
         seeds, given = state.step.ndim > 0, self.given
         chunk = compiled_chunk(
             self.step, sampler, length, seeds, given.axes, given.shardings, self.mesh
@@ -317,11 +324,22 @@ def _own(leaf: Any, mesh: Mesh, donate: bool) -> jax.Array:
         leaf = jax.lax.convert_element_type(leaf, leaf.dtype)
     if _is_sharded(leaf):
         return leaf if donate else jnp.copy(leaf)
+    if _processes.several():
+        return _processes.placed(leaf, replicated(mesh))
     return jax.device_put(leaf, replicated(mesh), may_alias=None if donate else False)
 
 
 def _placed(leaf: Any, mesh: Mesh) -> jax.Array:
-    return leaf if _is_sharded(leaf) else jax.device_put(leaf, replicated(mesh))
+    if _is_sharded(leaf):
+        return leaf
+    if _processes.several():
+        return _processes.placed(jnp.asarray(leaf), replicated(mesh))
+    return jax.device_put(leaf, replicated(mesh))
+
+
+def _by_rows(mesh: Mesh) -> NamedSharding:
+    """Of batches [steps, B, ...] whose rows lie on the processes that read them."""
+    return NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
 
 
 def _is_sharded(leaf: Any) -> bool:

@@ -1,7 +1,8 @@
 """Checkpoints on disk: orbax behind a door, so that its next interface changes one file.
 
 A checkpoint is a folder named by its step. It holds the state, and a record: the stream's
-position, what the state is of (`_identity`), and shape, type and CRC of every leaf. Orbax finds
+position (of every process), what the state is of (`_identity`), and shape, type and CRC of every
+leaf. Orbax finds
 missing files by itself; the record finds changed bytes, and tells a damaged checkpoint from a good
 one of another model or optimizer. A damaged one is moved aside; nothing is ever deleted but what
 `keep` drops.
@@ -26,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ico.train import _processes
 from ico.train._errors import CheckpointError
 from ico.train._identity import describe_leaves, difference, identity
 from ico.train._state import TrainState
@@ -104,9 +106,10 @@ class Checkpoints:
           CheckpointError: this one, or the one before in the background, could not be written.
           TypeError: `position` is not JSON-able.
         """
-        record = {"position": position, "leaves": describe_leaves(state)}
+        json.dumps(position)
+        record: dict[str, Any] = {"positions": _processes.of_all(position)}
+        record["leaves"] = describe_leaves(state)
         record["of"] = identity(state, self._optimizer)
-        json.dumps(record)
         if any(device.platform == "cpu" for device in state.step.devices()):
             # On the CPU orbax would write from a view of buffers that the next call donates.
             state = jax.tree.map(jnp.copy, state)
@@ -132,8 +135,9 @@ class Checkpoints:
         """
         with contextlib.suppress(Exception), _stragglers():
             self._manager.close()
-        for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        if _processes.is_first():
+            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(unfinished, ignore_errors=True)
 
     def newest(self) -> Path | None:
         """The newest complete checkpoint, None if there is none."""
@@ -199,12 +203,12 @@ class Checkpoints:
         for name, leaf in describe_leaves(state).items():
             if leaf["crc32"] != record["leaves"][name]["crc32"]:
                 raise ValueError(f"the bytes of {name} have changed")
-        if not np.array_equal(jax.random.key_data(state.key), jax.random.key_data(like.key)):
+        if not np.array_equal(_processes.whole(state.key), _processes.whole(like.key)):
             raise CheckpointError(
                 f"checkpoint {path} was made with another key; "
                 "use the same --seed or another folder"
             )
-        return state, record["position"]
+        return state, _position(record, path)
 
     def _set_aside(self, step: int, error: Exception, before: int | None) -> None:
         damaged = self.directory / str(step)
@@ -216,10 +220,26 @@ class Checkpoints:
         warnings.warn(
             f"checkpoint {damaged} is damaged ({reason}); moved to {aside}; {then}", stacklevel=4
         )
+        _processes.meet("a damaged checkpoint is found")
         with writing(aside):
-            folder.mkdir(exist_ok=True)
-            os.replace(damaged, aside)
+            if _processes.is_first():
+                folder.mkdir(exist_ok=True)
+                os.replace(damaged, aside)
+            _processes.meet("a damaged checkpoint is moved aside")
             self._manager.reload()
+
+
+def _position(record: dict[str, Any], path: Path) -> Any:
+    """Where the stream goes on, for the process that asks."""
+    positions = record.get("positions", [record.get("position")])  # one, in earlier versions
+    if all(position is None for position in positions):
+        return None
+    if len(positions) != jax.process_count():
+        raise CheckpointError(
+            f"checkpoint {path} was made by {len(positions)} processes, each with its own shard of "
+            f"the data; there are {jax.process_count()} now"
+        )
+    return positions[jax.process_index()]
 
 
 def _temporary(error: Exception) -> str | None:

@@ -15,7 +15,7 @@ def make_mesh(axes: Mapping[str, int] | None = None) -> Mesh:
 
     Args:
       axes: axis name -> size, whose product is the number of devices used; by default one axis
-        "data" over all local devices.
+        "data" over all devices, those of other processes among them.
 
     Returns:
       The mesh. All its axes are Auto: `jax.make_mesh` would make them Explicit, under which a
@@ -24,7 +24,7 @@ def make_mesh(axes: Mapping[str, int] | None = None) -> Mesh:
     Raises:
       ValueError: more devices asked for than there are.
     """
-    devices = jax.local_devices()
+    devices = jax.devices()
     axes = {DATA_AXIS: len(devices)} if axes is None else dict(axes)
     size = 1
     for length in axes.values():
