@@ -6,5 +6,16 @@ from ico.losses._distillation import (
     embedding_distance,
     soft_cross_entropy,
 )
+from ico.losses._unlearning import gradient_ascent, gradient_difference, npo, rmu, simnpo
 
-__all__ = ["TargetRule", "choose_targets", "embedding_distance", "soft_cross_entropy"]
+__all__ = [
+    "TargetRule",
+    "choose_targets",
+    "embedding_distance",
+    "gradient_ascent",
+    "gradient_difference",
+    "npo",
+    "rmu",
+    "simnpo",
+    "soft_cross_entropy",
+]
