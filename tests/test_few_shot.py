@@ -254,3 +254,14 @@ def test_a_folder_of_photographs(tmp_path):
     assert images.pixels.shape == (2, 1, 8, 8, 3) and images.names == ("cat", "dog")
     with pytest.raises(FileNotFoundError, match="one for each class"):
         data.image_folder(tmp_path / "cat")
+    (tmp_path / "dog" / "2.png").write_bytes(b"no image")
+    with pytest.raises(FileError, match=r"2\.png cannot be read"):
+        data.image_folder(tmp_path, 8)
+
+
+def test_an_odd_zip_of_omniglot_is_refused(tmp_path):
+    for name, message in (("cat/1.png", "is no <alphabet>"), ("A/cat/1.png", "cannot be read")):
+        with zipfile.ZipFile(tmp_path / "images_background.zip", "w") as archive:
+            archive.writestr(name, b"no image")
+        with pytest.raises(FileError, match=message):
+            data.omniglot(tmp_path)

@@ -65,6 +65,9 @@ def share_closed(way):
 
     def measure(records):
         found = [joined(records, name) for name in (way, HEAD, FULL)]
+        _, (low, _) = report.interval(found[2], found[1], statistic=report.difference)
+        if not low > 0:  # of nothing any share may be closed
+            raise lab.Missing("fine-tuning everything is not above the head")
         return lab.measured(*found, statistic=lambda a, b, c: report.ratio(a - b, c - b))
 
     return measure

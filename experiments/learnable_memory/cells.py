@@ -8,17 +8,19 @@ import numpy as np
 from experiments.learnable_memory import testbed
 from experiments.learnable_memory.adaptation import joined
 from experiments.learnable_memory.paper import paper
+from experiments.learnable_memory.testbed import TOKEN
 from ico import lab, report
 
 
 @paper.study("How much memory is enough?")
 def cells(run):
-    """Numbers of memory tokens a layer, on every target."""
-    for count in run.config.cells:
+    """Numbers of memory tokens a layer, on every target; none is the class token alone."""
+    for count in (0, *run.config.cells):
+        way = testbed.cells(count) if count else TOKEN
         for target in run.config.targets:
-            found = testbed.adapt(run, testbed.cells(count), target)
+            found = testbed.adapt(run, way, target)
             yield lab.record(
-                way=testbed.cells(count),
+                way=way,
                 cells=count,
                 target=target,
                 accuracy=100 * found.right,
@@ -29,6 +31,9 @@ def cells(run):
 def from_ten_to_twenty(records):
     """What ten more cells gain, over the images of all targets, in points."""
     found = [joined(records, testbed.cells(count)) for count in (20, 10)]
+    _, (low, _) = report.interval(found[1], joined(records, TOKEN), statistic=report.difference)
+    if not low > 0:  # useless memory is flat, too
+        raise lab.Missing("10 cells are not above none")
     return lab.measured(*found, statistic=report.difference)
 
 

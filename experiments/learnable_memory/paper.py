@@ -51,10 +51,12 @@ class Config(lab.Config):
     # Learning rates that every way of fine-tuning is tried at.
     rates: lab.Distinct[lab.Positive] = (0.01, 0.03, 0.1, 0.3)
     # Sequences that linear attention with a learned state is trained and tested on.
-    sequences: lab.Count = 2_000
+    sequences: Annotated[int, lab.Range(2)] = 2_000
 
     def check(self) -> None:
         """Raises ValueError, its first word the field, for sizes that do not go together."""
+        if len(self.targets) < 2:
+            raise ValueError("targets must be two at least: one is learned on top of another")
         if 16 % self.patch:
             raise ValueError(f"patch must divide 16, not {self.patch}")
         if self.dim % self.num_heads:

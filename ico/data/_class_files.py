@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ico.data._few_shot import ClassImages
 from ico.data._tfds import tfds_source
@@ -33,16 +33,18 @@ def omniglot(
 
     Raises:
       FileNotFoundError: there is nothing of the kind, or no connection to download it.
-      FileError: a zip that cannot be read.
+      FileError: a zip or an image that cannot be read, or an image that is no character's.
       ImportError: without a folder, tensorflow-datasets is not installed.
     """
     if folder is None:
         return _tfds_omniglot(size, data_dir)
     found: dict[str, dict[str, np.ndarray]] = {}
     for path, data in _png_files(Path(folder)):
+        if path.count("/") < 2:
+            raise FileError(f"{folder} has {path}, which is no <alphabet>/<character>/<image>")
         *_, alphabet, character, name = path.split("/")
         found.setdefault(f"{alphabet}/{character}", {})[name] = _ink(
-            Image.open(io.BytesIO(data)), size
+            _opened(io.BytesIO(data), path), size
         )
     if not found:
         raise FileNotFoundError(
@@ -80,6 +82,13 @@ def _png_files(folder: Path) -> Iterator[tuple[str, bytes]]:
         yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 
+def _opened(file: Path | io.BytesIO, name: str | Path) -> Image.Image:
+    try:
+        return Image.open(file)
+    except (UnidentifiedImageError, OSError) as error:
+        raise FileError(f"{name} cannot be read as an image: {error}") from error
+
+
 def _ink(image: Image.Image, size: int) -> np.ndarray:
     small = image.convert("L").resize((size, size), Image.Resampling.BOX)
     return 255 - np.asarray(small)[..., None]
@@ -92,12 +101,13 @@ def image_folder(folder: str | Path, size: int = 84) -> ClassImages:
 
     Raises:
       FileNotFoundError: there is no folder with images.
+      FileError: an image that cannot be read.
     """
     found = {}
     for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []:
         files = sorted(f for f in path.glob("*") if f.suffix.lower() in (".png", ".jpg", ".jpeg"))
         if files:
-            images = [ImageOps.fit(Image.open(f).convert("RGB"), (size, size)) for f in files]
+            images = [ImageOps.fit(_opened(f, f).convert("RGB"), (size, size)) for f in files]
             found[path.name] = np.stack([np.asarray(image) for image in images])
     if not found:
         raise FileNotFoundError(f"{folder} has no folders of images, one for each class")

@@ -66,7 +66,10 @@ def letters(
 
     Raises:
       FileNotFoundError: `noto` without those fonts.
+      ValueError: a size below 4, or no drawing.
     """
+    if size < 4 or drawings < 1:
+        raise ValueError(f"want size >= 4 and drawings >= 1, not {size} and {drawings}")
     paths = [*_matplotlib_fonts(), *(_noto_fonts() if noto else [])]
     depends_on = {
         "arguments": [size, drawings, noto, seed],

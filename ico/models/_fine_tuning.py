@@ -29,13 +29,29 @@ class FineTuning:
     Fields:
       vit: with a class token.
       num_classes: K.
+
+    Raises:
+      ValueError: a `ViT` without one, a number below its least, or memory that is handed on
+        although it is masked.
     """
 
     vit: ViT
     num_classes: int
 
+    def __post_init__(self):
+        if not self.vit.class_token:
+            raise ValueError("fine-tuning needs a ViT with a class token (class_token=True)")
+        for name, least in self._least.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+    @property
+    def _least(self) -> dict[str, int]:
+        """The smallest value of each number."""
+        return {"num_classes": 1}
+
     def init(self, key: Key[Array, ""], params: PyTree) -> dict[str, Any]:
-        """What is trained: heads start at zero, and nothing else changes an answer at first."""
+        """What is trained; heads start at zero, and so do answers."""
         del key
         return {"head": self._new_head(params)}
 
@@ -95,6 +111,15 @@ class Memory(FineTuning):
     masked: bool = True
     propagated: bool = False
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.masked and self.propagated:
+            raise ValueError("propagated memory cannot be masked: give masked=False")
+
+    @property
+    def _least(self):
+        return super()._least | {"cells": 0 if self.masked else 1}
+
     def init(self, key, params):
         """See `FineTuning`."""
         task = new_task(key, params, self.num_classes, self.cells)
@@ -121,6 +146,10 @@ class Prompts(FineTuning):
     """
 
     tokens: int = 5
+
+    @property
+    def _least(self):
+        return super()._least | {"tokens": 1}
 
     def init(self, key, params):
         """See `FineTuning`."""
@@ -149,6 +178,10 @@ class Lora(FineTuning):
 
     rank: int = 4
     alpha: float = 8.0
+
+    @property
+    def _least(self):
+        return super()._least | {"rank": 1}
 
     def init(self, key, params):
         """See `FineTuning`."""
@@ -185,6 +218,10 @@ class Adapters(FineTuning):
 
     width: int = 8
 
+    @property
+    def _least(self):
+        return super()._least | {"width": 1}
+
     def init(self, key, params):
         """See `FineTuning`."""
         D, L, R = params["class_token"].shape[0], self.vit.depth, self.width
@@ -213,6 +250,10 @@ class AdaMix(Adapters):
 
     experts: int = 4
     copied: bool = True
+
+    @property
+    def _least(self):
+        return super()._least | {"experts": 1}
 
     def init(self, key, params):
         """See `FineTuning`."""

@@ -42,8 +42,9 @@ def learn_in_order(
     Elastic weight consolidation (1612.00796) holds the body by the sum over earlier tasks s of
     `ewc / 2 F_s (w - w_s)^2`, F_s the diagonal of the Fisher information on the support images, in
     expectation over the network's own answers. Learning without forgetting (1606.09282) holds the
-    answers of earlier heads on the new images, by `lwf` times the cross-entropy from what they were
-    before the task, at temperature 2. Both zero: nothing is held.
+    answers of earlier heads on the new images, by `lwf` times the mean over these heads of 4 times
+    the cross-entropy from what they were before the task, at temperature 2. Both zero: nothing is
+    held.
 
     Args:
       body: convolutions to start from, as `ico.models.convnet_features` takes them.

@@ -103,7 +103,7 @@ def sees_mask(
       extends: task -> tasks whose class token and memory its own sees; none by default.
 
     Raises:
-      ValueError: a task extends one that is not there, or itself.
+      ValueError: a task extends one that is not there, or itself, if only by way of others.
     """
     extends = extends or {}
     for name, others in extends.items():
@@ -111,6 +111,14 @@ def sees_mask(
             [name] if name in others else []
         ):
             raise ValueError(f"{name!r} cannot extend {wrong[0]!r}; tasks are {', '.join(cells)}")
+        seen, waiting = set(), list(others)
+        while waiting:
+            other = waiting.pop()
+            if other == name:
+                raise ValueError(f"{name!r} cannot extend itself, by way of {others[0]!r}")
+            if other not in seen:
+                seen.add(other)
+                waiting += extends.get(other, ())
     T, N = num_tokens, len(cells)
     owner = np.repeat(np.arange(N), list(cells.values()))
     names = list(cells)
@@ -142,9 +150,18 @@ def memory_logits(
       extends: task -> earlier tasks that it was trained on top of.
 
     Raises:
-      ValueError: as `sees_mask`.
+      ValueError: as `sees_mask`; no task, or memory of another depth or width.
     """
     T = params["position"].shape[0]
+    if not tasks:
+        raise ValueError("there is no task to read")
+    for name, task in tasks.items():
+        shape = task["memory"].shape if "memory" in task else (vit.depth, 0, vit.dim)
+        if (shape[0], shape[2]) != (vit.depth, vit.dim) or task["class_token"].shape != (vit.dim,):
+            raise ValueError(
+                f"task {name!r} is of a ViT with {shape[0]} blocks of width {shape[2]}, and this "
+                f"one has {vit.depth} of {vit.dim}"
+            )
     memory = {name: task["memory"] for name, task in tasks.items() if "memory" in task}
     cells = {name: memory[name].shape[1] if name in memory else 0 for name in tasks}
     given = Additions(

@@ -8,6 +8,7 @@ Dimension key: D width, H heads, A head width, P side of a patch, C channels, T 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -23,6 +24,8 @@ from ico.models._vit import ViT
 
 _NPZ_BLOCK = "Transformer/encoderblock_{}/"
 _HF_BLOCK = "encoder.layer.{}."
+# The kinds of GELU that a config.json names: whether it is the exact one.
+_GELUS = {"gelu": True, "gelu_new": False, "gelu_pytorch_tanh": False, "gelu_fast": False}
 _PARTS = ("query", "key", "value", "out")
 _CONFIG = {"num_attention_heads": int}
 
@@ -46,12 +49,38 @@ def load_vit(path: str | os.PathLike) -> tuple[ViT, dict[str, Any]]:
     path = Path(path)
     if path.is_dir():
         path = path / "model.safetensors"
-    vit, params = _from_npz(path) if path.suffix == ".npz" else _from_safetensors(path)
+    try:
+        vit, params = _from_npz(path) if path.suffix == ".npz" else _from_safetensors(path)
+        _check(path, vit, params)
+    except (ValueError, TypeError, ZeroDivisionError, IndexError) as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"{path} is no vision transformer known here: {error}") from error
     return vit, jax.tree.map(jnp.asarray, params)
+
+
+def _check(path: Path, vit: ViT, params: Mapping[str, Any]) -> None:
+    """Every array has the shape that the module wants, for square images of that many patches."""
+    own = params["vit"]
+    side = math.isqrt(own["position"].shape[0] - 1)
+    channels = own["embed_patches"]["kernel"].shape[0] // vit.patch**2
+    image = jax.ShapeDtypeStruct((1, side * vit.patch, side * vit.patch, channels), jnp.float32)
+    wanted = jax.eval_shape(vit.init, jax.random.key(0), image)["params"]
+    shapes = [
+        {jax.tree_util.keystr(at): leaf.shape for at, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (wanted, own)
+    ]
+    for name in sorted({*shapes[0], *shapes[1]}):
+        there, here = (one.get(name) for one in shapes)
+        if there != here:
+            raise FileError(f"{path}: {name} is {here}, and the model wants {there}")
 
 
 def _from_npz(path: Path) -> tuple[ViT, dict[str, Any]]:
     found = _Tensors(path, _npz(path))
+    for part, what in (("pre_logits", "a layer before its head"), ("conv_root", "convolutions")):
+        if any(name.startswith(part) for name in found.tensors):
+            raise FileError(f"{path} has {what} ({part}), which is not supported")
     first = _NPZ_BLOCK.format(0)
     D, H, _ = found(f"{first}MultiHeadDotProductAttention_1/query/kernel").shape
     depth = found.count(r"Transformer/encoderblock_(\d+)/")
@@ -101,8 +130,11 @@ def _from_safetensors(path: Path) -> tuple[ViT, dict[str, Any]]:
     tensors = {name.removeprefix("vit."): tensor for name, tensor in tensors.items()}
     found, H = _Tensors(path, tensors), config["num_attention_heads"]
     D = found("embeddings.cls_token").size
-    if D % H:
+    if H < 1 or D % H:
         raise FileError(f"{path}: {H} heads do not divide a width of {D}")
+    gelu = config.get("hidden_act", "gelu")
+    if gelu not in _GELUS:
+        raise FileError(f"{path} has hidden_act {gelu!r}, and here are {', '.join(_GELUS)}")
     depth = found.count(r"encoder\.layer\.(\d+)\.")
 
     def dense(name: str, shape: Callable[[int], tuple[int, ...]] | None = None):
@@ -151,7 +183,7 @@ def _from_safetensors(path: Path) -> tuple[ViT, dict[str, Any]]:
         params["block_0"]["up"]["bias"].size,
         True,
         float(config.get("layer_norm_eps", 1e-12)),
-        config.get("hidden_act", "gelu") == "gelu",
+        _GELUS[gelu],
     )
     whole: dict[str, Any] = {"vit": params}
     if "classifier.weight" in found:

@@ -11,7 +11,7 @@ width of an embedding, A answers that a client hears, G graphs.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -40,8 +40,12 @@ class Distillation:
       own: whether a client's own answer is among them.
       neighbours: that a client hears in a step, drawn from those of the graph.
       refresh: steps after which a client publishes itself anew.
-      main: whether the main head distils, too: with no other head this is federated model
-        distillation (FedMD, 1910.03581). Its targets are main heads' answers.
+      main: whether the main head distils, too: with no other head, all neighbours and the rule
+        "average" this is federated model distillation (FedMD, 1910.03581). Its targets are main
+        heads' answers.
+
+    Raises:
+      ValueError: an unknown rule, or a number below its least.
     """
 
     aux_weight: float = 3.0
@@ -51,6 +55,15 @@ class Distillation:
     neighbours: int = 1
     refresh: int = 200
     main: bool = False
+
+    def __post_init__(self):
+        if self.rule not in get_args(TargetRule):
+            raise ValueError(f"rule must be one of {get_args(TargetRule)}, not {self.rule!r}")
+        for name, least in (("neighbours", 0), ("refresh", 1), ("aux_weight", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if self.embedding_weight < 0:
+            raise ValueError(f"embedding_weight must be at least 0, not {self.embedding_weight}")
 
 
 class Message(NamedTuple):
@@ -104,7 +117,10 @@ def message_bytes(said: Message) -> int:
 
 
 def average_of(params: PyTree) -> PyTree:
-    """Every client's parameters replaced by their mean (FedAvg, 1602.05629); leaves [K, ...]."""
+    """Every client's parameters replaced by their mean (FedAvg, 1602.05629); leaves [K, ...].
+
+    All clients count alike, however much data they have.
+    """
 
     def mean(leaf):
         return jnp.broadcast_to(leaf.mean(0, keepdims=True), leaf.shape)
@@ -184,10 +200,15 @@ def peers_step(
     Returns:
       (states, batch, key) -> states, metrics [K]. A client that is not present neither learns nor
       is heard, nor publishes itself.
+
+    Raises:
+      ValueError: graphs of another shape or with a client that hears itself, or a period below 1.
     """
-    graphs = jnp.asarray(graphs)
+    graphs = _checked(graphs, period)
 
     def step(states: Sequence[PeersState], batch: Batch, key: Key[Array, ""]):
+        if len(batch.present) != graphs.shape[1]:
+            raise ValueError(f"{len(batch.present)} clients, but graphs of {graphs.shape[1]}")
         graph = graphs[(states[0].step // period) % len(graphs)]
         said = [
             jax.vmap(lambda params, apply=apply: message(apply, params, batch.public))(s.published)
@@ -227,8 +248,17 @@ def sharded_step(
     Args:
       apply, optimizer, config, graphs, period: as in `peers_step`.
       mesh: with an axis "clients", whose size divides K.
+
+    Raises:
+      ValueError: as `peers_step`, or a mesh without that axis.
     """
-    graphs = jnp.asarray(graphs)
+    graphs = _checked(graphs, period)
+    size = dict(mesh.shape).get(_AXIS, 0)
+    if not size or graphs.shape[1] % size:
+        raise ValueError(
+            f"mesh needs an axis {_AXIS!r} whose size divides {graphs.shape[1]}, not "
+            f"{dict(mesh.shape)}"
+        )
     split, whole = PartitionSpec(_AXIS), PartitionSpec()
     own = PeersState._make([split, split, split, whole])
 
@@ -259,6 +289,17 @@ def sharded_step(
         out_specs=(own, split),
         check_vma=False,
     )
+
+
+def _checked(graphs: Graphs, period: int) -> Array:
+    shape = np.shape(graphs)
+    if len(shape) != 3 or not shape[0] or shape[1] != shape[2]:
+        raise ValueError(f"graphs must be [G, K, K], not {list(shape)}")
+    if np.asarray(graphs).diagonal(axis1=1, axis2=2).any():
+        raise ValueError("graphs: a client hears itself")
+    if period < 1:
+        raise ValueError(f"period must be at least 1, not {period}")
+    return jnp.asarray(graphs)
 
 
 def _advance(

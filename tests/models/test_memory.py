@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ico import models
-from ico.layers import linear_attention, mesa, mesa_state
+from ico.layers import linear_attention, mesa, mesa_state, softmax_attention
 from ico.models._convnet import dense
 
 B, D, L, SIZE = 3, 8, 2, 8
@@ -101,13 +101,63 @@ def test_wrong_tasks_are_refused(params, tasks):
         models.concatenate_tasks(tasks, {"a": tasks["b"]})
     with pytest.raises(KeyError, match="no task 'd'"):
         models.drop_tasks(tasks, "d")
-    for extends in ({"a": ["d"]}, {"a": ["a"]}, {"d": ["a"]}):
+    for extends in ({"a": ["d"]}, {"a": ["a"]}, {"d": ["a"]}, {"a": ["b"], "b": ["a"]}):
         with pytest.raises(ValueError, match="cannot extend"):
             models.sees_mask(T, {"a": 1, "b": 1}, extends)
     with pytest.raises(ValueError, match="class token"):
         models.new_task(jax.random.key(0), {}, 2, 1)
     with pytest.raises(ValueError, match="1 class"):
         models.new_task(jax.random.key(0), params, 0, 1)
+
+
+def test_memory_of_another_model_is_refused(params, tasks, images):
+    with pytest.raises(ValueError, match="no task"):
+        models.memory_logits(VIT, params, {}, images)
+    deeper = {"a": {**tasks["a"], "memory": jnp.zeros((L + 1, 3, D))}}
+    with pytest.raises(ValueError, match="3 blocks"):
+        models.memory_logits(VIT, params, deeper, images)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: models.Memory(VIT, 2, -1), "cells"),
+        (lambda: models.Memory(VIT, 2, 0, masked=False), "cells"),
+        (lambda: models.Memory(VIT, 2, 1, propagated=True), "masked"),
+        (lambda: models.Prompts(VIT, 2, 0), "tokens"),
+        (lambda: models.Lora(VIT, 2, 0), "rank"),
+        (lambda: models.AdaMix(VIT, 2, 3, 0), "experts"),
+        (lambda: models.FineTuning(VIT, 0), "num_classes"),
+        (lambda: models.FineTuning(VIT.clone(class_token=False), 2), "class token"),
+    ],
+)
+def test_ways_that_cannot_be_are_refused(make, name):
+    with pytest.raises(ValueError, match=name):
+        make()
+
+
+def test_attention_to_memory_is_that_of_the_blocks(params, tasks, images):
+    """By what its values do: with those of memory alone, the output is the share of it."""
+    own, task = params, tasks["a"]
+    share = models.attention_to_memory(VIT, own, task, images)
+    assert share.shape == (L, B) and (share > 0).all() and (share < 1).all()
+    bound = VIT.bind({"params": own})
+    token = jnp.broadcast_to(task["class_token"][None, None], (B, 1, D))
+    x = jnp.concatenate([bound.embed(images), token], 1)
+    block = own["block_0"]
+    seen = jnp.concatenate([x, jnp.broadcast_to(task["memory"][0][None], (B, 3, D))], 1)
+    gaps = seen - seen.mean(-1, keepdims=True)
+    scale, shift = (block["attention_norm"][n][None, None] for n in ("scale", "bias"))
+    normed = gaps / jnp.sqrt(seen.var(-1, keepdims=True) + 1e-6) * scale + shift
+    q, k = (
+        jnp.einsum("btd,dha->btha", normed, block["attention"][n]["kernel"])
+        + block["attention"][n]["bias"][None, None]
+        for n in ("query", "key")
+    )
+    is_memory = jnp.arange(seen.shape[1]) >= x.shape[1]
+    values = jnp.broadcast_to(is_memory[None, :, None, None] * 1.0, (*k.shape[:3], 1))
+    read = softmax_attention(q[:, T : T + 1], k, values, causal=False)
+    np.testing.assert_allclose(share[0], read[:, 0, :, 0].mean(-1), rtol=1e-5)
 
 
 WAYS = {

@@ -95,6 +95,43 @@ def test_another_model_is_refused(change, message, folder):
         models.load_vit(folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_act": "relu"}, "hidden_act"),
+        ({"num_attention_heads": 0}, "heads"),
+        ({"num_attention_heads": 5}, "heads"),
+        ({"layer_norm_eps": "x"}, "no vision transformer"),
+    ],
+)
+def test_another_configuration_is_refused(change, message, folder):
+    (folder / "config.json").write_text(json.dumps(REFERENCE["config"] | change))
+    with pytest.raises(FileError, match=message):
+        models.load_vit(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("vit.encoder.layer.0.attention.attention.query.weight", (12, 11)),
+        ("vit.encoder.layer.1.intermediate.dense.weight", (19, 12)),
+        ("vit.embeddings.position_embeddings", (5, 12)),
+        ("vit.embeddings.position_embeddings", (1, 6, 12)),
+    ],
+)
+def test_tensors_of_other_shapes_are_refused(name, shape, folder):
+    save_file(tensors() | {name: np.zeros(shape, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(FileError):
+        models.load_vit(folder)
+
+
+def test_layers_that_are_not_known_are_refused(tmp_path):
+    for part in ("pre_logits/kernel", "conv_root/kernel"):
+        np.savez(tmp_path / "vit.npz", **{part: np.zeros((2, 2))})
+        with pytest.raises(FileError, match="not supported"):
+            models.load_vit(tmp_path / "vit.npz")
+
+
 def test_damaged_and_missing_files_are_refused(folder):
     (folder / "model.safetensors").write_bytes(b"no safetensors")
     with pytest.raises(FileError, match="no safetensors file"):

@@ -3,6 +3,7 @@
 Dimension key: K clients, B private and P public inputs, C classes.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -217,6 +218,42 @@ def test_data_goes_mostly_to_clients_whose_label_it_has():
         peers.skewed(labels, 6, -1.0)
     with pytest.raises(ValueError, match="too few"):
         peers.skewed(labels[:3], 6, 1.0)
+
+
+def test_wrong_settings_are_refused():
+    for fields, name in [
+        ({"refresh": 0}, "refresh"),
+        ({"neighbours": -1}, "neighbours"),
+        ({"aux_weight": -1.0}, "aux_weight"),
+        ({"embedding_weight": -1.0}, "embedding_weight"),
+    ]:
+        with pytest.raises(ValueError, match=name):
+            peers.Distillation(**fields)
+    make = functools.partial(peers.peers_step, [applied(MODEL)], OPTIMIZER, everybody())
+    with pytest.raises(ValueError, match="hears itself"):
+        make(np.ones((1, K, K), bool))
+    with pytest.raises(ValueError, match="period"):
+        make(peers.cycle(K)[None], period=0)
+    with pytest.raises(ValueError, match="4 clients, but graphs of 5"):
+        make(peers.cycle(5)[None])([started()], batch(0), jax.random.key(0))
+
+
+def test_neighbours_are_drawn_evenly_from_those_that_are_heard():
+    """One of two a step: which one, shows in the auxiliary loss of the client that hears it."""
+    graph = np.zeros((K, K), bool)
+    graph[0, [1, 3]] = True
+    config = peers.Distillation(neighbours=1, own=False, embedding_weight=0.0, rule="average")
+    step = jax.jit(peers.peers_step([applied(MODEL)], OPTIMIZER, config, graph[None]))
+    state, given = started(), batch(0)
+    found = [float(step([state], given, jax.random.key(n))[1]["aux"][0]) for n in range(60)]
+    alone = []
+    for j in (1, 3):
+        only = np.zeros((K, K), bool)
+        only[0, j] = True
+        one = jax.jit(peers.peers_step([applied(MODEL)], OPTIMIZER, config, only[None]))
+        alone.append(float(one([state], given, jax.random.key(0))[1]["aux"][0]))
+    which = np.abs(np.array(found)[:, None] - np.array(alone)[None])
+    assert which.min(1).max() < 1e-5 and 15 < (which.argmin(1) == 0).sum() < 45
 
 
 def test_bytes_of_a_message():
