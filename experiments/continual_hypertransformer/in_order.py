@@ -14,8 +14,13 @@ from experiments.hypertransformer.testbed import class_loss, classes, recipe, sa
 from ico import data, lab, models
 
 # The strengths that each is tried at, with each rate.
-PENALTIES = {"descent": {}, "EWC": {"ewc": (1.0, 10.0, 100.0)}, "LwF": {"lwf": (0.3, 1.0, 3.0)}}
+PENALTIES = {
+    "descent": {},
+    "EWC": {"ewc": (1.0, 10.0, 100.0, 1e3, 1e4)},
+    "LwF": {"lwf": (0.3, 1.0, 3.0)},
+}
 _RATES = (0.01, 0.03, 0.1)
+_START_RATE = 3e-3  # the middle of those that `hypertransformer` tries for such a network
 _BATCH = 128  # images a step of the network that descent starts from
 _TUNING = 100  # sequences of the scripts for tuning, of one seed
 
@@ -32,7 +37,7 @@ def start(run) -> lab.Trained:
         "start-of-descent",
         model,
         functools.partial(sample_images, count=_BATCH),
-        recipe(run, config.fixed_learning_rate, config.num_steps, restart=False),
+        recipe(_START_RATE, config.num_steps),
         loss=functools.partial(class_loss, model=model),
         init=lambda key: model.init(key, jnp.zeros((2, *shape)), method="class_logits")["params"],
         given=jax.tree.map(jnp.asarray, images.arrays),

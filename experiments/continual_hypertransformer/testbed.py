@@ -5,6 +5,7 @@ images, Q queries, D pixels.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -31,6 +32,10 @@ MAKES: dict[str, dict[str, Any]] = {
     CROSS: {"prototypes": False},
     SEQUENTIAL: {"memory": "none"},
     PROTO: {"memory": "fixed"},
+}
+# Learning rates that each kind is tried at, as many for each.
+RATES = dict.fromkeys((CHT, CROSS, SEQUENTIAL, MERGED), (1e-4, 2e-4, 4e-4)) | {
+    PROTO: (3e-3, 1e-2, 3e-2)
 }
 
 
@@ -130,7 +135,37 @@ def loss(params, tasks, given, *, model, judge):
 
 
 def trained(run, name: str, scenario: str = TASKS):
-    """A model trained on sequences of the training scripts; MERGED sees all tasks at once."""
+    """A model at its kind's learning rate; MERGED sees all tasks at once."""
+    return _trained(run, name, scenario, best_rate(run, name), run.config.num_steps)
+
+
+@lab.once
+def best_rate(run, name: str) -> float:
+    """Of three, that of the highest accuracy on sequences of the scripts for tuning.
+
+    Tuned once, with one seed and an image's task known, and used for all scenarios.
+    """
+    steps, found = run.config.tuning_steps, {}
+    if not steps:
+        return RATES[name][1]
+    length = 1 if name == MERGED else run.config.num_tasks
+    for rate in RATES[name]:
+        one = _trained(run, name, TASKS, rate, steps, num_seeds=1)
+        images = classes(run).valid
+        if name == MERGED:
+            few, _ = sequences(run, run.config.num_tasks)
+            cut = functools.partial(in_tasks, num_tasks=1)
+            right = _tested(run, one, images, few, cut, models.ContinualLoss())
+        else:
+            right = accuracy(run, one, images, length)
+        found[rate] = float(right[..., -1, :].mean())
+    best = max(found, key=lambda rate: found[rate])
+    shown = ", ".join(f"{100 * right:.1f}% at {rate:g}" for rate, right in found.items())
+    run.note(f"{name}: {shown} on the scripts for tuning.")
+    return best
+
+
+def _trained(run, name: str, scenario: str, rate: float, num_steps: int, num_seeds=None):
     config, num_tasks = run.config, run.config.num_tasks
     images = classes(run).train
     fields = {"num_tasks": config.tasks_per_step, "rotations": True}
@@ -140,8 +175,6 @@ def trained(run, name: str, scenario: str = TASKS):
         cut, way = functools.partial(in_tasks, num_tasks=1), way * num_tasks
     few.check(images)
     model = make(run, name, way, same_classes=scenario in (PARTS, DOMAINS))
-    rate = config.fixed_learning_rate if name == PROTO else config.learning_rate
-    how = recipe(run, rate, config.num_steps)
     sampler = functools.partial(sample, config=few, cut=cut)
     given = jax.tree.map(jnp.asarray, images.arrays)
     judge = models.ContinualLoss(across=scenario == CLASSES)
@@ -150,10 +183,11 @@ def trained(run, name: str, scenario: str = TASKS):
         f"{name.replace(' ', '-')}-{scenario}",
         model,
         sampler,
-        how,
+        recipe(rate, num_steps, _chance(run, name, scenario, way)),
         loss=functools.partial(loss, model=model, judge=judge),
         init=lambda key: model.init(key, sampler(key, given))["params"],
         given=given,
+        num_seeds=num_seeds,
         stream=f"sequences-{scenario}",
         spec={
             "model": repr(model),
@@ -164,15 +198,29 @@ def trained(run, name: str, scenario: str = TASKS):
     )
 
 
+def _chance(run, name: str, scenario: str, way: int) -> float | None:
+    """The loss of who answers at random, nats; with cross-entropy it may rightly stay near it."""
+    if name == CROSS:
+        return None
+    if scenario != CLASSES:
+        return math.log(way)
+    seen = np.arange(1, run.config.num_tasks + 1)
+    return float(np.sum(seen * np.log(way * seen)) / seen.sum())
+
+
 def accuracy(
     run, found: lab.Trained, images: ClassImages, num_tasks: int, scenario: str = TASKS
 ) -> np.ndarray:
     """Right answers of every seed by network and task, [S, E, T, T]; NaN for tasks not yet seen."""
     few, cut = sequences(run, num_tasks, scenario)
+    judge = models.ContinualLoss(across=scenario == CLASSES)
+    return _tested(run, found, images, few, cut, judge)
+
+
+def _tested(run, found: lab.Trained, images: ClassImages, few: FewShot, cut, judge) -> np.ndarray:
     few.check(images)
     keys = jax.random.split(run.key("test"), run.config.test_episodes)
     arrays = jax.tree.map(jnp.asarray, images.arrays)
-    judge = models.ContinualLoss(across=scenario == CLASSES)
     return np.asarray(_accuracies(found.model, found.params, arrays, keys, few, cut, judge))
 
 

@@ -27,7 +27,7 @@ def maml(run):
 
 maml.claim(
     "second_order",
-    "MAML with second derivatives is at least as good as without",
+    "MAML with second derivatives is at least as good as without, at its own learning rate",
     "control (1703.03400)",
     kind="ours",
     unit="points",
@@ -36,7 +36,7 @@ maml.claim(
 )
 maml.claim(
     "head_only",
-    "Of a network this small, adapting every layer is better than adapting the head (ANIL)",
+    "Adapting every layer of a network this small is better than its head (ANIL), at MAML's rate",
     "control (1909.09157 finds them alike in larger ones)",
     kind="ours",
     unit="points",

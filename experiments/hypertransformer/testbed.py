@@ -5,6 +5,7 @@ Dimension key: S seeds, T test episodes.
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -162,13 +163,15 @@ def sample_images(key, given, *, count: int):
     return turned(pixels, quarter), 4 * classes + quarter
 
 
-def recipe(run, learning_rate: float, num_steps: int, restart: bool = True) -> lab.Recipe:
+def recipe(learning_rate: float, num_steps: int, chance: float | None = None) -> lab.Recipe:
     """Adam, where the paper has SGD for four million steps; a cosine with a warm-up.
 
-    A start that is still at chance after a fifth of the steps is dead, and is begun anew; over
-    thousands of classes chance is not 1.5 nats, so none of theirs counts as dead.
+    A start that is still at chance after a fifth of the steps (above 0.932 of the loss, nats, of
+    who answers at random) is dead, and is begun anew. Without `chance` none counts as dead.
     """
-    again = restart and num_steps >= 1_000
+    restart = None
+    if chance is not None and num_steps >= 1_000:
+        restart = lab.Restart(max(1, num_steps // 5), round(0.932 * chance, 2))
     return lab.Recipe(
         num_steps,
         learning_rate,
@@ -176,7 +179,7 @@ def recipe(run, learning_rate: float, num_steps: int, restart: bool = True) -> l
         warmup=0.02,
         end=0.02,
         steps_per_call=min(250, num_steps),
-        restart=lab.Restart(max(1, num_steps // 5), 1.5) if again else None,
+        restart=restart,
     )
 
 
@@ -195,7 +198,8 @@ def train(
     config.check(images)
     given = jax.tree.map(jnp.asarray, images.arrays)
     heads = isinstance(model, models.LinearHead)
-    how = recipe(run, learning_rate, num_steps or run.config.num_steps, restart=not heads)
+    chance = None if heads else math.log(config.way)
+    how = recipe(learning_rate, num_steps or run.config.num_steps, chance)
     options: dict[str, Any] = {"given": given, "num_seeds": num_seeds, "stream": "episodes"}
     if heads:
         sampler = functools.partial(sample_images, count=_BATCH)
