@@ -100,7 +100,7 @@ def memory_in_linear_attention(run):
     x, y, query, wanted = _tasks(run.key("test"), count)
 
     def scored(answers):
-        return np.asarray((answers - wanted) ** 2 / 2)
+        return (np.asarray(answers) - np.asarray(wanted)) ** 2 / 2
 
     best = _posterior(x, y, query)
     yield lab.record(layer="none", memory=BAYES, loss=scored(best))

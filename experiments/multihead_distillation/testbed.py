@@ -123,6 +123,7 @@ class Population(NamedTuple):
     def private(self, head: int = 0, clients: slice = slice(None)) -> np.ndarray:
         """The same, an image counting for a client as often as its label is the client's."""
         often = np.bincount(self.labels, minlength=self.shares.shape[-1]) / len(self.labels)
+        often = np.where(often > 0, often, 1)  # of labels that no test image has
         weight = (self.shares / often)[:, clients][..., self.labels]  # [S, K, N]
         return 100 * (weight * self.right[:, clients, head]).mean(1)
 
