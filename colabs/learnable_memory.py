@@ -116,7 +116,8 @@ targets = {"digits": enlarged, "Hebrew": flat(hebrew)}
 
 
 def parts(pixels, labels, of_class=10):
-    order = np.array([(labels[:i] == labels[i]).sum() for i in range(len(labels))])
+    kinds = np.asarray(labels)
+    order = np.array([(kinds[:i] == kinds[i]).sum() for i in range(len(kinds))])
     few = order < of_class
     return (pixels[few], labels[few]), (pixels[~few], labels[~few])
 
