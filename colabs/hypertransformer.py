@@ -197,7 +197,8 @@ print(f"{size:,} weights, written by a transformer of {writer:,}:")
 for name, layer in network.items():
     print("  ", name, {part: leaf.shape for part, leaf in layer.items()})
 
-probabilities = jax.nn.softmax(models.convnet(network, sixth.reshape(1, SIZE, SIZE, 1), moments)[0])
+drawn = jnp.concatenate([support, sixth[None]]).reshape(-1, SIZE, SIZE, 1)
+probabilities = jax.nn.softmax(models.convnet(network, drawn))[-1]
 fig, axes = plt.subplots(1, WAY + 2, figsize=(10, 1.9), width_ratios=[1] * (WAY + 1) + [2])
 for ax, (name, image) in zip(axes, zip(SYMBOLS, support, strict=True), strict=False):
     ax.imshow(image.reshape(SIZE, SIZE), cmap="gray")
