@@ -56,7 +56,8 @@ class Config(lab.Config):
     queries: lab.Count = 8
     # Episodes that models are tested on, of each set of classes.
     test_episodes: Annotated[int, lab.Range(2)] = 600
-    # A folder with Omniglot's zips, to test on handwriting as well; empty: TFDS's, if `dataset`.
+    # A folder with Omniglot's zips, to test on handwriting as well. Empty: none, or TFDS's Omniglot
+    # where `dataset` says so.
     omniglot_dir: str = ""
 
     def check(self) -> None:
